@@ -1,0 +1,246 @@
+"""Every field of a run with its default, in one place; reading of config files; checks.
+
+A config file is a Python file with `get_config()` (or `get_config(arg)`, for `--config=file.py:arg`) that
+takes `default()`, changes what its recipe needs and returns it. Fields are overridden on the command line
+as `--config.train.steps=1000`.
+"""
+
+import ast
+import difflib
+import runpy
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from bertjax.errors import InputError
+
+# name: (layers, hidden, heads). Feed-forward size is 4 x hidden. base and large: Devlin et al. 2018, section 3;
+# tiny to medium: Turc et al. 2019; the others are the rows of the model-size ablation (Devlin et al. table 6).
+MODEL_SIZES = {
+    "tiny": (2, 128, 2),
+    "mini": (4, 256, 4),
+    "small": (4, 512, 8),
+    "medium": (8, 512, 8),
+    "base": (12, 768, 12),
+    "large": (24, 1024, 16),
+    "3x768": (3, 768, 12),
+    "6x768-3heads": (6, 768, 3),
+    "6x768": (6, 768, 12),
+    "12x1024": (12, 1024, 16),
+}
+
+
+def set_size(config: ConfigDict, name: str) -> ConfigDict:
+    """Sets the sizes of `config.model` to those of `MODEL_SIZES[name]` and returns `config`."""
+    layers, hidden, heads = MODEL_SIZES[name]
+    config.model.update(
+        num_hidden_layers=layers,
+        hidden_size=hidden,
+        num_attention_heads=heads,
+        intermediate_size=4 * hidden,
+    )
+    return config
+
+
+def default() -> ConfigDict:
+    """BERT_BASE by the paper's recipe. The only place where a default is written."""
+    c = ConfigDict()
+    c.task = "pretrain"  # a module of bertjax.tasks
+    c.workdir = ""  # where checkpoints, metrics and events go; the same folder again continues the run
+    c.init_from = ""  # a checkpoint folder to take parameters from, at step 0 only
+    c.seed = 0  # initial parameters, data order, masks and dropout all follow from it
+
+    c.model = ConfigDict()  # BertConfig's names
+    c.model.vocab_size = 30522
+    c.model.hidden_size = 768
+    c.model.num_hidden_layers = 12
+    c.model.num_attention_heads = 12
+    c.model.intermediate_size = 3072
+    c.model.hidden_act = "gelu_new"  # the 2018 release's tanh approximation; "gelu" is the exact erf form
+    c.model.hidden_dropout_prob = 0.1
+    c.model.attention_probs_dropout_prob = 0.1
+    c.model.max_position_embeddings = 512
+    c.model.type_vocab_size = 2
+    c.model.initializer_range = 0.02
+    c.model.layer_norm_eps = 1e-12
+    c.model.dtype = "bfloat16"  # of activations and matrix products; parameters and statistics are float32
+    c.model.scan_layers = True  # one compiled layer, looped over; False compiles every layer
+    c.model.remat = "none"  # what the backward pass recomputes: see bertjax.models.bert.REMAT_POLICIES
+
+    c.data = ConfigDict()
+    c.data.store = ""  # folder written by bertjax.prepare
+    c.data.weights = ()  # passes over each of the store's inputs per epoch; () takes the store's own
+    c.data.masking = (
+        "static"  # "static": dupe_factor masked passes, then repeated; "dynamic": new in each epoch
+    )
+    c.data.dupe_factor = 10
+    c.data.short_seq_prob = 0.1
+    c.data.masked_lm_prob = 0.15
+    c.data.mask_split = (0.8, 0.1, 0.1)  # [MASK], random token, unchanged
+    c.data.whole_word_mask = False
+    c.data.next_sentence = True  # False: contiguous text only, no NSP labels
+    c.data.pack = 1  # most sequences in a row; above 1, attention stays inside each sequence
+
+    c.train = ConfigDict()
+    c.train.steps = 900_000
+    c.train.batch_size = 256  # rows a step over all devices
+    c.train.seq_length = 128
+    c.train.max_predictions_per_seq = 20
+    c.train.accumulation = 1  # a step's rows are computed in this many parts, one update for all
+    c.train.log_every = 100
+    c.train.eval_every = 10_000  # also after the last step; 0: never
+    c.train.save_every = 5_000  # also after the last step
+    c.train.keep_last = 3  # checkpoints
+    c.train.keep_every = 100_000  # steps; checkpoints at its multiples stay for good; 0: none
+    c.train.max_bad_steps = 20  # stop after so many non-finite updates in a row
+
+    c.phase2 = ConfigDict()  # the last part of the same job, at another length; steps 0: none
+    c.phase2.steps = 100_000
+    c.phase2.batch_size = 256
+    c.phase2.seq_length = 512
+    c.phase2.max_predictions_per_seq = 77
+    c.phase2.restart_schedule = False  # True: warm-up and decay begin anew, with the two fields below
+    c.phase2.learning_rate = 1e-4
+    c.phase2.warmup_steps = 10_000
+
+    c.optim = ConfigDict()
+    c.optim.name = "bert_adamw"  # the 2018 release's, without bias correction; or "adamw", "lamb"
+    c.optim.learning_rate = 1e-4
+    c.optim.warmup_steps = 10_000
+    c.optim.beta1 = 0.9
+    c.optim.beta2 = 0.999
+    c.optim.eps = 1e-6
+    c.optim.weight_decay = 0.01  # not on biases and LayerNorm
+    c.optim.clip_norm = 1.0  # of the whole gradient; 0: no clipping
+
+    c.mesh = ConfigDict()  # devices along each axis; -1 (one axis at most): all that are left
+    c.mesh.data = -1
+    c.mesh.fsdp = 1
+    c.mesh.tensor = 1
+
+    c.eval = ConfigDict()
+    c.eval.batch_size = 256
+    c.eval.examples = 0  # most held-out examples; 0: all
+
+    c.log = ConfigDict()
+    c.log.tensorboard = True
+    c.log.wandb_project = ""  # "": no Weights & Biases
+    return c
+
+
+def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
+    """The config of `path` ("file.py" or "file.py:arg") with overrides ("train.steps=10") applied and checked.
+
+    Raises:
+      InputError: no such file; an unknown field (the nearest is named); a value of another type; a value
+        out of range.
+    """
+    file, _, arg = path.partition(":")
+    if not Path(file).is_file():
+        raise InputError(f"{file}: no such config file; the shipped ones are in configs/")
+    module = runpy.run_path(file)
+    if "get_config" not in module:
+        raise InputError(f"{file}: defines no get_config(); see configs/pretrain_tiny.py")
+    try:
+        config = module["get_config"](arg) if arg else module["get_config"]()
+    except (AttributeError, KeyError, TypeError) as error:
+        reason = str(error).strip("'\"").splitlines()[0]
+        raise InputError(f"{path}: {reason}") from error
+    for override in overrides:
+        _apply(config, override)
+    check(config)
+    return config
+
+
+def parse_args(args: Sequence[str]) -> ConfigDict:
+    """The config that `--config=FILE --config.FIELD=VALUE ...` asks for. Raises InputError."""
+    path, overrides = "", []
+    for arg in args:
+        name, equals, value = arg.partition("=")
+        if name == "--config" and equals:
+            path = value
+        elif name.startswith("--config.") and equals:
+            overrides.append(f"{name.removeprefix('--config.')}={value}")
+        else:
+            raise InputError(f"{arg}: not understood; use --config=FILE and --config.FIELD=VALUE")
+    if not path:
+        raise InputError("no config; use --config=FILE, such as --config=configs/pretrain_tiny.py")
+    return load(path, overrides)
+
+
+def fields(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """("train.steps", value) for every field."""
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            yield from fields(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _apply(config: ConfigDict, override: str) -> None:
+    name, _, text = override.partition("=")
+    known = dict(fields(config))
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+        raise InputError(f"--config.{name}: no such field; the nearest is --config.{near}")
+    old = known[name]
+    try:
+        value = text if isinstance(old, str) else ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = text
+    if isinstance(old, float) and type(value) is int:
+        value = float(value)
+    if isinstance(old, tuple) and isinstance(value, list):
+        value = tuple(value)
+    if type(value) is not type(old):
+        raise InputError(f"--config.{name}={text}: expected {type(old).__name__}, such as {old!r}")
+    section, _, leaf = name.rpartition(".")
+    target = config
+    for part in section.split(".") if section else ():
+        target = target[part]
+    target[leaf] = value
+
+
+def check(config: ConfigDict) -> None:
+    """Raises InputError if fields contradict each other or are out of range. Needs no device and no file."""
+    m, d, t = config.model, config.data, config.train
+
+    def require(ok: bool, field: str, rule: str) -> None:
+        if not ok:
+            value = dict(fields(config))[field]
+            raise InputError(f"--config.{field}={value}: {rule}")
+
+    for field, value in fields(config):
+        if field.endswith("_prob"):
+            require(0 <= value < 1, field, "must be at least 0 and below 1")
+    for field in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
+                  "max_position_embeddings", "type_vocab_size"):  # fmt: skip
+        require(m[field] > 0, f"model.{field}", "must be positive")
+    require(m.hidden_size % m.num_attention_heads == 0, "model.num_attention_heads",
+            f"must divide model.hidden_size={m.hidden_size}")  # fmt: skip
+    require(m.dtype in ("float32", "bfloat16"), "model.dtype", "must be float32 or bfloat16")
+    require(d.masking in ("static", "dynamic"), "data.masking", "must be static or dynamic")
+    require(d.dupe_factor > 0, "data.dupe_factor", "must be positive")
+    require(d.pack > 0, "data.pack", "must be positive")
+    require(len(d.mask_split) == 3 and min(d.mask_split) >= 0 and abs(sum(d.mask_split) - 1) < 1e-6,
+            "data.mask_split", "must be three shares (mask, random, unchanged) that add up to 1")  # fmt: skip
+    require(t.steps > 0, "train.steps", "must be positive")
+    require(t.accumulation > 0, "train.accumulation", "must be positive")
+    require(t.log_every > 0, "train.log_every", "must be positive")
+    require(t.save_every > 0, "train.save_every", "must be positive")
+    require(t.keep_last > 0, "train.keep_last", "must be positive")
+    require(config.optim.learning_rate > 0, "optim.learning_rate", "must be positive")
+    phases = ["train", *(["phase2"] if config.phase2.steps else [])]
+    for name in phases:
+        phase = config[name]
+        require(phase.batch_size > 0, f"{name}.batch_size", "must be positive")
+        require(phase.batch_size % t.accumulation == 0, f"{name}.batch_size",
+                f"must be a multiple of train.accumulation={t.accumulation}")  # fmt: skip
+        require(8 <= phase.seq_length <= m.max_position_embeddings, f"{name}.seq_length",
+                f"must be from 8 to model.max_position_embeddings={m.max_position_embeddings}")  # fmt: skip
+        require(phase.max_predictions_per_seq > 0, f"{name}.max_predictions_per_seq", "must be positive")
+    axes = (config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    require(all(n > 0 or n == -1 for n in axes) and axes.count(-1) <= 1, "mesh.data",
+            "mesh axes must be positive; one may be -1")  # fmt: skip
