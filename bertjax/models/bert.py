@@ -1,0 +1,264 @@
+"""BERT's encoder and its two pre-training heads (Devlin et al. 2018; the 2018 release's modeling.py).
+
+Modules declare parameters and the forward pass. `init` gives the parameters as a plain nested dict of arrays,
+`apply` runs a module's forward pass on such a dict. The parameters of the L layers are stacked on a leading
+axis, whether the layers are scanned or unrolled.
+
+Shapes: B batch, S sequence, T attended sequence (= S), D hidden, N heads, H head size, F feed-forward,
+M masked positions, V vocabulary (padded to a multiple of `VOCAB_MULTIPLE`), L layers.
+"""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+from ml_collections import ConfigDict
+
+from bertjax.models.layers import ACTIVATIONS, dropout, fold_in, layer_norm
+
+VOCAB_MULTIPLE = 128  # the embedding table divides over any mesh up to this, and fills the TPU's lanes
+MASKED = -10000.0  # what the 2018 release adds to the scores of positions that may not be attended to
+
+# What the backward pass keeps of a layer's forward pass; the rest is computed again.
+REMAT_POLICIES: dict[str, Any] = {
+    "none": None,  # keep everything
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # keep the projections' outputs
+    "full": jax.checkpoint_policies.nothing_saveable,  # keep the layer's input only
+}
+
+Params = dict[str, Any]
+Batch = dict[str, jax.Array]
+
+
+def padded_vocab_size(vocab_size: int) -> int:
+    """`vocab_size` rounded up to a multiple of VOCAB_MULTIPLE."""
+    return -(-vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+
+
+class _Init:
+    """Makes parameters: truncated normal at two standard deviations for matrices, as the 2018 release does."""
+
+    def __init__(self, config: ConfigDict, rngs: nnx.Rngs):
+        self.config, self.rngs = config, rngs
+
+    def normal(self, *shape: int) -> nnx.Param:
+        draw = jax.random.truncated_normal(self.rngs.params(), -2.0, 2.0, shape, jnp.float32)
+        return nnx.Param(draw * self.config.initializer_range)
+
+    def zeros(self, *shape: int) -> nnx.Param:
+        return nnx.Param(jnp.zeros(shape, jnp.float32))
+
+    def ones(self, *shape: int) -> nnx.Param:
+        return nnx.Param(jnp.ones(shape, jnp.float32))
+
+
+class LayerNorm(nnx.Module):
+    def __init__(self, init: _Init):
+        self.eps = init.config.layer_norm_eps
+        self.scale = init.ones(init.config.hidden_size)
+        self.bias = init.zeros(init.config.hidden_size)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return layer_norm(x, self.scale[...], self.bias[...], self.eps)
+
+
+class Embeddings(nnx.Module):
+    def __init__(self, init: _Init):
+        c = init.config
+        self.rate = c.hidden_dropout_prob
+        table = init.normal(padded_vocab_size(c.vocab_size), c.hidden_size)
+        # Rows past the vocabulary are padding: zero, never looked up and never predicted.
+        self.word = nnx.Param(table[...].at[c.vocab_size :].set(0.0))
+        self.position = init.normal(c.max_position_embeddings, c.hidden_size)
+        self.token_type = init.normal(c.type_vocab_size, c.hidden_size)
+        self.norm = LayerNorm(init)
+
+    def __call__(self, batch: Batch, dtype: jnp.dtype, keys: jax.Array | None) -> jax.Array:
+        x_BSD = self.word[...][batch["input_ids"]]
+        x_BSD += self.position[...][batch["position_ids"]]
+        x_BSD += self.token_type[...][batch["token_type_ids"]]
+        return dropout(self.norm(x_BSD).astype(dtype), self.rate, keys)
+
+
+class SelfAttention(nnx.Module):
+    def __init__(self, init: _Init):
+        c = init.config
+        self.rate = c.attention_probs_dropout_prob
+        d, n = c.hidden_size, c.num_attention_heads
+        h = d // n
+        self.query_kernel, self.query_bias = init.normal(d, n, h), init.zeros(n, h)
+        self.key_kernel, self.key_bias = init.normal(d, n, h), init.zeros(n, h)
+        self.value_kernel, self.value_bias = init.normal(d, n, h), init.zeros(n, h)
+        self.output_kernel, self.output_bias = init.normal(n, h, d), init.zeros(d)
+
+    def __call__(self, x_BSD: jax.Array, bias_BNST: jax.Array, keys: jax.Array | None) -> jax.Array:
+        dtype = x_BSD.dtype
+
+        def project(kernel: nnx.Param, bias: nnx.Param) -> jax.Array:
+            return jnp.einsum("BSD,DNH->BSNH", x_BSD, kernel[...].astype(dtype)) + bias[...].astype(dtype)
+
+        q_BSNH = project(self.query_kernel, self.query_bias)
+        k_BTNH = project(self.key_kernel, self.key_bias)
+        v_BTNH = project(self.value_kernel, self.value_bias)
+        scores_BNST = jnp.einsum("BSNH,BTNH->BNST", q_BSNH, k_BTNH, preferred_element_type=jnp.float32)
+        scores_BNST = scores_BNST * (1.0 / math.sqrt(q_BSNH.shape[-1])) + bias_BNST
+        probs_BNST = dropout(jax.nn.softmax(scores_BNST, axis=-1).astype(dtype), self.rate, keys)
+        context_BSNH = jnp.einsum("BNST,BTNH->BSNH", probs_BNST, v_BTNH)
+        out_BSD = jnp.einsum("BSNH,NHD->BSD", context_BSNH, self.output_kernel[...].astype(dtype))
+        return out_BSD + self.output_bias[...].astype(dtype)
+
+
+class Layer(nnx.Module):
+    """Post-LayerNorm Transformer layer."""
+
+    def __init__(self, init: _Init):
+        c = init.config
+        self.rate, self.act = c.hidden_dropout_prob, ACTIVATIONS[c.hidden_act]
+        self.attention = SelfAttention(init)
+        self.attention_norm = LayerNorm(init)
+        self.intermediate_kernel = init.normal(c.hidden_size, c.intermediate_size)
+        self.intermediate_bias = init.zeros(c.intermediate_size)
+        self.output_kernel = init.normal(c.intermediate_size, c.hidden_size)
+        self.output_bias = init.zeros(c.hidden_size)
+        self.output_norm = LayerNorm(init)
+
+    def __call__(self, x_BSD: jax.Array, bias_BNST: jax.Array, keys: jax.Array | None) -> jax.Array:
+        dtype = x_BSD.dtype
+        k0, k1, k2 = (None if keys is None else fold_in(keys, site) for site in range(3))
+        a_BSD = dropout(self.attention(x_BSD, bias_BNST, k0), self.rate, k1)
+        x_BSD = self.attention_norm(x_BSD + a_BSD)
+        h_BSF = jnp.einsum("BSD,DF->BSF", x_BSD, self.intermediate_kernel[...].astype(dtype))
+        h_BSF = self.act(h_BSF + self.intermediate_bias[...].astype(dtype))
+        o_BSD = jnp.einsum("BSF,FD->BSD", h_BSF, self.output_kernel[...].astype(dtype))
+        o_BSD = dropout(o_BSD + self.output_bias[...].astype(dtype), self.rate, k2)
+        return self.output_norm(x_BSD + o_BSD)
+
+
+class Encoder(nnx.Module):
+    """Embeddings and L layers: batch -> hidden states."""
+
+    def __init__(self, init: _Init):
+        c = init.config
+        self.dtype, self.scan, self.remat = jnp.dtype(c.dtype), c.scan_layers, c.remat
+        self.num_layers = c.num_hidden_layers
+        self.embeddings = Embeddings(init)
+
+        @nnx.split_rngs(splits=c.num_hidden_layers)
+        @nnx.vmap(in_axes=0, out_axes=0)
+        def stack(rngs: nnx.Rngs) -> Layer:
+            return Layer(_Init(c, rngs))
+
+        self.layers = stack(init.rngs)
+
+    def __call__(self, batch: Batch, *, packed: bool, keys: jax.Array | None) -> jax.Array:
+        """Hidden states [B, S, D] after the last layer.
+
+        Args:
+          batch: input_ids, token_type_ids, position_ids, segment_ids, each int32 [B, S].
+          packed: whether a row may hold several segments; if not, attention only leaves out the padding.
+          keys: uint32 [B, 2] of `dropout_keys`; None: no dropout.
+        """
+        x_BSD = self.embeddings(batch, self.dtype, None if keys is None else fold_in(keys, 0))
+        bias_BNST = attention_bias(batch["segment_ids"], packed)
+        graph, stacked = nnx.split(self.layers)
+
+        def body(x_BSD: jax.Array, inputs: tuple[Any, jax.Array]) -> tuple[jax.Array, None]:
+            params, number = inputs
+            layer_keys = None if keys is None else fold_in(keys, number)
+            return nnx.merge(graph, params)(x_BSD, bias_BNST, layer_keys), None
+
+        if self.remat != "none":
+            body = jax.checkpoint(body, policy=REMAT_POLICIES[self.remat], prevent_cse=not self.scan)
+        numbers = jnp.arange(1, self.num_layers + 1)
+        if self.scan:
+            return lax.scan(body, x_BSD, (stacked, numbers))[0]
+        leaves, tree = jax.tree.flatten(stacked)
+        # lax.split, unlike indexing, has a cheap transpose: the layers' gradients are concatenated once.
+        parts = [lax.split(leaf, (1,) * self.num_layers) for leaf in leaves]
+        for i, layer in enumerate(zip(*parts, strict=True)):
+            x_BSD, _ = body(x_BSD, (tree.unflatten([leaf[0] for leaf in layer]), numbers[i]))
+        return x_BSD
+
+
+def attention_bias(segment_ids: jax.Array, packed: bool) -> jax.Array:
+    """What is added to attention scores: [B, 1, 1, T], or [B, 1, S, T] for packed rows."""
+    if packed:
+        allowed = segment_ids[:, None, :, None] == segment_ids[:, None, None, :]
+        allowed &= segment_ids[:, None, None, :] > 0
+    else:
+        allowed = segment_ids[:, None, None, :] > 0
+    return jnp.where(allowed, 0.0, MASKED).astype(jnp.float32)
+
+
+class BertForPreTraining(nnx.Module):
+    """Encoder with the masked-LM and next-sentence heads."""
+
+    def __init__(self, config: ConfigDict, rngs: nnx.Rngs):
+        init = _Init(config, rngs)
+        d = config.hidden_size
+        self.vocab_size = config.vocab_size
+        self.act = ACTIVATIONS[config.hidden_act]
+        self.encoder = Encoder(init)
+        self.pooler_kernel, self.pooler_bias = init.normal(d, d), init.zeros(d)
+        self.mlm_kernel, self.mlm_bias = init.normal(d, d), init.zeros(d)
+        self.mlm_norm = LayerNorm(init)
+        self.mlm_output_bias = init.zeros(padded_vocab_size(config.vocab_size))
+        self.nsp_kernel, self.nsp_bias = init.normal(d, 2), init.zeros(2)
+
+    def __call__(
+        self, batch: Batch, *, packed: bool = False, keys: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array]:
+        """Logits of the masked positions and of the next-sentence label.
+
+        Args:
+          batch: the encoder's arrays, masked_lm_positions [B, M] and next_sentence_positions [B, N].
+          packed, keys: see Encoder.
+
+        Returns:
+          float32 masked-LM logits [B, M, V], -1e9 for the vocabulary's padding; float32 next-sentence
+          logits [B, N, 2], class 1 for a random second sentence.
+        """
+        x_BSD = self.encoder(batch, packed=packed, keys=keys)
+        masked_BMD = take_positions(x_BSD, batch["masked_lm_positions"])
+        first_BND = take_positions(x_BSD, batch["next_sentence_positions"])
+        return self.masked_lm(masked_BMD), self.next_sentence(self.pool(first_BND))
+
+    def masked_lm(self, x_BMD: jax.Array) -> jax.Array:
+        """float32 logits [B, M, V] of hidden states [B, M, D]."""
+        dtype = x_BMD.dtype
+        h_BMD = self.act(x_BMD @ self.mlm_kernel[...].astype(dtype) + self.mlm_bias[...].astype(dtype))
+        h_BMD = self.mlm_norm(h_BMD)
+        word_VD = self.encoder.embeddings.word[...].astype(dtype)
+        logits_BMV = jnp.einsum("BMD,VD->BMV", h_BMD, word_VD, preferred_element_type=jnp.float32)
+        padding_V = jnp.where(jnp.arange(word_VD.shape[0]) < self.vocab_size, 0.0, -1e9)
+        return logits_BMV + (self.mlm_output_bias[...] + padding_V)
+
+    def pool(self, first_BND: jax.Array) -> jax.Array:
+        """tanh-pooled output [B, N, D] of the hidden states at each sequence's [CLS]."""
+        dtype = first_BND.dtype
+        return jnp.tanh(
+            first_BND @ self.pooler_kernel[...].astype(dtype) + self.pooler_bias[...].astype(dtype)
+        )
+
+    def next_sentence(self, pooled_BND: jax.Array) -> jax.Array:
+        """float32 logits [B, N, 2]."""
+        return pooled_BND.astype(jnp.float32) @ self.nsp_kernel[...] + self.nsp_bias[...]
+
+
+def take_positions(x_BSD: jax.Array, positions_BM: jax.Array) -> jax.Array:
+    """Hidden states at the given positions: [B, M, D]."""
+    return jnp.take_along_axis(x_BSD, positions_BM[:, :, None], axis=1)
+
+
+def init_params(config: ConfigDict, key: jax.Array) -> Params:
+    """Parameters of BertForPreTraining as a nested dict of float32 arrays. `config` is config.model."""
+    return nnx.to_pure_dict(nnx.state(BertForPreTraining(config, nnx.Rngs(params=key)), nnx.Param))
+
+
+def bind(config: ConfigDict, params: Params) -> BertForPreTraining:
+    """The module with these parameters, for use inside a traced function."""
+    graph = nnx.graphdef(nnx.eval_shape(lambda: BertForPreTraining(config, nnx.Rngs(0))))
+    return nnx.merge(graph, params)

@@ -1,0 +1,85 @@
+"""The arithmetic that every model shares: LayerNorm, dropout, activations.
+
+Shapes: B batch, S sequence, D hidden; `...` any leading axes.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+# Hugging Face's names. The 2018 release's "gelu" is the tanh approximation, which is called gelu_new there.
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_new": lambda x: jax.nn.gelu(x, approximate=True),
+    "gelu_pytorch_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "relu": jax.nn.relu,
+}
+
+
+def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float) -> jax.Array:
+    """LayerNorm over the last axis. Statistics are float32 (an eps of 1e-12 vanishes in half precision)."""
+    x32 = x.astype(jnp.float32)
+    mean = x32.mean(-1, keepdims=True)
+    centred = x32 - mean
+    variance = jnp.square(centred).mean(-1, keepdims=True)
+    return (centred * lax.rsqrt(variance + eps) * scale + bias).astype(x.dtype)
+
+
+def _mix(h: jax.Array) -> jax.Array:
+    """A bijection of uint32 whose output bits each depend on all input bits (MurmurHash3's finaliser)."""
+    h = (h ^ (h >> 16)) * jnp.uint32(0x85EBCA6B)
+    h = (h ^ (h >> 13)) * jnp.uint32(0xC2B2AE35)
+    return h ^ (h >> 16)
+
+
+def dropout_keys(seed: jax.Array, rows: jax.Array) -> jax.Array:
+    """A key for each row of a batch.
+
+    Args:
+      seed: uint32 [2], new in every step.
+      rows: int32 [B], each row's number in the step's whole batch. Keys depend on nothing else, so a mask is
+        the same on one device and on many, in a whole batch and in its accumulated parts.
+
+    Returns:
+      uint32 [B, 2].
+    """
+    rows = rows.astype(jnp.uint32)
+    first = _mix(seed[0] ^ _mix(rows))
+    return jnp.stack([first, _mix(seed[1] ^ _mix(rows ^ first))], axis=-1)
+
+
+def fold_in(keys: jax.Array, site: jax.Array | int) -> jax.Array:
+    """New keys [B, 2] for a numbered place in the model (a layer, a dropout within it)."""
+    site = _mix(jnp.asarray(site).astype(jnp.uint32) + jnp.uint32(0x9E3779B9))
+    return _mix(keys ^ jnp.stack([site, _mix(site)]))
+
+
+def dropout(x: jax.Array, rate: float, keys: jax.Array | None) -> jax.Array:
+    """Sets each element to 0 with probability `rate` (to within 2**-32) and scales the rest by 1 / (1 - rate).
+
+    The mask is a hash of (row key, position in the row): a few integer operations that fuse into whatever
+    reads them, so no random bits are written to memory and the backward pass makes the mask again.
+
+    Args:
+      x: [B, ...], fewer than 2**32 elements a row.
+      rate: probability of being dropped, in [0, 1).
+      keys: uint32 [B, 2] of `fold_in`; None: no dropout.
+    """
+    if keys is None or rate == 0.0:
+        return x
+    shape = x.shape[1:]
+    index = jnp.zeros((1, *(1,) * len(shape)), jnp.uint32)
+    stride = 1
+    for axis in reversed(range(len(shape))):
+        iota = lax.broadcasted_iota(jnp.uint32, (1, *shape), axis + 1)
+        index = index + iota * jnp.uint32(stride)
+        stride *= shape[axis]
+    k0, k1 = (keys[:, i].reshape(-1, *(1,) * len(shape)) for i in (0, 1))
+    h = index * jnp.uint32(0x9E3779B1) ^ k0
+    h = (h ^ (h >> 16)) * jnp.uint32(0x85EBCA6B)
+    h = h ^ k1
+    h = (h ^ (h >> 13)) * jnp.uint32(0xC2B2AE35)
+    keep = h >= jnp.uint32(round(rate * 2**32))
+    return jnp.where(keep, x * jnp.asarray(1 / (1 - rate), x.dtype), jnp.zeros((), x.dtype))
