@@ -1,0 +1,44 @@
+"""`python -m bertjax.main --config=configs/pretrain_tiny.py --config.workdir=DIR`: trains one config.
+
+The same command continues a run that was killed or interrupted. Exit codes: bertjax.errors.
+"""
+
+import os
+from collections.abc import Sequence
+
+from bertjax import config as config_lib
+from bertjax.errors import InputError, run_command
+
+
+def start_processes() -> None:
+    """Joins the run's other processes where the environment says that there are some.
+
+    BERTJAX_COORDINATOR (host:port), BERTJAX_PROCESS_COUNT and BERTJAX_PROCESS_ID name them outright; else
+    SLURM's variables (SLURM_NTASKS) or a TPU slice's (TPU_WORKER_HOSTNAMES) do, as JAX reads them.
+    """
+    import jax
+
+    coordinator = os.environ.get("BERTJAX_COORDINATOR")
+    if coordinator:
+        try:
+            count, index = (int(os.environ[f"BERTJAX_PROCESS_{name}"]) for name in ("COUNT", "ID"))
+        except (KeyError, ValueError) as error:
+            raise InputError(
+                f"BERTJAX_COORDINATOR={coordinator} needs the numbers BERTJAX_PROCESS_COUNT and BERTJAX_PROCESS_ID"
+            ) from error
+        jax.distributed.initialize(coordinator, count, index)
+    elif int(os.environ.get("SLURM_NTASKS", "1")) > 1 or "," in os.environ.get("TPU_WORKER_HOSTNAMES", ""):
+        jax.distributed.initialize()
+
+
+def main(args: Sequence[str]) -> None:
+    """Trains the config that the arguments name. See bertjax.config.parse_args."""
+    config = config_lib.parse_args(args)
+    start_processes()
+    from bertjax.train import train
+
+    train(config)
+
+
+if __name__ == "__main__":
+    run_command(main)

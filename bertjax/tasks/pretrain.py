@@ -1,0 +1,190 @@
+"""Masked-LM and next-sentence pre-training (Devlin et al. 2018, section 3.1) from a token store.
+
+A task is a module: what its parameters are, what it sums over a batch, and where its rows come from. Every
+loss and metric is a sum and a weight, added up over the whole batch (or evaluation) and divided once.
+
+Shapes: B rows, S sequence, M masked positions, N sequences in a row, V vocabulary.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from bertjax.data.examples import Batch, Examples, pad_rows, predictions_per_row
+from bertjax.data.store import Store, open_store
+from bertjax.data.tokenizer import Tokenizer, load_tokenizer
+from bertjax.errors import InputError
+from bertjax.models import bert
+
+Sums = dict[str, jax.Array]
+EVAL_SEED = 0  # held-out examples are the same in every run, whatever its seed
+
+
+def init_params(config: ConfigDict, key: jax.Array) -> bert.Params:
+    """Parameters of BertForPreTraining as a nested dict of float32 arrays."""
+    return bert.init_params(config.model, key)
+
+
+def batch_weights(batch: bert.Batch) -> Sums:
+    """What the sums of `batch_sums` are divided by."""
+    return {"mlm": batch["masked_lm_weights"].sum(), "nsp": batch["next_sentence_weights"].sum()}
+
+
+def batch_sums(config: ConfigDict, params: bert.Params, batch: bert.Batch, keys: jax.Array | None) -> Sums:
+    """Losses and correct predictions, summed over a batch or a part of it.
+
+    Args:
+      batch: see bertjax.data.examples.Batch.
+      keys: uint32 [B, 2] for dropout (bertjax.models.layers.dropout_keys), None for none.
+    """
+    model = bert.bind(config.model, params)
+    mlm_logits_BMV, nsp_logits_BN2 = model(batch, packed=config.data.pack > 1, keys=keys)
+    sums: Sums = {}
+    for name, logits, labels, weights in (
+        ("mlm", mlm_logits_BMV, batch["masked_lm_ids"], batch["masked_lm_weights"]),
+        ("nsp", nsp_logits_BN2, batch["next_sentence_labels"], batch["next_sentence_weights"]),
+    ):
+        right = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
+        loss = jax.nn.logsumexp(logits, axis=-1) - right
+        sums[f"{name}_loss"] = (loss * weights).sum()
+        sums[f"{name}_correct"] = ((logits.argmax(-1) == labels) * weights).sum()
+    return sums
+
+
+def batch_loss(sums: Sums, weights: Sums) -> jax.Array:
+    """Mean masked-LM loss plus mean next-sentence loss. run_pretraining.py of the 2018 release adds 1e-5 to
+    the masked-LM weight."""
+    mlm = sums["mlm_loss"] / (weights["mlm"] + 1e-5)
+    return mlm + sums["nsp_loss"] / jnp.maximum(weights["nsp"], 1.0)
+
+
+def metrics(totals: dict[str, float]) -> dict[str, float]:
+    """Means over whatever was added up: `totals` holds the names of batch_sums and of batch_weights."""
+    mlm = max(totals["mlm"], 1e-5)
+    mlm_loss = totals["mlm_loss"] / mlm
+    values = {
+        "loss": mlm_loss,
+        "mlm_loss": mlm_loss,
+        "mlm_accuracy": totals["mlm_correct"] / mlm,
+        "perplexity": float(np.exp(min(mlm_loss, 700.0))),
+    }
+    if totals["nsp"]:
+        values["nsp_loss"] = totals["nsp_loss"] / totals["nsp"]
+        values["nsp_accuracy"] = totals["nsp_correct"] / totals["nsp"]
+        values["loss"] += values["nsp_loss"]
+    return values
+
+
+def flops_per_step(config: ConfigDict, section: ConfigDict) -> float:
+    """Floating-point operations of the matrix products that a step needs, forward and backward.
+
+    6 for each parameter of a matrix and token that meets it, and for attention's two products; the
+    vocabulary is met by masked positions only. What model.remat computes again does not count.
+
+    Args:
+      section: config.train or config.phase2, whose batch shape it is.
+    """
+    m = config.model
+    d, f = m.hidden_size, m.intermediate_size
+    tokens = section.batch_size * section.seq_length
+    encoder = m.num_hidden_layers * (4 * d * d + 2 * d * f + 2 * section.seq_length * d) * tokens
+    masked = section.batch_size * _predictions(config, section)
+    return 6.0 * (
+        encoder + masked * (d * d + d * m.vocab_size) + section.batch_size * config.data.pack * d * d
+    )
+
+
+def batch_shapes(config: ConfigDict, section: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and types of a batch of config.train or config.phase2, as bertjax.data.examples makes it."""
+    b, s, n = section.batch_size, section.seq_length, config.data.pack
+    m = _predictions(config, section)
+    last = {"masked_lm": m, "next_sentence": n}
+    return {
+        name: jax.ShapeDtypeStruct(
+            (b, next((size for prefix, size in last.items() if name.startswith(prefix)), s)),
+            jnp.float32 if name.endswith("weights") else jnp.int32,
+        )
+        for name in Batch._fields
+    }
+
+
+def _predictions(config: ConfigDict, section: ConfigDict) -> int:
+    return predictions_per_row(config.data, section.seq_length, section.max_predictions_per_seq)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Where the rows of one phase come from: endless for training, `num_heldout` for evaluation."""
+
+    train: Callable[[int, int], dict[str, np.ndarray]]  # (first row, count)
+    heldout: Callable[[int, int], dict[str, np.ndarray]]  # likewise; rows past the last weigh 0
+    num_heldout: int
+
+
+@dataclass(frozen=True)
+class Data:
+    """The opened inputs of a run."""
+
+    rows: dict[str, Rows]  # by config section: "train", "phase2"
+    constants: dict[str, float]  # what held-out figures are to be compared with
+    tokenizer: Tokenizer
+
+
+def open_data(config: ConfigDict) -> Data:
+    """Opens the store. Raises InputError for whatever does not fit."""
+    if not config.data.store:
+        raise InputError("--config.data.store is empty; name a folder written by python -m bertjax.prepare")
+    store = open_store(config.data.store)
+    tokenizer = load_tokenizer(store.path)
+    if tokenizer.sha256 != store.manifest["tokenizer"]["sha256"]:
+        raise InputError(
+            f"{store.path}: its tokens were made with another vocabulary than the one that lies in it; "
+            "run bertjax.prepare again"
+        )
+    if tokenizer.vocab_size != config.model.vocab_size:
+        raise InputError(
+            f"--config.model.vocab_size={config.model.vocab_size}: the vocabulary of {store.path} has "
+            f"{tokenizer.vocab_size} tokens; set --config.model.vocab_size={tokenizer.vocab_size}"
+        )
+    rows = {
+        name: _open_rows(config, config[name], store, tokenizer, phase)
+        for phase, name in enumerate(("train", "phase2"))
+        if config[name].steps
+    }
+    # Nats a token that guessing by the corpus's word frequencies costs: what a model must beat.
+    return Data(rows, {"unigram_entropy": store.manifest["summary"]["unigram_entropy"]}, tokenizer)
+
+
+def _open_rows(
+    config: ConfigDict, section: ConfigDict, store: Store, tokenizer: Tokenizer, phase: int
+) -> Rows:
+    def examples(data: ConfigDict, seed: int, documents: np.ndarray) -> Examples:
+        return Examples(
+            store,
+            tokenizer,
+            data,
+            seed=seed,
+            phase=phase,
+            seq_length=section.seq_length,
+            max_predictions_per_seq=section.max_predictions_per_seq,
+            documents=documents,
+        )
+
+    train = examples(config.data, config.seed, store.train_documents)
+    if not (len(store.heldout_documents) and config.train.eval_every):
+        return Rows(train.rows, train.rows, 0)
+    once = ConfigDict(config.data.to_dict())
+    once.update(masking="static", dupe_factor=1, weights=())
+    heldout = examples(once, EVAL_SEED, store.heldout_documents)
+    total = heldout.epoch_rows(0)
+    total = min(total, config.eval.examples or total)
+
+    def heldout_rows(first: int, count: int) -> dict[str, np.ndarray]:
+        have = max(0, min(count, total - first))
+        return pad_rows(heldout.rows(first, have), count)
+
+    return Rows(train.rows, heldout_rows, total)

@@ -1,0 +1,358 @@
+"""Training: the state, the step, the loop."""
+
+import contextlib
+import importlib
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding
+from ml_collections import ConfigDict
+
+from bertjax import config as config_lib
+from bertjax import optim, sharding
+from bertjax.checkpoint import Checkpoints, check_config, load_params, lock_workdir
+from bertjax.data.loader import prefetch
+from bertjax.errors import InputError, Interrupted, NotFiniteError
+from bertjax.evaluate import evaluate, make_eval_step
+from bertjax.logs import Log
+from bertjax.models.layers import dropout_keys
+from bertjax.throughput import Throughput
+
+State = dict[str, Any]
+Batch = dict[str, jax.Array]
+_AGREE_EVERY = 20  # steps between the processes' agreements on whether to stop
+
+
+def init_state(config: ConfigDict, task: ModuleType) -> State:
+    """The state before the first step: parameters, optimizer, and how many steps and bad steps there were."""
+    params = task.init_params(config, jax.random.key(config.seed))
+    return {
+        "params": params,
+        "optimizer": optim.init_optimizer(params),
+        "step": jnp.zeros((), jnp.int32),
+        "bad_steps": jnp.zeros((), jnp.int32),
+        "bad_in_a_row": jnp.zeros((), jnp.int32),
+    }
+
+
+def train_step(config: ConfigDict, task: ModuleType, state: State, batch: Batch) -> tuple[State, Batch]:
+    """One update. A pure function of state and batch: dropout's keys follow from config.seed and the step.
+
+    An update whose loss or gradient is not finite is skipped and counted.
+
+    Returns:
+      The new state, and sums over the batch with their weights as float32 scalars.
+    """
+    seed = jax.random.bits(
+        jax.random.fold_in(jax.random.key(config.seed + 1), state["step"]), (2,), jnp.uint32
+    )
+    weights = task.batch_weights(batch)
+    rows = jnp.arange(batch["input_ids"].shape[0])
+
+    def loss_fn(params: Any, part: Batch, rows: jax.Array) -> tuple[jax.Array, Batch]:
+        sums = task.batch_sums(config, params, part, dropout_keys(seed, rows))
+        return task.batch_loss(sums, weights), sums
+
+    grad_fn = jax.grad(loss_fn, has_aux=True)
+    parts = config.train.accumulation
+    if parts == 1:
+        grads, sums = grad_fn(state["params"], batch, rows)
+    else:
+        # Part i takes every parts-th row from row i on, so that each device keeps the rows that it has.
+        def split(x: jax.Array) -> jax.Array:
+            return jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0)
+
+        def add(total: Any, part: tuple[Batch, jax.Array]) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, total, grad_fn(state["params"], *part)), None
+
+        split_batch = jax.tree.map(split, (batch, rows))
+        first = jax.eval_shape(lambda: grad_fn(state["params"], *jax.tree.map(lambda x: x[0], split_batch)))
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), first)
+        (grads, sums), _ = jax.lax.scan(add, zeros, split_batch)
+
+    loss, norm = task.batch_loss(sums, weights), optim.global_norm(grads)
+    rate = optim.learning_rate(config, state["step"])
+    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+    new = optim.update(config.optim, state["params"], grads, state["optimizer"], rate, norm)
+    old = (state["params"], state["optimizer"])
+    params, optimizer = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, old)
+    bad = (~finite).astype(jnp.int32)
+    state = {
+        "params": params,
+        "optimizer": optimizer,
+        "step": state["step"] + 1,
+        "bad_steps": state["bad_steps"] + bad,
+        "bad_in_a_row": (state["bad_in_a_row"] + bad) * bad,
+    }
+    measured = {
+        "learning_rate": rate,
+        "grad_norm": norm,
+        "bad_steps": state["bad_steps"],
+        "bad_in_a_row": state["bad_in_a_row"],
+        "sequences": batch["segment_ids"].max(1).sum(),
+        "tokens": (batch["segment_ids"] > 0).sum(),
+    }
+    return state, jax.tree.map(lambda x: x.astype(jnp.float32), sums | weights | measured)
+
+
+def make_train_step(config: ConfigDict, task: ModuleType, mesh: Mesh) -> tuple[Any, Any, Any]:
+    """(jitted step, jitted init, state shardings), with explicit shardings of every input and output.
+
+    step: (state, batch) -> (state, measured); the state given is consumed.
+    init: () -> state.
+    """
+
+    def step(state: State, batch: Batch) -> tuple[State, Batch]:
+        return train_step(config, task, state, batch)
+
+    def init() -> State:
+        return init_state(config, task)
+
+    shardings = sharding.state_shardings(jax.eval_shape(init), mesh)
+    on_batch, replicated = NamedSharding(mesh, sharding.BATCH), NamedSharding(mesh, sharding.REPLICATED)
+    step_fn = jax.jit(
+        step, in_shardings=(shardings, on_batch), out_shardings=(shardings, replicated), donate_argnums=0
+    )
+    return step_fn, jax.jit(init, out_shardings=shardings), shardings
+
+
+def abstract_state(config: ConfigDict, task: ModuleType, shardings: Any) -> State:
+    """The train state as jax.ShapeDtypeStruct with shardings."""
+    shapes = jax.eval_shape(lambda: init_state(config, task))
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What stays the same through a run."""
+
+    config: ConfigDict
+    task: ModuleType
+    mesh: Mesh
+    step_fn: Any  # jitted (state, batch) -> (state, measured)
+    eval_step: Any
+    checkpoints: Checkpoints
+    log: Log
+    stop_asked: Callable[[int], bool]
+    constants: dict[str, float]
+    total_steps: int
+
+
+def train(config: ConfigDict) -> dict[str, float]:
+    """Trains until the last step of config, from the newest checkpoint in config.workdir if there is one.
+
+    Returns:
+      The last held-out metrics, their names beginning with "eval/"; {} if the run was complete already.
+
+    Raises:
+      InputError: see its message. Nothing that the workdir holds is lost.
+      NotFiniteError: config.train.max_bad_steps updates in a row were skipped.
+      Interrupted: SIGTERM or SIGINT came; the state is saved.
+    """
+    # Everything that can be wrong in the input is found before anything is written.
+    if not config.workdir:
+        raise InputError("--config.workdir is empty; name a folder for checkpoints and metrics")
+    task = importlib.import_module(f"bertjax.tasks.{config.task}")
+    mesh = sharding.make_mesh(config)
+    data = task.open_data(config)
+    step_fn, init_fn, shardings = make_train_step(config, task, mesh)
+
+    with contextlib.ExitStack() as stack:
+        # The workdir: one writer, one config, the newest good checkpoint.
+        stack.enter_context(lock_workdir(config.workdir))
+        check_config(config.workdir, config)
+        keep = {"keep_last": config.train.keep_last, "keep_every": config.train.keep_every}
+        checkpoints = stack.enter_context(
+            contextlib.closing(Checkpoints(os.path.join(config.workdir, "checkpoints"), **keep))
+        )
+        restored = checkpoints.restore(abstract_state(config, task, shardings))
+        state, step = (
+            (restored[0], restored[2]) if restored else (_fresh_state(config, init_fn, shardings), 0)
+        )
+        if jax.process_index() == 0:
+            data.tokenizer.save(config.workdir)
+
+        total = sum(config[section].steps for section in data.rows)
+        log = Log(
+            config.workdir,
+            total_steps=total,
+            start_step=step,
+            tensorboard=config.log.tensorboard,
+            wandb_project=config.log.wandb_project,
+            config=dict(config_lib.fields(config)),
+        )
+        stack.enter_context(contextlib.closing(log))
+        log.note(_headline(mesh, state, step, total))
+
+        # The phases, one after the other: each has its own batch shape, and so its own compiled step.
+        run = Run(config, task, mesh, step_fn, make_eval_step(config, task, mesh, shardings["params"]),
+                  checkpoints, log, stack.enter_context(_stop_signal()), data.constants, total)  # fmt: skip
+        last: dict[str, float] = {}
+        begin = 0
+        for section, rows in data.rows.items():
+            end = begin + config[section].steps
+            if step < end:
+                state, last = run_phase(run, state, config[section], rows, begin, max(begin, step), end)
+            begin = end
+        return last
+
+
+def run_phase(
+    run: Run, state: State, phase: ConfigDict, rows: Any, begin: int, step: int, end: int
+) -> tuple[State, dict[str, float]]:
+    """Trains from `step` to `end` on the rows of a phase that began at step `begin`.
+
+    Returns:
+      The state and the last held-out metrics.
+    """
+    config, log = run.config, run.log
+    started = time.perf_counter()
+    step_fn = run.step_fn.lower(state, _abstract_batch(run, phase)).compile()
+    log.note(f"compiled for {phase.batch_size} x {phase.seq_length} in {time.perf_counter() - started:.1f} s")
+    meter = Meter(run, phase)
+    held_out: dict[str, float] = {}
+    batches = prefetch(_batch_maker(run.mesh, phase, rows, begin), step, end)
+    with contextlib.closing(batches):
+        for batch in batches:
+            state, measured = step_fn(state, batch)
+            step += 1
+            meter.add(step, measured)
+            stopping = step < end and run.stop_asked(step)
+            evaluating = not stopping and rows.num_heldout and _due(step, config.train.eval_every, end)
+            saving = stopping or _due(step, config.train.save_every, end)
+
+            if step % config.train.log_every == 0 or evaluating or saving:
+                # Otherwise the newest step is left out, so that the device has work while the host reads.
+                meter.log(all_steps=bool(evaluating or saving))
+            if evaluating:
+                values = evaluate(config, run.task, run.mesh, run.eval_step, state["params"], rows)
+                held_out = {f"eval/{name}": value for name, value in (values | run.constants).items()}
+                log.metrics(step, held_out)
+            if saving:
+                meta = {"config": dict(config_lib.fields(config)), "metrics": held_out}
+                run.checkpoints.save(step, state, meta, wait=bool(stopping or step == run.total_steps))
+            if evaluating or saving:
+                meter.throughput.reset()
+            if stopping:
+                raise Interrupted(f"step {step} of {run.total_steps} is saved; the same command continues")
+    return state, held_out
+
+
+def _due(step: int, every: int, end: int) -> bool:
+    return bool(every) and (step % every == 0 or step == end)
+
+
+def _headline(mesh: Mesh, state: State, step: int, total: int) -> str:
+    parameters = sum(x.size for x in jax.tree.leaves(state["params"])) / 1e6
+    devices = f"{mesh.size} {jax.devices()[0].device_kind} device{'s' if mesh.size > 1 else ''}"
+    axes = " x ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
+    where = f"complete: step {step} of {total}" if step == total else f"step {step} of {total}"
+    return f"{parameters:.1f}M parameters on {devices} ({axes}), {where}"
+
+
+def _fresh_state(config: ConfigDict, init_fn: Any, shardings: Any) -> State:
+    state = init_fn()
+    if not config.init_from:
+        return state
+    params, _, _ = load_params(config.init_from)
+    ours, theirs = (
+        {optim.path_name(path): x.shape for path, x in jax.tree_util.tree_leaves_with_path(tree)}
+        for tree in (state["params"], params)
+    )
+    wrong = [f"{name} (model {ours.get(name, 'has none')}, checkpoint {theirs.get(name, 'has none')})"
+             for name in sorted(ours.keys() | theirs.keys()) if ours.get(name) != theirs.get(name)]  # fmt: skip
+    if wrong:
+        raise InputError(
+            f"--config.init_from={config.init_from}: not this model's parameters: {'; '.join(wrong)}"
+        )
+    return state | {"params": jax.device_put(params, shardings["params"])}
+
+
+def _abstract_batch(run: Run, phase: ConfigDict) -> Any:
+    on_batch = NamedSharding(run.mesh, sharding.BATCH)
+    shapes = run.task.batch_shapes(run.config, phase)
+    return {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=on_batch) for name, x in shapes.items()}
+
+
+def _batch_maker(mesh: Mesh, phase: ConfigDict, rows: Any, begin: int) -> Callable[[int], Batch]:
+    """step -> its global batch, of which this process makes the rows that its devices need."""
+    first, stop = sharding.local_rows(mesh, phase.batch_size)
+
+    def make(step: int) -> Batch:
+        local = rows.train((step - begin) * phase.batch_size + first, stop - first)
+        return sharding.to_global(mesh, local, first, phase.batch_size)
+
+    return make
+
+
+class Meter:
+    """Sums what the steps measure and logs their means, without waiting for the newest step."""
+
+    def __init__(self, run: Run, phase: ConfigDict):
+        self.run = run
+        self.flops = run.task.flops_per_step(run.config, phase)
+        self.throughput = Throughput()
+        self.steps: list[tuple[int, Batch]] = []
+
+    def add(self, step: int, measured: Batch) -> None:
+        """Takes the results of a step that may still be running."""
+        self.steps.append((step, measured))
+        if len(self.steps) > 2:  # bounds how far the host runs ahead of the devices
+            jax.block_until_ready(self.steps[-3][1])
+
+    def log(self, all_steps: bool) -> None:
+        """Logs the mean over the steps since the last call, the newest one only if `all_steps`.
+
+        Raises:
+          NotFiniteError: there were config.train.max_bad_steps skipped updates in a row.
+        """
+        keep = [] if all_steps else self.steps[-1:]
+        steps, self.steps = self.steps[: len(self.steps) - len(keep)], keep
+        if not steps:
+            return
+        totals: dict[str, float] = {}
+        for step, measured in jax.device_get(steps):
+            self.throughput.add(
+                sequences=int(measured["sequences"]), tokens=int(measured["tokens"]), flops=self.flops
+            )
+            if measured["bad_in_a_row"] >= self.run.config.train.max_bad_steps:
+                raise NotFiniteError(
+                    f"step {step}: the loss or gradient was not finite {int(measured['bad_in_a_row'])} times in "
+                    "a row; lower --config.optim.learning_rate, or use --config.model.dtype=float32"
+                )
+            if np.isfinite(measured["mlm_loss"]):
+                for name, value in measured.items():
+                    totals[name] = totals.get(name, 0.0) + float(value)
+        newest = {name: float(measured[name]) for name in ("learning_rate", "grad_norm", "bad_steps")}
+        self.run.log.metrics(step, self.run.task.metrics(totals) | newest | self.throughput.read())
+
+
+@contextlib.contextmanager
+def _stop_signal() -> Iterator[Callable[[int], bool]]:
+    """A function that tells whether SIGTERM or SIGINT has come, in any process of the run, by this step.
+
+    With several processes all must stop at the same step, so they agree on it every few steps.
+    """
+    came: list[int] = []
+    old = {number: signal.signal(number, lambda number, _: came.append(number))
+           for number in (signal.SIGTERM, signal.SIGINT)}  # fmt: skip
+
+    def asked(step: int) -> bool:
+        if jax.process_count() == 1:
+            return bool(came)
+        return step % _AGREE_EVERY == 0 and bool(multihost_utils.process_allgather(np.int32(len(came))).any())
+
+    try:
+        yield asked
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
