@@ -1,0 +1,88 @@
+"""Several sequences in a row: first-fit-decreasing within windows of the epoch's random order.
+
+A window is small enough to be packed again whenever one of its rows is needed, and large enough to fill its
+rows well.
+"""
+
+import numpy as np
+
+from bertjax.data.rng import draw, jit, permute
+
+WINDOW = 2048  # sequences
+_ROW_ORDER = np.uint64(1 << 63)  # beside the counters that permute() draws from the same key
+
+
+@jit
+def pack(lengths, capacity, most, rows, slots, offsets):
+    """Packs sequences, the longest first, each into the first row with room for it and fewer than `most`.
+
+    Writes each sequence's row, number in the row and first token to rows, slots and offsets (int32 [n]) and
+    returns the number of rows. Every length is at most `capacity`.
+    """
+    n = len(lengths)
+    ends = np.zeros(capacity + 2, np.int64)  # counting sort: sequences longer than a length come before it
+    for i in range(n):
+        ends[capacity - lengths[i] + 1] += 1
+    for i in range(capacity + 1):
+        ends[i + 1] += ends[i]
+    order = np.empty(n, np.int64)
+    for i in range(n):
+        order[ends[capacity - lengths[i]]] = i
+        ends[capacity - lengths[i]] += 1
+
+    leaves = 1
+    while leaves < n:
+        leaves *= 2
+    room = np.full(2 * leaves, capacity, np.int64)  # a tree of maxima: leaf r is the room in row r
+    counts = np.zeros(n, np.int64)
+    used = 0
+    for sequence in order:
+        node = 1
+        while node < leaves:
+            node *= 2
+            if room[node] < lengths[sequence]:
+                node += 1
+        row = node - leaves
+        rows[sequence] = row
+        slots[sequence] = counts[row]
+        offsets[sequence] = capacity - room[node]
+        counts[row] += 1
+        room[node] -= lengths[sequence]
+        if row == used:
+            used += 1
+        if counts[row] == most:
+            room[node] = 0
+        while node > 1:
+            node //= 2
+            room[node] = max(room[2 * node], room[2 * node + 1])
+    return used
+
+
+@jit
+def pack_window(lengths, key, window, capacity, most, instances, rows, slots, offsets):
+    """Packs window `window` of the order `key` of all sequences (lengths uint16 [n]).
+
+    Writes the window's sequences to instances (int64 [WINDOW]) and their places as in `pack`, the rows in
+    random order, since first-fit-decreasing sorts them by length. Returns (sequences, rows) of the window.
+    """
+    first = window * WINDOW
+    n = min(WINDOW, len(lengths) - first)
+    window_lengths = np.empty(n, np.int64)
+    for i in range(n):
+        instances[i] = permute(first + i, len(lengths), key)
+        window_lengths[i] = lengths[instances[i]]
+    used = pack(window_lengths, capacity, most, rows, slots, offsets)
+    row_key = draw(draw(key, _ROW_ORDER), window)
+    for i in range(n):
+        rows[i] = permute(rows[i], used, row_key)
+    return n, used
+
+
+@jit
+def count_rows(lengths, key, begin, stop, capacity, most, counts):
+    """Writes the number of rows of windows begin..stop to counts[window + 1] (int64)."""
+    instances = np.empty(WINDOW, np.int64)
+    rows, slots, offsets = np.empty(WINDOW, np.int32), np.empty(WINDOW, np.int32), np.empty(WINDOW, np.int32)
+    for window in range(begin, stop):
+        _, used = pack_window(lengths, key, window, capacity, most, instances, rows, slots, offsets)
+        counts[window + 1] = used

@@ -1,0 +1,58 @@
+import numpy as np
+import pytest
+
+from bertjax.data import packing
+from bertjax.data.rng import root_key
+
+KEY = root_key(2)
+
+
+def pack(lengths, capacity, most):
+    rows, slots, offsets = (np.zeros(len(lengths), np.int32) for _ in range(3))
+    used = packing.pack(np.asarray(lengths), capacity, most, rows, slots, offsets)
+    return rows, slots, offsets, used
+
+
+@pytest.mark.parametrize(("n", "capacity", "most"), [(1, 10, 4), (300, 128, 8), (500, 64, 2), (64, 64, 1)])
+def test_pack_is_first_fit_decreasing(n, capacity, most):
+    for seed in range(5):
+        lengths = np.random.default_rng(seed).integers(min(5, capacity), capacity + 1, n)
+        rows, slots, offsets, used = pack(lengths, capacity, most)
+        open_rows: list[list[int]] = []
+        for i in np.argsort(-lengths, kind="stable"):
+            row = next(
+                (r for r in open_rows if len(r) < most and sum(lengths[r]) + lengths[i] <= capacity), None
+            )  # fmt: skip
+            if row is None:
+                row = []
+                open_rows.append(row)
+            assert slots[i] == len(row)
+            assert offsets[i] == sum(lengths[row])
+            row.append(i)
+            assert rows[i] == next(k for k, r in enumerate(open_rows) if r is row)
+        assert used == len(open_rows)
+
+
+def test_windows_hold_every_sequence_once_and_counts_agree():
+    n = 2 * packing.WINDOW + 77
+    lengths = np.random.default_rng(0).integers(5, 65, n).astype(np.uint16)
+    windows = 3
+    counts = np.zeros(windows + 1, np.int64)
+    packing.count_rows(lengths, KEY, 0, 2, 64, 4, counts)
+    packing.count_rows(lengths, KEY, 2, 3, 64, 4, counts)
+    seen = []
+    for window in range(windows):
+        instances = np.zeros(packing.WINDOW, np.int64)
+        rows, slots, offsets = (np.zeros(packing.WINDOW, np.int32) for _ in range(3))
+        m, used = packing.pack_window(lengths, KEY, window, 64, 4, instances, rows, slots, offsets)
+        assert used == counts[window + 1]
+        assert np.array_equal(np.unique(rows[:m]), np.arange(used))
+        filled = np.bincount(rows[:m], weights=lengths[instances[:m]])
+        assert filled.max() <= 64
+        assert filled.mean() / 64 > 0.9
+        assert abs(np.corrcoef(np.arange(used), filled)[0, 1]) < 0.3  # rows are not sorted
+        longest = np.zeros(used)
+        np.maximum.at(longest, rows[:m], lengths[instances[:m]])
+        assert abs(np.corrcoef(np.arange(used), longest)[0, 1]) < 0.3
+        seen.append(instances[:m])
+    assert np.array_equal(np.sort(np.concatenate(seen)), np.arange(n))
