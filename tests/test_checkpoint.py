@@ -1,0 +1,415 @@
+import contextlib
+import errno
+import json
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+import bertjax.checkpoint
+from bertjax import config as config_lib
+from bertjax.checkpoint import Checkpoints, check_config, load_params, lock_workdir
+from bertjax.errors import InputError, NotFiniteError
+
+
+def sharding(devices: int, *axes: str | None) -> NamedSharding:
+    mesh = Mesh(np.array(jax.devices()[:devices]).reshape(2, -1), ("data", "fsdp"))
+    return NamedSharding(mesh, PartitionSpec(*axes))
+
+
+def make_state(scale: float = 1.0, devices: int = 8):
+    """A train state in small: kernel [16, 8] is sharded, the rest is on every device."""
+    kernel = scale * jnp.arange(128, dtype=jnp.float32).reshape(16, 8)
+    params = {"dense": {"kernel": kernel, "bias": jnp.full(8, float(scale))}}
+    state = {
+        "params": params,
+        "mu": jax.tree.map(lambda x: x / 2, params),
+        "step": jnp.int32(scale),
+        "key": jnp.array([1, 2], jnp.uint32),
+    }
+    return jax.tree.map(lambda x: jax.device_put(x, spec_of(x, devices)), state)
+
+
+def spec_of(x, devices: int) -> NamedSharding:
+    return sharding(devices, "data", "fsdp") if x.ndim == 2 else sharding(devices)
+
+
+def target_of(state, devices: int = 8):
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=spec_of(x, devices)), state)
+
+
+def assert_same(a, b):
+    jax.tree.map(lambda x, y: np.testing.assert_array_equal(np.asarray(x), np.asarray(y)), a, b)
+
+
+@contextlib.contextmanager
+def opened(folder, keep_last=3, keep_every=0):
+    checkpoints = Checkpoints(str(folder), keep_last=keep_last, keep_every=keep_every)
+    try:
+        yield checkpoints
+    finally:
+        checkpoints.close()
+
+
+def save_steps(folder, *steps: int, **rules):
+    with opened(folder, **rules) as checkpoints:
+        for step in steps:
+            checkpoints.save(step, make_state(step), {"loss": step / 2})
+
+
+def files_of(folder: Path, step: int) -> list[Path]:
+    return sorted(path for path in (folder / str(step)).rglob("*") if path.is_file())
+
+
+def flip_bit(path: Path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+
+
+def test_restores_onto_the_same_and_onto_other_meshes(tmp_path):
+    state = make_state(3)
+    with opened(tmp_path) as checkpoints:
+        assert checkpoints.restore(target_of(state)) is None
+        checkpoints.save(7, state, {"why": "test"}, wait=True)
+        assert checkpoints.steps() == [7]
+    for devices in (8, 4, 2):
+        with opened(tmp_path) as checkpoints:
+            restored, meta, step = checkpoints.restore(target_of(state, devices))
+        assert (meta, step) == ({"why": "test"}, 7)
+        assert_same(restored, state)
+        kernel = restored["params"]["dense"]["kernel"]
+        assert kernel.sharding == sharding(devices, "data", "fsdp")
+        assert (restored["step"].dtype, restored["key"].dtype) == (jnp.int32, jnp.uint32)
+
+
+def test_a_donated_state_may_change_while_it_is_being_saved(tmp_path):
+    add = jax.jit(lambda s: jax.tree.map(lambda x: x + 1, s), donate_argnums=0)
+    state = {"params": {"kernel": jnp.zeros((1024, 1024))}}
+    with opened(tmp_path) as checkpoints:
+        for step in range(3):
+            checkpoints.save(step, state, {})
+            state = add(state)
+    for step in range(3):
+        assert (load_params(str(tmp_path), step)[0]["kernel"] == step).all()
+
+
+def test_keeps_the_last_and_the_multiples(tmp_path):
+    save_steps(tmp_path, 5, 10, 15, 20, 25, 30, keep_last=2, keep_every=10)
+    with opened(tmp_path) as checkpoints:
+        assert checkpoints.steps() == [10, 20, 25, 30]
+        assert checkpoints.restore(target_of(make_state()), step=20)[1] == {"loss": 10.0}
+    assert sorted(os.listdir(tmp_path / "digests")) == ["10.json", "20.json", "25.json", "30.json"]
+
+
+def test_a_bit_flip_in_any_file_is_seen_and_the_step_before_is_taken(tmp_path, capsys):
+    save_steps(tmp_path, 1, 2)
+    paths = [*files_of(tmp_path, 2), tmp_path / "digests" / "2.json"]
+    assert len(paths) > 8
+    for path in paths:
+        good = path.read_bytes()
+        flip_bit(path)
+        with opened(tmp_path) as checkpoints:
+            restored, meta, step = checkpoints.restore(target_of(make_state()))
+        assert (step, meta) == (1, {"loss": 0.5}), path
+        assert_same(restored, make_state(1))
+        message = capsys.readouterr().err
+        assert str(path) in message
+        assert message.count("\n") == 1
+        path.write_bytes(good)
+    with opened(tmp_path) as checkpoints:
+        assert checkpoints.restore(target_of(make_state()))[2] == 2
+
+
+@pytest.mark.parametrize("damage", ["truncate", "remove file", "remove manifest"])
+def test_a_damaged_step_is_skipped_and_replaced(tmp_path, capsys, damage):
+    save_steps(tmp_path, 1, 2)
+    largest = max(files_of(tmp_path, 2), key=lambda path: path.stat().st_size)
+    manifest = tmp_path / "digests" / "2.json"
+    if damage == "truncate":
+        largest.write_bytes(largest.read_bytes()[:-1])
+    else:
+        (manifest if damage == "remove manifest" else largest).unlink()
+    with opened(tmp_path, keep_last=1) as checkpoints:
+        assert checkpoints.restore(target_of(make_state()))[2] == 1
+        assert str(manifest if damage == "remove manifest" else largest) in capsys.readouterr().err
+        checkpoints.save(2, make_state(20), {}, wait=True)
+        assert checkpoints.steps() == [2]
+        assert checkpoints.restore(target_of(make_state()))[0]["step"] == 20
+
+
+def test_a_damaged_newer_step_does_not_push_out_the_good_ones(tmp_path):
+    save_steps(tmp_path, 1, 5)
+    flip_bit(tmp_path / "5" / "_METADATA")
+    with opened(tmp_path, keep_last=1) as checkpoints:
+        assert checkpoints.restore(target_of(make_state()))[2] == 1
+        checkpoints.save(3, make_state(3), {}, wait=True)
+    with opened(tmp_path, keep_last=1) as checkpoints:
+        assert checkpoints.restore(target_of(make_state()))[2] == 3
+
+
+def test_a_step_damaged_after_this_object_saved_it_is_written_again(tmp_path):
+    with opened(tmp_path) as checkpoints:
+        checkpoints.save(1, make_state(1), {}, wait=True)
+        checkpoints.save(2, make_state(2), {}, wait=True)
+        flip_bit(tmp_path / "2" / "_METADATA")
+        assert checkpoints.restore(target_of(make_state()))[2] == 1
+        checkpoints.save(2, make_state(2), {}, wait=True)
+        assert checkpoints.restore(target_of(make_state()))[2] == 2
+
+
+def test_all_damaged_is_an_error_and_nothing_is_deleted(tmp_path):
+    save_steps(tmp_path, 1, 2)
+    for step in (1, 2):
+        flip_bit(tmp_path / str(step) / "_METADATA")
+    with opened(tmp_path) as checkpoints:
+        with pytest.raises(InputError, match="no whole checkpoint \\(tried step 1, 2\\)"):
+            checkpoints.restore(target_of(make_state()))
+        with pytest.raises(InputError, match="no checkpoint of step 9; there are: 1, 2"):
+            checkpoints.restore(target_of(make_state()), step=9)
+    assert {"1", "2"} < set(os.listdir(tmp_path))
+
+
+def test_a_saved_or_restored_step_is_not_written_again(tmp_path):
+    save_steps(tmp_path, 1)
+    before = [path.stat().st_mtime_ns for path in files_of(tmp_path, 1)]
+    with opened(tmp_path) as checkpoints:
+        checkpoints.restore(target_of(make_state()))
+        checkpoints.save(1, make_state(1), {}, wait=True)
+    assert [path.stat().st_mtime_ns for path in files_of(tmp_path, 1)] == before
+
+
+def test_non_finite_states_are_refused(tmp_path):
+    state = make_state()
+    state["mu"]["dense"]["bias"] = state["mu"]["dense"]["bias"].at[3].set(jnp.nan)
+    state["params"]["dense"]["kernel"] = state["params"]["dense"]["kernel"].at[1, 1].set(jnp.inf)
+    with opened(tmp_path) as checkpoints:
+        with pytest.raises(NotFiniteError, match=r"step 4 .* mu/dense/bias, params/dense/kernel$"):
+            checkpoints.save(4, state, {})
+        assert checkpoints.steps() == []
+
+
+def test_every_difference_from_the_target_is_listed(tmp_path):
+    save_steps(tmp_path, 1)
+    target = target_of(make_state())
+    target["params"]["dense"]["kernel"] = jax.ShapeDtypeStruct((4, 8), jnp.float32, sharding=sharding(8))
+    target["step"] = jax.ShapeDtypeStruct((), jnp.float32, sharding=sharding(8))
+    target["more"] = jax.ShapeDtypeStruct((2,), jnp.float32, sharding=sharding(8))
+    del target["key"]
+    with opened(tmp_path) as checkpoints, pytest.raises(InputError) as caught:
+        checkpoints.restore(target)
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in (
+        "key: expected none, found uint32[2]",
+        "more: expected float32[2], found none",
+        "params/dense/kernel: expected float32[4, 8], found float32[16, 8]",
+        "step: expected float32[], found int32[]",
+    ):
+        assert part in message
+
+
+def test_load_params(tmp_path, capsys):
+    save_steps(tmp_path / "checkpoints", 1, 2)
+    for folder in (tmp_path, tmp_path / "checkpoints"):
+        params, meta, step = load_params(str(folder))
+        assert (meta, step) == ({"loss": 1.0}, 2)
+        assert isinstance(params["dense"]["kernel"], np.ndarray)
+        assert_same(params, make_state(2)["params"])
+    assert load_params(str(tmp_path), 1)[2] == 1
+    flip_bit(max(files_of(tmp_path / "checkpoints", 2), key=lambda path: path.stat().st_size))
+    assert load_params(str(tmp_path))[2] == 1
+    assert "step 2 is damaged" in capsys.readouterr().err
+    with pytest.raises(InputError, match="no checkpoint"):
+        load_params(str(tmp_path / "absent"))
+
+
+def test_an_error_while_the_manifest_is_written_keeps_the_good_steps(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    save_steps(tmp_path, 1)
+    with opened(tmp_path, keep_last=1) as checkpoints:
+        with monkeypatch.context() as patch:
+            patch.setattr(bertjax.checkpoint, "write_manifest", full)
+            checkpoints.save(2, make_state(2), {})
+            with pytest.raises(InputError, match=f"{tmp_path}: saving step 2 failed .*No space left"):
+                checkpoints.save(3, make_state(3), {})
+        assert sorted(os.listdir(tmp_path)) == ["1", "digests"]
+        checkpoints.save(3, make_state(3), {}, wait=True)
+        assert checkpoints.steps() == [3]
+
+
+@pytest.mark.parametrize("size", [100, 1500])  # bytes
+def test_files_that_cannot_grow_keep_the_good_steps(tmp_path, capfd, size):
+    save_steps(tmp_path, 1)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with opened(tmp_path, keep_last=1) as checkpoints:
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+            with pytest.raises(InputError, match=f"{tmp_path}: saving step 2 failed"):
+                checkpoints.save(2, make_state(2), {}, wait=True)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert "Traceback" not in capfd.readouterr().err
+        assert checkpoints.restore(target_of(make_state()))[2] == 1
+        checkpoints.save(2, make_state(2), {}, wait=True)
+    assert sorted(os.listdir(tmp_path)) == ["2", "digests"]
+
+
+KILLED = """
+import sys, jax.numpy as jnp
+from bertjax.checkpoint import Checkpoints
+checkpoints = Checkpoints(sys.argv[1], keep_last=1, keep_every=0)
+for step in range(1, 10_000):
+    params = {str(i): jnp.full(100_000, float(step)) for i in range(10)}
+    checkpoints.save(step, {"params": params}, {"step": step})
+    print(step, flush=True)
+"""
+
+
+def test_sigkill_at_any_moment_leaves_a_whole_checkpoint(tmp_path):
+    rng = np.random.default_rng(0)
+    for trial in range(2):
+        folder = str(tmp_path / str(trial))
+        with subprocess.Popen(
+            [sys.executable, "-c", KILLED, folder], stdout=subprocess.PIPE, text=True
+        ) as child:
+            while int(child.stdout.readline()) < 3:
+                pass
+            time.sleep(rng.uniform(0, 0.1))
+            child.send_signal(signal.SIGKILL)
+            last = max([3, *(int(line) for line in child.stdout.read().split("\n")[:-1])])
+        params, meta, step = load_params(folder)
+        assert step == meta["step"] >= last - 2
+        assert all((x == step).all() for x in params.values())
+        with opened(folder) as checkpoints:
+            assert not [name for name in os.listdir(folder) if not name.isdigit() and name != "digests"]
+            assert len(os.listdir(os.path.join(folder, "digests"))) == len(checkpoints.steps())
+
+
+TWO = """
+import sys
+import jax, jax.numpy as jnp, numpy as np
+folder, index, port = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+jax.distributed.initialize("localhost:" + port, 2, index)
+from jax.experimental.multihost_utils import sync_global_devices
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from bertjax.checkpoint import Checkpoints, lock_workdir
+from bertjax.errors import InputError
+
+rows = NamedSharding(Mesh(np.array(jax.devices()), "d"), PartitionSpec("d"))
+full = lambda x: np.full((16, 4), x, np.float32)
+state = lambda x: {"k": jax.make_array_from_callback((16, 4), rows, lambda index: full(x)[index])}
+target = {"k": jax.ShapeDtypeStruct((16, 4), jnp.float32, sharding=rows)}
+with lock_workdir(folder):
+    checkpoints = Checkpoints(folder, keep_last=2, keep_every=0)
+    assert checkpoints.restore(target) is None
+    for step in (1, 2, 3):
+        checkpoints.save(step, state(step), {"at": step})
+    checkpoints.wait()
+    sync_global_devices("saved")
+    if index == 0:
+        with open(folder + "/3/_METADATA", "ab") as file:
+            file.write(b" ")
+    sync_global_devices("damaged")
+    restored, meta, step = checkpoints.restore(target)
+    assert (meta, step) == ({"at": 2}, 2)
+    assert all((np.asarray(shard.data) == 2).all() for shard in restored["k"].addressable_shards)
+    if index == 0:
+        with open(folder + "/2/_METADATA", "ab") as file:
+            file.write(b" ")
+    sync_global_devices("all damaged")
+    try:
+        checkpoints.restore(target)
+    except InputError:
+        print("refused", flush=True)
+    checkpoints.close()
+"""
+
+
+def test_two_processes_agree_on_the_step(tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    command = [sys.executable, "-c", TWO, str(tmp_path / "run")]
+    logs = [tmp_path / "0.txt", tmp_path / "1.txt"]
+    children = []
+    with contextlib.ExitStack() as stack:
+        for i in range(2):
+            log = stack.enter_context(open(logs[i], "w"))
+            child = subprocess.Popen([*command, str(i), port], stdout=log, stderr=subprocess.STDOUT)
+            children.append(stack.enter_context(child))
+    for child, log in zip(children, logs, strict=True):
+        assert "refused" in log.read_text(), log.read_text()
+        assert child.returncode == 0, log.read_text()
+
+
+HOLDER = """
+import sys, time
+from bertjax.checkpoint import lock_workdir
+with lock_workdir(sys.argv[1]):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_second_writer_is_refused_until_the_first_is_gone(tmp_path):
+    workdir = str(tmp_path / "run")
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, workdir], stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout.readline() == "held\n"
+        with pytest.raises(InputError, match=f"in use by pid {child.pid} on {os.uname().nodename}"):  # noqa: SIM117
+            with lock_workdir(workdir):
+                raise AssertionError
+        child.kill()
+    with lock_workdir(workdir):
+        assert (tmp_path / "run" / ".lock").read_text().startswith(f"pid {os.getpid()} ")
+    with lock_workdir(workdir):  # released
+        pass
+
+
+def test_a_workdir_that_cannot_be_made_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="use another workdir"), lock_workdir(str(tmp_path / "file" / "run")):
+        raise AssertionError
+    with pytest.raises(InputError, match="use another workdir"):
+        Checkpoints(str(tmp_path / "file" / "run"), keep_last=1, keep_every=0)
+    with pytest.raises(InputError, match="mount the bucket"):
+        Checkpoints("gs://bucket/run", keep_last=1, keep_every=0)
+
+
+def test_config_of_a_workdir(tmp_path):
+    config = config_lib.default()
+    workdir = str(tmp_path / "run")
+    check_config(workdir, config)
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["train.steps"] == 900_000
+    config.mesh.fsdp, config.train.save_every, config.model.remat, config.log.tensorboard = (
+        4,
+        1,
+        "full",
+        False,
+    )
+    check_config(workdir, config)
+    config.train.steps, config.data.mask_split = 10, (0.5, 0.25, 0.25)
+    with pytest.raises(InputError) as caught:
+        check_config(workdir, config)
+    message = str(caught.value)
+    assert "train.steps was 900000, now 10" in message
+    assert "data.mask_split was [0.8, 0.1, 0.1], now [0.5, 0.25, 0.25]" in message
+    assert "mesh" not in message
+    assert "another workdir" in message
+    (tmp_path / "run" / "config.json").write_text("{")
+    with pytest.raises(InputError, match="not JSON"):
+        check_config(workdir, config)

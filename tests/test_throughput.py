@@ -1,0 +1,64 @@
+import types
+
+import jax
+import pytest
+
+from bertjax.throughput import Throughput, device_peak_flops, memory_in_use
+
+
+def test_rates_are_per_second_since_the_last_reading():
+    now = [10.0]
+    throughput = Throughput(1000.0, clock=lambda: now[0])
+    assert throughput.read() == {}
+    for _ in range(4):
+        throughput.add(sequences=8, tokens=100, flops=200.0)
+    now[0] = 12.0
+    rates = throughput.read()
+    assert rates["steps_per_second"] == 2
+    assert rates["sequences_per_second"] == 16
+    assert rates["tokens_per_second"] == 200
+    assert rates["mfu"] == pytest.approx(0.4)
+    assert rates["memory_bytes"] == pytest.approx(memory_in_use(), rel=0.1)
+    throughput.add(sequences=1, tokens=1, flops=1.0)
+    now[0] = 13.0
+    assert throughput.read()["sequences_per_second"] == 1
+    throughput.add(sequences=1, tokens=1, flops=1.0)
+    throughput.reset()
+    now[0] = 14.0
+    assert throughput.read() == {}
+
+
+@pytest.mark.parametrize(
+    ("kind", "tera"),
+    [
+        ("TPU v2", 23),
+        ("TPU v3", 61.5),
+        ("TPU v4", 275),
+        ("TPU v5 lite", 197),
+        ("TPU v5", 459),
+        ("TPU v5p", 459),
+        ("TPU v6 lite", 918),
+        ("TPU v6e", 918),
+        ("TPU7x", 1153.5),
+        ("NVIDIA A100-SXM4-80GB", 312),
+        ("NVIDIA H100 80GB HBM3", 989),
+        ("NVIDIA H100 PCIe", 756),
+        ("NVIDIA H200", 989),
+    ],
+)
+def test_peak_of_known_devices(kind, tera):
+    peak, description = device_peak_flops(types.SimpleNamespace(device_kind=kind, platform="tpu"))
+    assert peak == tera * 1e12
+    assert description.endswith("bfloat16")
+
+
+def test_peak_of_the_cpu_is_measured_and_shared_by_its_devices():
+    peak, description = device_peak_flops(jax.devices("cpu")[0])
+    assert description == "measured matmul, float32"
+    assert 1e9 < peak * jax.local_device_count() < 1e14
+    assert device_peak_flops(jax.devices("cpu")[0])[0] == peak
+    assert Throughput().peak_flops == peak * jax.device_count()
+
+
+def test_memory_of_a_process_is_plausible():
+    assert 50e6 < memory_in_use() < 1e12
