@@ -16,8 +16,8 @@ from ml_collections import ConfigDict
 
 from bertjax.errors import InputError
 
-# name: (layers, hidden, heads). Feed-forward size is 4 x hidden. base and large: Devlin et al. 2018, section 3;
-# tiny to medium: Turc et al. 2019; the others are the rows of the model-size ablation (Devlin et al. table 6).
+# name: (layers, hidden, heads). Feed-forward size is 4 x hidden. base, large: Devlin et al. 2018, section 3;
+# tiny to medium: Turc et al. 2019; the others: the model-size ablation of Devlin et al. 2018.
 MODEL_SIZES = {
     "tiny": (2, 128, 2),
     "mini": (4, 256, 4),
@@ -131,7 +131,7 @@ def default() -> ConfigDict:
 
 
 def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
-    """The config of `path` ("file.py" or "file.py:arg") with overrides ("train.steps=10") applied and checked.
+    """The config of `path` ("file.py" or "file.py:arg") with overrides ("train.steps=10"), checked.
 
     Raises:
       InputError: no such file; an unknown field (the nearest is named); a value of another type; a value
@@ -215,8 +215,8 @@ def check(config: ConfigDict) -> None:
     for field, value in fields(config):
         if field.endswith("_prob"):
             require(0 <= value < 1, field, "must be at least 0 and below 1")
-    for field in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
-                  "max_position_embeddings", "type_vocab_size"):  # fmt: skip
+    for field in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads",
+                  "intermediate_size", "max_position_embeddings", "type_vocab_size"):  # fmt: skip
         require(m[field] > 0, f"model.{field}", "must be positive")
     require(m.hidden_size % m.num_attention_heads == 0, "model.num_attention_heads",
             f"must divide model.hidden_size={m.hidden_size}")  # fmt: skip

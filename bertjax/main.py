@@ -8,32 +8,37 @@ from collections.abc import Sequence
 
 from bertjax import config as config_lib
 from bertjax.errors import InputError, run_command
+from bertjax.host import keep_memory
 
 
 def start_processes() -> None:
     """Joins the run's other processes where the environment says that there are some.
 
-    BERTJAX_COORDINATOR (host:port), BERTJAX_PROCESS_COUNT and BERTJAX_PROCESS_ID name them outright; else
-    SLURM's variables (SLURM_NTASKS) or a TPU slice's (TPU_WORKER_HOSTNAMES) do, as JAX reads them.
+    BERTJAX_COORDINATOR (host:port), BERTJAX_PROCESS_COUNT and BERTJAX_PROCESS_ID name them outright, and
+    BERTJAX_COORDINATOR=auto leaves it to JAX, as on a Cloud TPU slice. A SLURM step of several tasks is found
+    by itself.
     """
     import jax
 
     coordinator = os.environ.get("BERTJAX_COORDINATOR")
-    if coordinator:
+    slurm = int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_STEP_NODELIST" in os.environ
+    if coordinator == "auto" or (slurm and not coordinator):
+        jax.distributed.initialize()
+    elif coordinator:
         try:
             count, index = (int(os.environ[f"BERTJAX_PROCESS_{name}"]) for name in ("COUNT", "ID"))
         except (KeyError, ValueError) as error:
             raise InputError(
-                f"BERTJAX_COORDINATOR={coordinator} needs the numbers BERTJAX_PROCESS_COUNT and BERTJAX_PROCESS_ID"
+                f"BERTJAX_COORDINATOR={coordinator}: set the numbers BERTJAX_PROCESS_COUNT and "
+                "BERTJAX_PROCESS_ID too"
             ) from error
         jax.distributed.initialize(coordinator, count, index)
-    elif int(os.environ.get("SLURM_NTASKS", "1")) > 1 or "," in os.environ.get("TPU_WORKER_HOSTNAMES", ""):
-        jax.distributed.initialize()
 
 
 def main(args: Sequence[str]) -> None:
     """Trains the config that the arguments name. See bertjax.config.parse_args."""
     config = config_lib.parse_args(args)
+    keep_memory()
     start_processes()
     from bertjax.train import train
 

@@ -15,7 +15,8 @@ Tree = Any
 # Devlin et al. 2018 and the release decay neither biases nor LayerNorm; LAMB (You et al. 2020) also takes its
 # trust ratio only where it decays.
 _NOT_DECAYED = re.compile(r"(^|[/_])(bias|scale)$")
-_STACKED = re.compile(r"(^|/)layers/")  # one array holds the parameters of every layer, on its first axis
+# Axes that count several matrices in one array: every layer's, and queries', keys' and values'.
+_STACKED = ((re.compile(r"(^|/)layers/"), 0), (re.compile(r"/qkv_kernel$"), 2))
 
 
 def path_name(path: tuple[Any, ...]) -> str:
@@ -91,7 +92,7 @@ def update(
         if not _NOT_DECAYED.search(name):
             change = change + config.weight_decay * p
             if config.name == "lamb":
-                change = change * _trust_ratio(p, change, stacked=bool(_STACKED.search(name)))
+                change = change * _trust_ratio(p, change, {axis for at, axis in _STACKED if at.search(name)})
         return p - rate * change, mu, nu
 
     new = jax.tree_util.tree_map_with_path(one, params, grads, state["mu"], state["nu"])
@@ -99,9 +100,9 @@ def update(
     return new_params, {"mu": mu, "nu": nu, "count": count}
 
 
-def _trust_ratio(p: jax.Array, change: jax.Array, stacked: bool) -> jax.Array:
-    """|p| / |change| for each matrix, 1 where either is 0."""
-    axes = tuple(range(1 if stacked else 0, p.ndim))
+def _trust_ratio(p: jax.Array, change: jax.Array, stacked: set[int]) -> jax.Array:
+    """|p| / |change| for each matrix, 1 where either is 0. `stacked` are the axes that count matrices."""
+    axes = tuple(axis for axis in range(p.ndim) if axis not in stacked)
     p_norm = jnp.sqrt(jnp.sum(jnp.square(p), axes, keepdims=True))
     change_norm = jnp.sqrt(jnp.sum(jnp.square(change), axes, keepdims=True))
     ratio = p_norm / jnp.where(change_norm > 0, change_norm, 1.0)

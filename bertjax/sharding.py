@@ -24,8 +24,8 @@ REPLICATED = PartitionSpec()
 TABLE: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"embeddings/word$", ("tensor", "fsdp")),  # VD
     (r"embeddings/(position|token_type)$", (None, "fsdp")),
-    (r"attention/(query|key|value)_kernel$", ("fsdp", "tensor", None)),  # DNH
-    (r"attention/(query|key|value)_bias$", ("tensor", None)),  # NH
+    (r"attention/qkv_kernel$", ("fsdp", None, "tensor", None)),  # DKNH
+    (r"attention/qkv_bias$", (None, "tensor", None)),  # KNH
     (r"attention/output_kernel$", ("tensor", None, "fsdp")),  # NHD
     (r"layers/intermediate_kernel$", ("fsdp", "tensor")),  # DF
     (r"layers/intermediate_bias$", ("tensor",)),
@@ -102,7 +102,7 @@ def to_global(
     sharding = NamedSharding(mesh, BATCH)
 
     def place(x: np.ndarray) -> jax.Array:
-        def rows(index: tuple[slice, ...]) -> np.ndarray:
+        def rows(index: Any) -> np.ndarray:
             start, stop, _ = index[0].indices(batch_size)
             return x[start - first_row : stop - first_row]
 

@@ -221,7 +221,7 @@ def run_phase(
     meter = Meter(run, phase)
     held_out: dict[str, float] = {}
     batches = prefetch(_batch_maker(run.mesh, phase, rows, begin), step, end)
-    with contextlib.closing(batches):
+    with contextlib.closing(batches):  # type: ignore[type-var]
         for batch in batches:
             state, measured = step_fn(state, batch)
             step += 1
@@ -268,8 +268,11 @@ def _fresh_state(config: ConfigDict, init_fn: Any, shardings: Any) -> State:
         {optim.path_name(path): x.shape for path, x in jax.tree_util.tree_leaves_with_path(tree)}
         for tree in (state["params"], params)
     )
-    wrong = [f"{name} (model {ours.get(name, 'has none')}, checkpoint {theirs.get(name, 'has none')})"
-             for name in sorted(ours.keys() | theirs.keys()) if ours.get(name) != theirs.get(name)]  # fmt: skip
+    wrong = [
+        f"{name} (model {ours.get(name, 'none')}, checkpoint {theirs.get(name, 'none')})"
+        for name in sorted(ours.keys() | theirs.keys())
+        if ours.get(name) != theirs.get(name)
+    ]
     if wrong:
         raise InputError(
             f"--config.init_from={config.init_from}: not this model's parameters: {'; '.join(wrong)}"
@@ -326,8 +329,8 @@ class Meter:
             )
             if measured["bad_in_a_row"] >= self.run.config.train.max_bad_steps:
                 raise NotFiniteError(
-                    f"step {step}: the loss or gradient was not finite {int(measured['bad_in_a_row'])} times in "
-                    "a row; lower --config.optim.learning_rate, or use --config.model.dtype=float32"
+                    f"step {step}: the loss or gradient was not finite {int(measured['bad_in_a_row'])} times "
+                    "in a row; lower --config.optim.learning_rate, or use --config.model.dtype=float32"
                 )
             if np.isfinite(measured["mlm_loss"]):
                 for name, value in measured.items():

@@ -17,7 +17,7 @@ from flax import nnx
 from jax import lax
 from ml_collections import ConfigDict
 
-from bertjax.models.layers import ACTIVATIONS, dropout, fold_in, layer_norm
+from bertjax.models.layers import ACTIVATIONS, add_bias, dropout, fold_in, layer_norm
 
 VOCAB_MULTIPLE = 128  # the embedding table divides over any mesh up to this, and fills the TPU's lanes
 MASKED = -10000.0  # what the 2018 release adds to the scores of positions that may not be attended to
@@ -39,7 +39,7 @@ def padded_vocab_size(vocab_size: int) -> int:
 
 
 class _Init:
-    """Makes parameters: truncated normal at two standard deviations for matrices, as the 2018 release does."""
+    """Makes parameters; matrices are truncated normal at two standard deviations, as in the 2018 release."""
 
     def __init__(self, config: ConfigDict, rngs: nnx.Rngs):
         self.config, self.rngs = config, rngs
@@ -89,20 +89,15 @@ class SelfAttention(nnx.Module):
         self.rate = c.attention_probs_dropout_prob
         d, n = c.hidden_size, c.num_attention_heads
         h = d // n
-        self.query_kernel, self.query_bias = init.normal(d, n, h), init.zeros(n, h)
-        self.key_kernel, self.key_bias = init.normal(d, n, h), init.zeros(n, h)
-        self.value_kernel, self.value_bias = init.normal(d, n, h), init.zeros(n, h)
+        # One product gives queries, keys and values: K = 3 of them.
+        self.qkv_kernel, self.qkv_bias = init.normal(d, 3, n, h), init.zeros(3, n, h)
         self.output_kernel, self.output_bias = init.normal(n, h, d), init.zeros(d)
 
     def __call__(self, x_BSD: jax.Array, bias_BNST: jax.Array, keys: jax.Array | None) -> jax.Array:
         dtype = x_BSD.dtype
-
-        def project(kernel: nnx.Param, bias: nnx.Param) -> jax.Array:
-            return jnp.einsum("BSD,DNH->BSNH", x_BSD, kernel[...].astype(dtype)) + bias[...].astype(dtype)
-
-        q_BSNH = project(self.query_kernel, self.query_bias)
-        k_BTNH = project(self.key_kernel, self.key_bias)
-        v_BTNH = project(self.value_kernel, self.value_bias)
+        qkv_BSKNH = jnp.einsum("BSD,DKNH->BSKNH", x_BSD, self.qkv_kernel[...].astype(dtype))
+        qkv_BSKNH += self.qkv_bias[...].astype(dtype)
+        q_BSNH, k_BTNH, v_BTNH = (qkv_BSKNH[:, :, i] for i in range(3))
         scores_BNST = jnp.einsum("BSNH,BTNH->BNST", q_BSNH, k_BTNH, preferred_element_type=jnp.float32)
         scores_BNST = scores_BNST * (1.0 / math.sqrt(q_BSNH.shape[-1])) + bias_BNST
         probs_BNST = dropout(jax.nn.softmax(scores_BNST, axis=-1).astype(dtype), self.rate, keys)
@@ -175,11 +170,12 @@ class Encoder(nnx.Module):
         numbers = jnp.arange(1, self.num_layers + 1)
         if self.scan:
             return lax.scan(body, x_BSD, (stacked, numbers))[0]
-        leaves, tree = jax.tree.flatten(stacked)
+        leaves, tree = jax.tree_util.tree_flatten(stacked)
         # lax.split, unlike indexing, has a cheap transpose: the layers' gradients are concatenated once.
         parts = [lax.split(leaf, (1,) * self.num_layers) for leaf in leaves]
         for i, layer in enumerate(zip(*parts, strict=True)):
-            x_BSD, _ = body(x_BSD, (tree.unflatten([leaf[0] for leaf in layer]), numbers[i]))
+            params = jax.tree_util.tree_unflatten(tree, [leaf[0] for leaf in layer])
+            x_BSD, _ = body(x_BSD, (params, numbers[i]))
         return x_BSD
 
 
@@ -234,7 +230,7 @@ class BertForPreTraining(nnx.Module):
         word_VD = self.encoder.embeddings.word[...].astype(dtype)
         logits_BMV = jnp.einsum("BMD,VD->BMV", h_BMD, word_VD, preferred_element_type=jnp.float32)
         padding_V = jnp.where(jnp.arange(word_VD.shape[0]) < self.vocab_size, 0.0, -1e9)
-        return logits_BMV + (self.mlm_output_bias[...] + padding_V)
+        return add_bias(logits_BMV, self.mlm_output_bias[...] + padding_V)
 
     def pool(self, first_BND: jax.Array) -> jax.Array:
         """tanh-pooled output [B, N, D] of the hidden states at each sequence's [CLS]."""

@@ -1,9 +1,10 @@
-"""The arithmetic that every model shares: LayerNorm, dropout, activations.
+"""The arithmetic that every model shares: LayerNorm, dropout, activations, cross-entropy.
 
-Shapes: B batch, S sequence, D hidden; `...` any leading axes.
+Shapes: B batch, S sequence, D hidden, V classes; `...` any leading axes.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -57,7 +58,7 @@ def fold_in(keys: jax.Array, site: jax.Array | int) -> jax.Array:
 
 
 def dropout(x: jax.Array, rate: float, keys: jax.Array | None) -> jax.Array:
-    """Sets each element to 0 with probability `rate` (to within 2**-32) and scales the rest by 1 / (1 - rate).
+    """Sets each element to 0 with probability `rate`, to within 2**-32, and scales the rest by 1 / (1 - rate).
 
     The mask is a hash of (row key, position in the row): a few integer operations that fuse into whatever
     reads them, so no random bits are written to memory and the backward pass makes the mask again.
@@ -83,3 +84,51 @@ def dropout(x: jax.Array, rate: float, keys: jax.Array | None) -> jax.Array:
     h = (h ^ (h >> 13)) * jnp.uint32(0xC2B2AE35)
     keep = h >= jnp.uint32(round(rate * 2**32))
     return jnp.where(keep, x * jnp.asarray(1 / (1 - rate), x.dtype), jnp.zeros((), x.dtype))
+
+
+@jax.custom_vjp
+def cross_entropy(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Softmax cross-entropy in nats, and whether the label's logit is the highest.
+
+    The gradient is one pass over the logits; nothing of their size is kept beside them.
+
+    Args:
+      logits: float32 [..., V].
+      labels: int32 [...].
+
+    Returns:
+      float32 [...] and bool [...].
+    """
+    return _cross_entropy(logits, labels)[0]
+
+
+def _cross_entropy(logits: jax.Array, labels: jax.Array) -> tuple[Any, Any]:
+    highest = logits.max(-1)
+    normalizer = jnp.log(jnp.exp(logits - highest[..., None]).sum(-1)) + highest
+    right = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
+    return (normalizer - right, right >= highest), (logits, labels, normalizer)
+
+
+def _cross_entropy_gradient(saved: Any, gradient: Any) -> tuple[jax.Array, None]:
+    logits, labels, normalizer = saved
+    is_label = lax.broadcasted_iota(labels.dtype, logits.shape, logits.ndim - 1) == labels[..., None]
+    probs = jnp.exp(logits - normalizer[..., None])
+    return jnp.where(is_label, probs - 1.0, probs) * gradient[0][..., None], None
+
+
+cross_entropy.defvjp(_cross_entropy, _cross_entropy_gradient)
+
+
+@jax.custom_vjp
+def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
+    """x [..., V] + bias [V]. The gradient of the bias is a product with ones, which is faster than a sum over
+    the leading axes where V is large."""
+    return x + bias
+
+
+def _add_bias_gradient(_: None, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
+    rows = gradient.reshape(-1, gradient.shape[-1])
+    return gradient, jnp.ones(rows.shape[0], rows.dtype) @ rows
+
+
+add_bias.defvjp(lambda x, bias: (x + bias, None), _add_bias_gradient)

@@ -19,6 +19,7 @@ from bertjax.data.store import Store, open_store
 from bertjax.data.tokenizer import Tokenizer, load_tokenizer
 from bertjax.errors import InputError
 from bertjax.models import bert
+from bertjax.models.layers import cross_entropy
 
 Sums = dict[str, jax.Array]
 EVAL_SEED = 0  # held-out examples are the same in every run, whatever its seed
@@ -48,10 +49,9 @@ def batch_sums(config: ConfigDict, params: bert.Params, batch: bert.Batch, keys:
         ("mlm", mlm_logits_BMV, batch["masked_lm_ids"], batch["masked_lm_weights"]),
         ("nsp", nsp_logits_BN2, batch["next_sentence_labels"], batch["next_sentence_weights"]),
     ):
-        right = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
-        loss = jax.nn.logsumexp(logits, axis=-1) - right
+        loss, correct = cross_entropy(logits, labels)
         sums[f"{name}_loss"] = (loss * weights).sum()
-        sums[f"{name}_correct"] = ((logits.argmax(-1) == labels) * weights).sum()
+        sums[f"{name}_correct"] = (correct * weights).sum()
     return sums
 
 

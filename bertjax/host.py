@@ -1,0 +1,25 @@
+"""Settings of the host process that must be made before it starts."""
+
+import glob
+import os
+import sys
+
+# XLA's CPU backend takes its temporary arrays from malloc in every step. glibc's default gives large blocks
+# back at once, so each step has its memory mapped, zeroed and faulted in anew, 4 KiB at a time. These keep it,
+# in huge pages.
+_TUNABLES = (
+    "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1000000000000:"
+    "glibc.malloc.trim_threshold=1000000000000:glibc.malloc.top_pad=268435456"
+)
+_ACCELERATORS = ("/dev/accel*", "/dev/vfio/[0-9]*", "/dev/nvidia[0-9]*")
+
+
+def keep_memory() -> None:
+    """Starts this program again with malloc set to keep its memory, if it is to compute on a Linux CPU.
+
+    A GLIBC_TUNABLES that the user has set is left as it is. docs/performance.md has what it brings.
+    """
+    accelerator = any(glob.glob(pattern) for pattern in _ACCELERATORS)
+    if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ and not accelerator:
+        os.environ["GLIBC_TUNABLES"] = _TUNABLES
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
