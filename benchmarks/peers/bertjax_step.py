@@ -1,0 +1,31 @@
+"""bertjax: the step of bertjax.train, as the training loop compiles it."""
+
+import jax
+from protocol import serve
+
+from benchmarks import workload
+from bertjax import sharding
+from bertjax.models.bert import padded_vocab_size
+from bertjax.tasks import pretrain
+from bertjax.train import make_train_step
+
+
+def setup(settings, batch):
+    config = workload.bertjax_config(settings)
+    mesh = sharding.make_mesh(config)
+    step, init, _ = make_train_step(config, pretrain, mesh)
+    state = [init()]
+    data = sharding.to_global(mesh, batch, 0, settings.batch)
+    padding = padded_vocab_size(settings.vocab_size) - settings.vocab_size  # rows of the table, not of BERT
+    stored = sum(x.size for x in jax.tree.leaves(state[0]["params"]))
+
+    def run(steps):
+        for _ in range(steps):
+            state[0], measured = step(state[0], data)
+        return float(pretrain.metrics(jax.device_get(measured))["loss"])
+
+    return run, stored - padding * (settings.hidden + 1), {"jax": jax.__version__}
+
+
+if __name__ == "__main__":
+    serve(setup)

@@ -1,0 +1,275 @@
+"""One pre-training step of bertjax and of other libraries, timed in turn in one run on the same batch.
+
+    python -m benchmarks.pretrain_step --layers=4 --hidden=256 --batch=32 --peers=torch,hf_flax
+
+Every library is a process of its own, started once. A round runs each of them in turn for a few steps, and
+the next round starts with another one, so that what else the machine does falls on all. The report gives
+medians over rounds. See benchmarks/README.md.
+"""
+
+import argparse
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from benchmarks import environments, workload
+from bertjax.errors import InputError, run_command
+from bertjax.flags import Parser
+
+# name: (environment, or "" for this interpreter's; script)
+PEERS = {
+    "bertjax": ("", "bertjax_step.py"),
+    "torch": ("torch", "torch_step.py"),
+    "torch_eager_attention": ("torch", "torch_step.py"),
+    "torch_compiled": ("torch", "torch_step.py"),
+    "torch_gathered": ("torch", "torch_step.py"),
+    "hf_flax": ("hf_flax", "hf_flax_step.py"),
+    "keras_hub": ("keras_hub", "keras_hub_step.py"),
+}
+
+NUMBERS = {
+    "layers": 4,
+    "hidden": 256,
+    "batch": 32,
+    "seq_length": 128,
+    "predictions": 20,
+    "vocab_size": 30522,
+    "rounds": 5,
+    "steps": 5,
+}
+
+
+def parse(args: Sequence[str]) -> argparse.Namespace:
+    """The flags. Raises InputError."""
+    parser = Parser(prog="benchmarks.pretrain_step", description=__doc__,
+                    formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+
+    for name, value in NUMBERS.items():
+        parser.add_argument(
+            f"--{name}", type=workload.positive, default=value, metavar="N", help=f"default {value}"
+        )
+    parser.add_argument("--heads", type=workload.positive, metavar="N", help="default hidden / 64")
+    parser.add_argument("--dropout", type=float, default=0.1, metavar="P", help="default 0.1")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32",
+                        help="of the computation; parameters are float32 (default float32)")  # fmt: skip
+    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="default cpu")
+    parser.add_argument(
+        "--real_lengths", action="store_true", help="one row in ten is shorter than seq_length"
+    )
+    parser.add_argument("--peers", default="bertjax,torch,torch_compiled,hf_flax,keras_hub",
+                        help=f"of {','.join(PEERS)}; ratios are to the first")  # fmt: skip
+    parser.add_argument("--python", action="append", default=[], metavar="ENV=FILE",
+                        help="an interpreter that has the packages of benchmarks/peers/ENV.txt, instead of "
+                        "one made here; may be repeated")  # fmt: skip
+    parser.add_argument("--override", action="append", default=[], metavar="FIELD=VALUE",
+                        help="of bertjax's config; may be repeated")  # fmt: skip
+    parser.add_argument("--out", default="", metavar="FILE.json", help="write the report here too")
+    flags = parser.parse_args(args)
+    flags.peers = flags.peers.split(",")
+    for peer in flags.peers:
+        if peer not in PEERS:
+            raise InputError(f"--peers={peer}: no such peer; there are {', '.join(PEERS)}")
+    if len(set(flags.peers)) < len(flags.peers):
+        raise InputError(f"--peers={','.join(flags.peers)}: a peer is named twice")
+    flags.heads = flags.heads or max(1, flags.hidden // 64)
+    if flags.hidden % flags.heads:
+        raise InputError(f"--heads={flags.heads}: must divide --hidden={flags.hidden}")
+    if not 16 <= flags.seq_length <= 512:
+        raise InputError(f"--seq_length={flags.seq_length}: must be from 16 to 512")
+    if flags.predictions > flags.seq_length - 3:
+        raise InputError(f"--predictions={flags.predictions}: must be at most seq_length - 3")
+    if flags.vocab_size <= workload.FIRST_WORD:
+        raise InputError(f"--vocab_size={flags.vocab_size}: must be above {workload.FIRST_WORD}")
+    if not 0 <= flags.dropout < 1:
+        raise InputError(f"--dropout={flags.dropout}: must be at least 0 and below 1")
+    return flags
+
+
+def settings_of(flags: argparse.Namespace) -> SimpleNamespace:
+    """What the peers are told. Raises InputError if bertjax's config refuses it."""
+    settings = SimpleNamespace(**vars(flags), threads=len(os.sched_getaffinity(0)), learning_rate=1e-4)
+    workload.bertjax_config(settings)
+    return settings
+
+
+class Peer:
+    """A library's process, answering the lines of peers/protocol.py."""
+
+    def __init__(self, name: str, python: str, settings: dict, batch_file: Path, log: Path):
+        self.name, self.log = name, log
+        script = environments.REPOSITORY / "benchmarks" / "peers" / PEERS[name][1]
+        environment = {
+            **os.environ,
+            "JAX_PLATFORMS": "cpu" if settings["device"] == "cpu" else "cuda",
+            "TF_CPP_MIN_LOG_LEVEL": "2",
+            # Left alone, the first JAX process would reserve most of a GPU's memory.
+            "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+            "PYTHONPATH": str(environments.REPOSITORY) if not PEERS[name][0] else "",
+        }
+        command = [python, str(script), json.dumps({**settings, "peer": name}), str(batch_file)]
+        pipe = subprocess.PIPE
+        with log.open("w") as file:
+            self.process = subprocess.Popen(
+                command, stdin=pipe, stdout=pipe, stderr=file, text=True, env=environment
+            )
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.stdin, self.stdout = self.process.stdin, self.process.stdout
+        self.about = self.read()
+
+    def read(self) -> dict:
+        line = self.stdout.readline()
+        if not line:
+            self.close()
+            last = (self.log.read_text().strip().splitlines() or ["no output"])[-1]
+            raise InputError(
+                f"{self.name} ended with code {self.process.returncode}: {last} (all of it: {self.log})"
+            )
+        return json.loads(line)
+
+    def run(self, steps: int) -> dict:
+        """{"seconds", "loss"} of `steps` steps."""
+        self.stdin.write(f"{steps}\n")
+        self.stdin.flush()
+        return self.read()
+
+    def close(self) -> None:
+        """Ends the process."""
+        self.stdin.close()
+        self.process.wait()
+        self.stdout.close()
+
+
+def check_same_work(peer: Peer, settings: SimpleNamespace) -> None:
+    """Raises InputError if a peer's model is not BERT of these sizes or its first loss is off."""
+    expected = workload.parameter_count(settings)
+    if peer.about["parameters"] != expected:
+        raise InputError(
+            f"{peer.name} trains {peer.about['parameters']} parameters, BERT of this size has {expected}"
+        )
+    fresh = math.log(settings.vocab_size) + math.log(2)
+    if not abs(peer.about["loss"] - fresh) < 0.1 * fresh:
+        raise InputError(
+            f"{peer.name}: first loss {peer.about['loss']:.3f}, but fresh parameters give about {fresh:.3f}"
+        )
+
+
+def measure(peers: Sequence[Peer], rounds: int, steps: int) -> dict[str, list[dict]]:
+    """The answers of every peer, round by round."""
+    answers: dict[str, list[dict]] = {peer.name: [] for peer in peers}
+    for peer in peers:
+        peer.run(2)  # what only the second call compiles, and caches
+    for number in range(rounds):
+        for peer in [*peers[number % len(peers) :], *peers[: number % len(peers)]]:
+            answers[peer.name].append(peer.run(steps))
+        print(f"round {number + 1} of {rounds}", file=sys.stderr)
+    return answers
+
+
+def report(flags: argparse.Namespace, peers: Sequence[Peer], answers: dict[str, list[dict]]) -> dict:
+    """The figures, as they are written to --out."""
+    settings = settings_of(flags)
+    machine = workload.hardware()
+    peak, peak_source = workload.peak_flops(flags.device)
+    rows = []
+    for peer in peers:
+        seconds = [answer["seconds"] / flags.steps for answer in answers[peer.name]]
+        median = statistics.median(seconds)
+        rows.append({
+            "peer": peer.name,
+            "sequences_per_second": flags.batch / median,
+            "step_seconds": seconds,
+            "step_seconds_median": median,
+            "mfu": workload.step_flops(settings) / median / peak,
+            "first_loss": peer.about["loss"],
+            "last_loss": answers[peer.name][-1]["loss"],
+            "versions": peer.about["versions"],
+        })  # fmt: skip
+    for row in rows:
+        row["ratio"] = row["sequences_per_second"] / rows[0]["sequences_per_second"]
+    return {
+        "settings": {name: value for name, value in vars(flags).items() if name not in ("out", "python")},
+        "hardware": machine,
+        "step_flops": workload.step_flops(settings),
+        "parameters": workload.parameter_count(settings),
+        "peak_flops": peak,
+        "peak_source": peak_source,
+        "peers": rows,
+    }
+
+
+def table(result: dict) -> str:
+    """The report for people."""
+    s = result["settings"]
+    lines = [
+        f"{s['layers']} layers x {s['hidden']}, batch {s['batch']} x {s['seq_length']}, {s['predictions']} "
+        f"predictions, dropout {s['dropout']}, {s['dtype']}; {result['parameters']:,} parameters",
+        f"{workload.described(result['hardware'])}; median of {s['rounds']} rounds of {s['steps']} steps",
+        f"MFU against {result['peak_flops'] / 1e9:,.0f} GFLOP/s ({result['peak_source']})",
+        "",
+        f"{'':22}{'sequences/s':>12}{'ms/step':>10}{'fastest':>9}{'slowest':>9}{'MFU':>7}{'ratio':>7}"
+        f"{'loss':>8}{'->':>7}  versions",
+    ]
+    for row in result["peers"]:
+        versions = ", ".join(f"{name} {version}" for name, version in row["versions"].items())
+        lines.append(
+            f"{row['peer']:22}{row['sequences_per_second']:12.1f}{1e3 * row['step_seconds_median']:10.1f}"
+            f"{1e3 * min(row['step_seconds']):9.1f}{1e3 * max(row['step_seconds']):9.1f}{row['mfu']:7.1%}"
+            f"{row['ratio']:7.2f}{row['first_loss']:8.3f}{row['last_loss']:7.3f}  {versions}"
+        )
+    return "\n".join(lines)
+
+
+def main(args: Sequence[str]) -> None:
+    """Measures and prints. Raises InputError."""
+    flags = parse(args)
+    load = os.getloadavg()[0]
+    given = {}
+    for item in flags.python:
+        name, equals, file = item.partition("=")
+        if not equals or not Path(file).is_file():
+            raise InputError(f"--python={item}: use --python=ENV=FILE with an interpreter that exists")
+        given[name] = file
+    pythons = {"": sys.executable, **given}
+    for peer in flags.peers:
+        name = PEERS[peer][0]
+        if name not in pythons:
+            pythons[name] = str(environments.python_of(name, flags.device))
+    logs = environments.REPOSITORY / "build" / "benchmark-logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    settings = settings_of(flags)
+    peers: list[Peer] = []
+    with tempfile.TemporaryDirectory() as folder:
+        batch_file = Path(folder) / "batch.npz"
+        batch: dict[str, Any] = workload.make_batch(settings)
+        np.savez(batch_file, **batch)
+        try:
+            for name in flags.peers:
+                print(f"starting {name}", file=sys.stderr)
+                peers.append(
+                    Peer(name, pythons[PEERS[name][0]], vars(settings), batch_file, logs / f"{name}.log")
+                )
+                check_same_work(peers[-1], settings)
+            result = report(flags, peers, measure(peers, flags.rounds, flags.steps))
+            result["load_before"] = load
+        finally:
+            for peer in peers:
+                peer.close()
+    print(table(result))
+    workload.warn_of_load(load)
+    if flags.out:
+        Path(flags.out).write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    run_command(main)
