@@ -1,0 +1,263 @@
+"""The token store: a tokenised corpus in a folder, written once, checksummed, and mapped into memory.
+
+  tokens.bin     little-endian uint16 (vocabularies up to 65,536) or uint32, all documents in order
+  sentences.bin  int64 [Ns + 1]: sentence i is tokens[sentences[i]:sentences[i + 1]]; none is empty
+  documents.bin  int64 [D + 1]: document d is the sentences documents[d]..documents[d + 1]; none is empty
+  vocab.txt and tokenizer.json, or spm.model
+  store.json     the manifest, written last: a folder without it is not finished
+  progress.json  only in an unfinished store: how much of it is whole
+
+Shape letters: T tokens, Ns sentences, D documents.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bertjax.errors import InputError
+
+VERSION = 1
+BLOCK_BYTES = 16 << 20  # a checksum each
+_READ_BYTES = 1 << 20
+DATA_FILES = ("tokens.bin", "sentences.bin", "documents.bin")
+OFFSET = np.dtype("<i8")
+
+
+@dataclass(frozen=True)
+class Store:
+    """A finished store. `open_store` makes it."""
+
+    path: Path
+    manifest: dict[str, Any]
+    tokens: np.ndarray  # uint16 or uint32 [T], mapped
+    sentences: np.ndarray  # int64 [Ns + 1], mapped
+    documents: np.ndarray  # int64 [D + 1], mapped
+    train_documents: np.ndarray  # int64, ascending
+    heldout_documents: np.ndarray  # int64, ascending
+    inputs: list[dict[str, Any]]  # path, format, weight, first_document, end_document
+
+
+def open_store(path: str | os.PathLike) -> Store:
+    """Opens a store after checking the size and every checksum of its files.
+
+    Raises:
+      InputError: no store there; an unfinished one; a file that is missing, cut short or changed (with the
+        range of bytes).
+    """
+    path = Path(path)
+    manifest = _read_manifest(path)
+    checks: list[tuple[Path, int, int, str]] = []
+    for name, entry in manifest["files"].items():
+        file, size, step = path / name, entry["bytes"], entry["block_bytes"]
+        if not file.is_file():
+            raise InputError(f"{file}: is missing; {_remake(path)}")
+        if file.stat().st_size != size:
+            found = file.stat().st_size
+            fault = "cut short" if found < size else "too long"
+            raise InputError(f"{file}: {fault}, {found} bytes where {size} were written; {_remake(path)}")
+        for i, digest in enumerate(entry["sha256"]):
+            checks.append((file, i * step, min(size, (i + 1) * step), digest))
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for (file, start, end, _), same in zip(checks, pool.map(_same_digest, checks), strict=True):
+            if not same:
+                raise InputError(f"{file}: bytes {start} to {end} are not what was written; {_remake(path)}")
+    token_type = np.dtype("<u2" if manifest["tokenizer"]["vocab_size"] <= 65536 else "<u4")
+    tokens, sentences, documents = (
+        np.memmap(path / name, dtype, mode="r")
+        for name, dtype in zip(DATA_FILES, (token_type, OFFSET, OFFSET), strict=True)
+    )
+    train, heldout = split_documents(len(documents) - 1, manifest["heldout"])
+    return Store(path, manifest, tokens, sentences, documents, train, heldout, manifest["inputs"])
+
+
+def split_documents(documents: int, heldout: float) -> tuple[np.ndarray, np.ndarray]:
+    """(train, held-out) document indices, int64, ascending.
+
+    Held out are max(1, round(heldout * documents)) documents (0 for heldout 0): those whose index has the
+    smallest SplitMix64 value (Steele, Lea and Flood 2014), so that the choice needs no seed and no list.
+    """
+    index = np.arange(documents, dtype=np.int64)
+    if not heldout or not documents:
+        return index, index[:0]
+    z = index.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    z ^= z >> np.uint64(31)
+    is_heldout = np.zeros(documents, bool)
+    is_heldout[np.argsort(z)[: max(1, round(heldout * documents))]] = True
+    return index[~is_heldout], index[is_heldout]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises InputError if the file holds none."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); {_remake(path.parent)}") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: not a JSON object; {_remake(path.parent)}")
+    return value
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Replaces the file in one step: after a crash it is either the old or the new one."""
+    part = path.with_name(path.name + ".part")
+    with open(part, "w") as file:
+        json.dump(value, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Makes the names of new files in the folder survive a power cut."""
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+class StoreWriter:
+    """Appends documents to the three data files.
+
+    `state()` is taken after the files are on disk; given back to a later writer, it cuts them back to that
+    point and goes on. At most one partial checksum block of each file is read again.
+
+    Raises:
+      InputError: the files are shorter than the state says.
+      OSError: the disk is full, for one. What an earlier state() covers stays whole.
+    """
+
+    def __init__(self, path: Path, vocab_size: int, state: dict[str, Any] | None = None):
+        files = state["files"] if state else {}
+        self.token_type = np.dtype("<u2" if vocab_size <= 65536 else "<u4")
+        for name, (size, _) in files.items():
+            found = (path / name).stat().st_size if (path / name).exists() else 0
+            if found < size:
+                raise InputError(f"{path / name}: {found} bytes where {size} were written; {_remake(path)}")
+        self._files = [_AppendedFile(path / name, *files.get(name, (0, []))) for name in DATA_FILES]
+        if not state:
+            for file in self._files[1:]:
+                file.append(np.zeros(1, OFFSET))
+
+    @property
+    def tokens(self) -> int:
+        return self._files[0].size // self.token_type.itemsize
+
+    @property
+    def sentences(self) -> int:
+        return self._files[1].size // OFFSET.itemsize - 1
+
+    @property
+    def documents(self) -> int:
+        return self._files[2].size // OFFSET.itemsize - 1
+
+    @property
+    def bytes(self) -> int:
+        return sum(file.size for file in self._files)
+
+    def append(self, tokens: np.ndarray, sentence_tokens: np.ndarray, document_sentences: np.ndarray) -> None:
+        """Adds documents: their tokens, tokens in each sentence, sentences in each document; none is 0."""
+        sentence_ends = self.tokens + np.cumsum(sentence_tokens, dtype=OFFSET)
+        document_ends = self.sentences + np.cumsum(document_sentences, dtype=OFFSET)
+        self._files[0].append(tokens.astype(self.token_type))
+        self._files[1].append(sentence_ends)
+        self._files[2].append(document_ends)
+
+    def state(self) -> dict[str, Any]:
+        """Everything appended so far, forced to disk, as a JSON value for `__init__`."""
+        for file in self._files:
+            os.fsync(file.handle.fileno())
+        return {"files": {file.path.name: (file.size, file.digests) for file in self._files}}
+
+    def close(self) -> None:
+        for file in self._files:
+            file.handle.close()
+
+    def finish(self, path: Path, manifest: dict[str, Any], others: Sequence[str]) -> None:
+        """Writes the manifest with the checksums of the data files and of the files named in `others`."""
+        self.state()
+        self.close()
+        files = {
+            file.path.name: {
+                "bytes": file.size,
+                "block_bytes": BLOCK_BYTES,
+                "sha256": [*file.digests, *([file.hash.hexdigest()] if file.size % BLOCK_BYTES else [])],
+            }
+            for file in self._files
+        }
+        for name in others:
+            content = (path / name).read_bytes()
+            digests = [
+                hashlib.sha256(content[i : i + BLOCK_BYTES]).hexdigest()
+                for i in range(0, len(content), BLOCK_BYTES)
+            ]
+            files[name] = {"bytes": len(content), "block_bytes": BLOCK_BYTES, "sha256": digests}
+        manifest = {"version": VERSION, **manifest, "files": files}
+        write_json(path / "store.json", {**manifest, "sha256": _digest(manifest)})
+        (path / "progress.json").unlink(missing_ok=True)
+
+
+class _AppendedFile:
+    # Unbuffered, so that nothing is left to write when the disk is full; appends are large.
+    def __init__(self, path: Path, size: int, digests: Sequence[str]):
+        self.path, self.size, self.digests = path, size, list(digests)
+        mode = "r+b" if path.exists() else "w+b"
+        self.handle = open(path, mode, buffering=0)  # noqa: SIM115 (open as long as the writer)
+        self.handle.truncate(size)
+        self.handle.seek(len(self.digests) * BLOCK_BYTES)
+        self.hash = hashlib.sha256(self.handle.read(size % BLOCK_BYTES))
+        self.handle.seek(size)
+
+    def append(self, array: np.ndarray) -> None:
+        data = memoryview(array.tobytes())
+        while data:
+            piece = data[: BLOCK_BYTES - self.size % BLOCK_BYTES]
+            piece = piece[: self.handle.write(piece)]
+            self.hash.update(piece)
+            self.size += len(piece)
+            if self.size % BLOCK_BYTES == 0:
+                self.digests.append(self.hash.hexdigest())
+                self.hash = hashlib.sha256()
+            data = data[len(piece) :]
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    if not (path / "store.json").is_file():
+        if (path / "progress.json").is_file():
+            raise InputError(f"{path}: the store is not finished; run the same bertjax.prepare command again")
+        raise InputError(f"{path}: no token store (no store.json); make one with bertjax.prepare")
+    manifest = read_json(path / "store.json")
+    digest = manifest.pop("sha256", None)
+    if manifest.get("version", VERSION) != VERSION:
+        raise InputError(f"{path}: a store of version {manifest['version']}, not {VERSION}; {_remake(path)}")
+    if digest != _digest(manifest):
+        raise InputError(f"{path / 'store.json'}: is not what was written; {_remake(path)}")
+    return manifest
+
+
+def _digest(manifest: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def _same_digest(check: tuple[Path, int, int, str]) -> bool:
+    file, start, end, digest = check
+    with open(file, "rb") as handle:
+        handle.seek(start)
+        found = hashlib.sha256()
+        while piece := handle.read(min(_READ_BYTES, end - handle.tell())):
+            found.update(piece)
+    return found.hexdigest() == digest
+
+
+def _remake(path: Path) -> str:
+    return f"remove the folder {path} and run bertjax.prepare again"
