@@ -1,13 +1,13 @@
 """What a user can get wrong, said in one line, and the exit codes of every command."""
 
+import errno
 import sys
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
-EXIT_BAD_INPUT = 2  # something the user gave is wrong: the one line on stderr says what, where and what to do
+EXIT_BAD_INPUT = 2  # something the user gave is wrong; one line on stderr says what, where and what to do
 EXIT_NOT_FINITE = 3  # too many updates in a row had a non-finite loss or gradient
-EXIT_INTERRUPTED = (
-    75  # SIGTERM or Ctrl-C: the state is saved, the same command continues (sysexits EX_TEMPFAIL)
-)
+EXIT_INTERRUPTED = 75  # SIGTERM or Ctrl-C: the same command continues (EX_TEMPFAIL of sysexits.h)
 
 
 class InputError(ValueError):
@@ -25,19 +25,25 @@ class Interrupted(Exception):
 def run_command(command: Callable[[Sequence[str]], None]) -> None:
     """Runs `command(sys.argv[1:])` and exits with its documented code.
 
-    Prints one line instead of a traceback for the errors of this module and for a full disk.
+    Prints one line instead of a traceback for the errors of this module, for Ctrl-C and for a full disk.
     """
-    name = (
-        f"bertjax.{command.__module__.rsplit('.', 1)[-1]}" if command.__module__ != "__main__" else "bertjax"
-    )
+    spec = sys.modules["__main__"].__spec__
+    name = spec.name.removesuffix(".__main__") if spec else "bertjax"
     try:
         command(sys.argv[1:])
     except InputError as error:
-        print(f"{name}: error: {error}", file=sys.stderr)
-        sys.exit(EXIT_BAD_INPUT)
+        _exit(f"{name}: error: {error}", EXIT_BAD_INPUT)
     except NotFiniteError as error:
-        print(f"{name}: stopped: {error}", file=sys.stderr)
-        sys.exit(EXIT_NOT_FINITE)
-    except Interrupted as error:
-        print(f"{name}: interrupted: {error}", file=sys.stderr)
-        sys.exit(EXIT_INTERRUPTED)
+        _exit(f"{name}: stopped: {error}", EXIT_NOT_FINITE)
+    except (Interrupted, KeyboardInterrupt) as error:
+        _exit(f"{name}: interrupted: {error or 'before there was anything to save'}", EXIT_INTERRUPTED)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = error.filename or "a file"
+        _exit(f"{name}: error: {where}: {error.strerror}; make room, then the same command", EXIT_BAD_INPUT)
+
+
+def _exit(line: str, code: int) -> NoReturn:
+    print(line, file=sys.stderr)
+    sys.exit(code)

@@ -161,6 +161,4 @@ def summary_text(out: Path, manifest: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    from bertjax import prepare  # so that messages have this module's name, not __main__
-
-    run_command(prepare.main)
+    run_command(main)

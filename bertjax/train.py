@@ -230,9 +230,11 @@ def run_phase(
             evaluating = not stopping and rows.num_heldout and _due(step, config.train.eval_every, end)
             saving = stopping or _due(step, config.train.save_every, end)
 
-            if step % config.train.log_every == 0 or evaluating or saving:
-                # Otherwise the newest step is left out, so that the device has work while the host reads.
-                meter.log(all_steps=bool(evaluating or saving))
+            if evaluating or saving:
+                meter.log()
+            elif step > 1 and (step - 1) % config.train.log_every == 0:
+                # Not the newest step, so that the device has work while the host reads.
+                meter.log(newest=False)
             if evaluating:
                 values = evaluate(config, run.task, run.mesh, run.eval_step, state["params"], rows)
                 held_out = {f"eval/{name}": value for name, value in (values | run.constants).items()}
@@ -312,13 +314,13 @@ class Meter:
         if len(self.steps) > 2:  # bounds how far the host runs ahead of the devices
             jax.block_until_ready(self.steps[-3][1])
 
-    def log(self, all_steps: bool) -> None:
-        """Logs the mean over the steps since the last call, the newest one only if `all_steps`.
+    def log(self, newest: bool = True) -> None:
+        """Logs the mean over the steps since the last call, with the newest or up to the one before.
 
         Raises:
           NotFiniteError: there were config.train.max_bad_steps skipped updates in a row.
         """
-        keep = [] if all_steps else self.steps[-1:]
+        keep = [] if newest else self.steps[-1:]
         steps, self.steps = self.steps[: len(self.steps) - len(keep)], keep
         if not steps:
             return
@@ -332,11 +334,12 @@ class Meter:
                     f"step {step}: the loss or gradient was not finite {int(measured['bad_in_a_row'])} times "
                     "in a row; lower --config.optim.learning_rate, or use --config.model.dtype=float32"
                 )
-            if np.isfinite(measured["mlm_loss"]):
+            if not measured["bad_in_a_row"]:
                 for name, value in measured.items():
                     totals[name] = totals.get(name, 0.0) + float(value)
-        newest = {name: float(measured[name]) for name in ("learning_rate", "grad_norm", "bad_steps")}
-        self.run.log.metrics(step, self.run.task.metrics(totals) | newest | self.throughput.read())
+        means = self.run.task.metrics(totals) if totals else {}
+        state = {name: float(measured[name]) for name in ("learning_rate", "grad_norm", "bad_steps")}
+        self.run.log.metrics(step, means | state | self.throughput.read())
 
 
 @contextlib.contextmanager
