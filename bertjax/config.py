@@ -31,6 +31,10 @@ MODEL_SIZES = {
     "12x1024": (12, 1024, 16),
 }
 
+HIDDEN_ACTS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu")  # Hugging Face's names
+REMAT = ("none", "attention", "dots", "full")
+OPTIMIZERS = ("bert_adamw", "adamw", "lamb")
+
 
 def set_size(config: ConfigDict, name: str) -> ConfigDict:
     """Sets the sizes of `config.model` to those of `MODEL_SIZES[name]` and returns `config`."""
@@ -67,7 +71,9 @@ def default() -> ConfigDict:
     c.model.layer_norm_eps = 1e-12
     c.model.dtype = "bfloat16"  # of activations and matrix products; parameters and statistics are float32
     c.model.scan_layers = True  # one compiled layer, looped over; False compiles every layer
-    c.model.remat = "none"  # what the backward pass recomputes: see bertjax.models.bert.REMAT_POLICIES
+    # What the backward pass computes again instead of keeping it: "none"; "attention", its scores and
+    # probabilities; "dots", all but the products with parameters; "full", all but each layer's input.
+    c.model.remat = "none"
 
     c.data = ConfigDict()
     c.data.store = ""  # folder written by bertjax.prepare
@@ -220,8 +226,14 @@ def check(config: ConfigDict) -> None:
         require(m[field] > 0, f"model.{field}", "must be positive")
     require(m.hidden_size % m.num_attention_heads == 0, "model.num_attention_heads",
             f"must divide model.hidden_size={m.hidden_size}")  # fmt: skip
-    require(m.dtype in ("float32", "bfloat16"), "model.dtype", "must be float32 or bfloat16")
-    require(d.masking in ("static", "dynamic"), "data.masking", "must be static or dynamic")
+    for field, known in (
+        ("model.dtype", ("float32", "bfloat16")),
+        ("model.hidden_act", HIDDEN_ACTS),
+        ("model.remat", REMAT),
+        ("data.masking", ("static", "dynamic")),
+        ("optim.name", OPTIMIZERS),
+    ):
+        require(dict(fields(config))[field] in known, field, f"must be one of {', '.join(known)}")
     require(d.dupe_factor > 0, "data.dupe_factor", "must be positive")
     require(d.pack > 0, "data.pack", "must be positive")
     require(len(d.mask_split) == 3 and min(d.mask_split) >= 0 and abs(sum(d.mask_split) - 1) < 1e-6,

@@ -22,11 +22,10 @@ from bertjax.models.layers import ACTIVATIONS, add_bias, dropout, fold_in, layer
 VOCAB_MULTIPLE = 128  # the embedding table divides over any mesh up to this, and fills the TPU's lanes
 MASKED = -10000.0  # what the 2018 release adds to the scores of positions that may not be attended to
 
-# What the backward pass keeps of a layer's forward pass; the rest is computed again.
-REMAT_POLICIES: dict[str, Any] = {
-    "none": None,  # keep everything
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # keep the projections' outputs
-    "full": jax.checkpoint_policies.nothing_saveable,  # keep the layer's input only
+# For config.remat: what is kept of a layer's forward pass for the backward pass.
+_KEPT = {
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # products with parameters
+    "full": jax.checkpoint_policies.nothing_saveable,  # the layer's input
 }
 
 Params = dict[str, Any]
@@ -86,7 +85,7 @@ class Embeddings(nnx.Module):
 class SelfAttention(nnx.Module):
     def __init__(self, init: _Init):
         c = init.config
-        self.rate = c.attention_probs_dropout_prob
+        self.rate, self.remat = c.attention_probs_dropout_prob, c.remat
         d, n = c.hidden_size, c.num_attention_heads
         h = d // n
         # One product gives queries, keys and values: K = 3 of them.
@@ -97,13 +96,25 @@ class SelfAttention(nnx.Module):
         dtype = x_BSD.dtype
         qkv_BSKNH = jnp.einsum("BSD,DKNH->BSKNH", x_BSD, self.qkv_kernel[...].astype(dtype))
         qkv_BSKNH += self.qkv_bias[...].astype(dtype)
+        attend = jax.checkpoint(self.attend) if self.remat == "attention" else self.attend
         q_BSNH, k_BTNH, v_BTNH = (qkv_BSKNH[:, :, i] for i in range(3))
-        scores_BNST = jnp.einsum("BSNH,BTNH->BNST", q_BSNH, k_BTNH, preferred_element_type=jnp.float32)
-        scores_BNST = scores_BNST * (1.0 / math.sqrt(q_BSNH.shape[-1])) + bias_BNST
-        probs_BNST = dropout(jax.nn.softmax(scores_BNST, axis=-1).astype(dtype), self.rate, keys)
-        context_BSNH = jnp.einsum("BNST,BTNH->BSNH", probs_BNST, v_BTNH)
+        context_BSNH = attend(q_BSNH, k_BTNH, v_BTNH, bias_BNST, keys)
         out_BSD = jnp.einsum("BSNH,NHD->BSD", context_BSNH, self.output_kernel[...].astype(dtype))
         return out_BSD + self.output_bias[...].astype(dtype)
+
+    def attend(
+        self,
+        q_BSNH: jax.Array,
+        k_BTNH: jax.Array,
+        v_BTNH: jax.Array,
+        bias_BNST: jax.Array,
+        keys: jax.Array | None,
+    ) -> jax.Array:
+        """Attention's context [B, S, N, H]; scores and softmax are float32."""
+        scores_BNST = jnp.einsum("BSNH,BTNH->BNST", q_BSNH, k_BTNH, preferred_element_type=jnp.float32)
+        scores_BNST = scores_BNST * (1.0 / math.sqrt(q_BSNH.shape[-1])) + bias_BNST
+        probs_BNST = jax.nn.softmax(scores_BNST, axis=-1).astype(v_BTNH.dtype)
+        return jnp.einsum("BNST,BTNH->BSNH", dropout(probs_BNST, self.rate, keys), v_BTNH)
 
 
 class Layer(nnx.Module):
@@ -165,8 +176,8 @@ class Encoder(nnx.Module):
             layer_keys = None if keys is None else fold_in(keys, number)
             return nnx.merge(graph, params)(x_BSD, bias_BNST, layer_keys), None
 
-        if self.remat != "none":
-            body = jax.checkpoint(body, policy=REMAT_POLICIES[self.remat], prevent_cse=not self.scan)
+        if self.remat in _KEPT:
+            body = jax.checkpoint(body, policy=_KEPT[self.remat], prevent_cse=not self.scan)
         numbers = jnp.arange(1, self.num_layers + 1)
         if self.scan:
             return lax.scan(body, x_BSD, (stacked, numbers))[0]

@@ -58,7 +58,7 @@ def fold_in(keys: jax.Array, site: jax.Array | int) -> jax.Array:
 
 
 def dropout(x: jax.Array, rate: float, keys: jax.Array | None) -> jax.Array:
-    """Sets each element to 0 with probability `rate`, to within 2**-32, and scales the rest by 1 / (1 - rate).
+    """Sets elements to 0 with probability `rate`, to within 2**-32, and scales the rest by 1 / (1 - rate).
 
     The mask is a hash of (row key, position in the row): a few integer operations that fuse into whatever
     reads them, so no random bits are written to memory and the backward pass makes the mask again.
