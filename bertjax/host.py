@@ -4,9 +4,9 @@ import glob
 import os
 import sys
 
-# XLA's CPU backend takes its temporary arrays from malloc in every step. glibc's default gives large blocks
-# back at once, so each step has its memory mapped, zeroed and faulted in anew, 4 KiB at a time. These keep it,
-# in huge pages.
+# XLA's CPU backend takes its temporary arrays from malloc in every step. By default glibc gives large blocks
+# back at once, so each step has its memory mapped, zeroed and faulted in anew, 4 KiB at a time. These keep
+# it, in huge pages.
 _TUNABLES = (
     "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1000000000000:"
     "glibc.malloc.trim_threshold=1000000000000:glibc.malloc.top_pad=268435456"

@@ -150,6 +150,7 @@ def summary_text(out: Path, manifest: dict[str, Any]) -> str:
         f"            shortest {s['shortest'][0]:,} tokens, {s['shortest'][1]}",
         f"sentences   {s['sentences']:,}, of {s['tokens_per_sentence']:.1f} tokens on average",
         f"tokens      {s['tokens']:,}, of which {s['unknown_share']:.3%} are [UNK]",
+        f"            entropy of their frequencies {s['unigram_entropy']:.2f} nats a token",
         f"dropped     {s['dropped_sentences']:,} sentences without a token, "
         f"{s['dropped_documents']:,} documents without a sentence",
         f"time        {s['seconds']:,.1f} s for {s['text_bytes'] / 1e6:,.1f} MB of text, "

@@ -1,3 +1,40 @@
+import atexit
 import os
+import shutil
+import tempfile
 
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+# Before JAX starts, and inherited by the tests' subprocesses: devices for meshes; no optimisation of toy models,
+# which costs more than it saves; and no program compiled twice in a session.
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+os.environ["JAX_PLATFORMS"] = "cpu"
+_cache = tempfile.mkdtemp(prefix="bertjax-tests-")
+atexit.register(shutil.rmtree, _cache, ignore_errors=True)
+os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+
+import pytest
+from store_fixture import make_store
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory):
+    """A token store of 48 short documents, 4 or 5 of them held out; nobody changes it."""
+    return str(make_store(tmp_path_factory.mktemp("store")))
+
+
+@pytest.fixture(scope="session")
+def reference(store, tmp_path_factory):
+    """An undisturbed run of two phases, to compare others with: (its flags but the workdir, its workdir)."""
+    from store_fixture import arguments, write_config
+
+    from bertjax.main import main
+
+    folder = tmp_path_factory.mktemp("reference")
+    args = arguments(
+        write_config(folder),
+        **{"data.store": store, "train.steps": 40, "phase2.steps": 40, "train.save_every": 10,
+           "train.eval_every": 40, "train.keep_last": 20, "optim.learning_rate": 1e-3},
+    )  # fmt: skip
+    main([*args, f"--config.workdir={folder / 'run'}"])
+    return args, folder / "run"

@@ -5,6 +5,7 @@ from protocol import serve
 
 from benchmarks import workload
 from bertjax import sharding
+from bertjax.host import keep_memory
 from bertjax.models.bert import padded_vocab_size
 from bertjax.tasks import pretrain
 from bertjax.train import make_train_step
@@ -28,4 +29,5 @@ def setup(settings, batch):
 
 
 if __name__ == "__main__":
+    keep_memory()  # as bertjax.main does
     serve(setup)

@@ -285,6 +285,7 @@ def _manifest(settings: Settings, progress: dict[str, Any], writer: StoreWriter)
         "tokens": writer.tokens,
         "tokens_per_sentence": writer.tokens / writer.sentences,
         "unknown_share": counts["unknown_tokens"] / writer.tokens,
+        "unigram_entropy": writer.unigram_entropy(),
         **{name: counts[name] for name in (*_ADDED, "longest", "shortest")},
         "store_bytes": writer.bytes,
         "seconds": round(counts["seconds"], 3),

@@ -28,6 +28,7 @@ BLOCK_BYTES = 16 << 20  # a checksum each
 _READ_BYTES = 1 << 20
 DATA_FILES = ("tokens.bin", "sentences.bin", "documents.bin")
 OFFSET = np.dtype("<i8")
+_COUNTED_TOKENS = 1 << 18  # at a time; bincount needs 8 bytes for each
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,7 @@ class StoreWriter:
     def __init__(self, path: Path, vocab_size: int, state: dict[str, Any] | None = None):
         files = state["files"] if state else {}
         self.token_type = np.dtype("<u2" if vocab_size <= 65536 else "<u4")
+        self._vocab_size = vocab_size
         for name, (size, _) in files.items():
             found = (path / name).stat().st_size if (path / name).exists() else 0
             if found < size:
@@ -178,6 +180,15 @@ class StoreWriter:
         for file in self._files:
             os.fsync(file.handle.fileno())
         return {"files": {file.path.name: (file.size, file.digests) for file in self._files}}
+
+    def unigram_entropy(self) -> float:
+        """Entropy of the tokens' frequencies, in nats a token. Reads all tokens once."""
+        counts = np.zeros(self._vocab_size, np.int64)
+        with open(self._files[0].path, "rb") as file:
+            while len(tokens := np.fromfile(file, self.token_type, _COUNTED_TOKENS)):
+                counts += np.bincount(tokens, minlength=self._vocab_size)
+        shares = counts[counts > 0] / self.tokens
+        return float(-(shares * np.log(shares)).sum())
 
     def close(self) -> None:
         for file in self._files:

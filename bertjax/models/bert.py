@@ -266,6 +266,6 @@ def init_params(config: ConfigDict, key: jax.Array) -> Params:
 
 
 def bind(config: ConfigDict, params: Params) -> BertForPreTraining:
-    """The module with these parameters, for use inside a traced function."""
+    """The module with these parameters (arrays of JAX or NumPy), for use inside a traced function."""
     graph = nnx.graphdef(nnx.eval_shape(lambda: BertForPreTraining(config, nnx.Rngs(0))))
-    return nnx.merge(graph, params)
+    return nnx.merge(graph, jax.tree.map(jnp.asarray, params))

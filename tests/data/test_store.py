@@ -1,4 +1,5 @@
 import json
+import math
 import os
 
 import numpy as np
@@ -12,6 +13,7 @@ from bertjax.errors import InputError
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     monkeypatch.setattr(store_module, "BLOCK_BYTES", 256)
+    monkeypatch.setattr(store_module, "_COUNTED_TOKENS", 100)
 
 
 def make_documents(count=40, seed=0, vocab_size=1000):
@@ -72,6 +74,22 @@ def test_round_trip(tmp_path, vocab_size, dtype):
     assert len(store.heldout_documents) == 4
     both = np.concatenate([store.train_documents, store.heldout_documents])
     np.testing.assert_array_equal(np.sort(both), np.arange(len(documents)))
+
+
+@pytest.mark.parametrize("vocab_size", [1000, 70_000])
+def test_unigram_entropy_is_of_all_tokens_also_after_a_resume(tmp_path, vocab_size):
+    documents = make_documents(vocab_size=vocab_size)
+    first = StoreWriter(tmp_path, vocab_size)
+    append(first, documents[:20])
+    state = json.loads(json.dumps(first.state()))
+    append(first, documents[30:])  # lost: it is not in the state
+    first.close()
+    writer = StoreWriter(tmp_path, vocab_size, state)
+    append(writer, documents[20:])
+    tokens = [int(token) for document in documents for sentence in document for token in sentence]
+    shares = [tokens.count(token) / len(tokens) for token in set(tokens)]
+    assert writer.unigram_entropy() == pytest.approx(-sum(p * math.log(p) for p in shares), rel=1e-12)
+    writer.close()
 
 
 def test_blocks_are_recorded(tmp_path):
