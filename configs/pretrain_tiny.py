@@ -10,21 +10,28 @@ from bertjax.config import default, set_size
 
 def get_config():
     c = set_size(default(), "tiny")
-    c.model.vocab_size = 8192
+    c.model.vocab_size = 4096
     c.model.dtype = "float32"
     c.model.scan_layers = False
     c.model.max_position_embeddings = 128
+    # Narrow layers need larger weights than BERT_BASE for attention to tell positions apart from the start;
+    # with 0.02 the loss stays near the unigram entropy for longer.
+    c.model.initializer_range = 0.08
+    # Nine passes over little text, masked anew each time: a small model has no time to overfit.
+    c.model.hidden_dropout_prob = 0.0
+    c.model.attention_probs_dropout_prob = 0.0
     c.data.masking = "dynamic"
-    c.train.steps = 2000
+    c.train.steps = 3000
     c.train.batch_size = 64
     c.train.seq_length = 64
     c.train.max_predictions_per_seq = 10
-    c.train.log_every = 50
+    c.train.accumulation = 4  # parts that stay in a CPU's cache: a step takes 15% to 35% less time
+    c.train.log_every = 100
     c.train.eval_every = 500
     c.train.save_every = 500
     c.train.keep_every = 0
     c.phase2.steps = 0
-    c.optim.learning_rate = 2e-3
+    c.optim.learning_rate = 1e-3
     c.optim.warmup_steps = 200
     c.eval.batch_size = 64
     return c

@@ -1,0 +1,92 @@
+"""An exported model in Hugging Face's own code; `make parity` installs what it needs."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from store_fixture import make_batch
+from trained_fixture import make_trained
+
+from bertjax.convert import huggingface
+from bertjax.models import bert
+from bertjax.predict import fill_mask
+from bertjax.trained import load_trained
+
+torch = pytest.importorskip("torch", reason="torch is not installed; make parity installs it")
+transformers = pytest.importorskip(
+    "transformers", reason="transformers is not installed; make parity installs it"
+)
+pytestmark = pytest.mark.filterwarnings("ignore")  # theirs are not ours to mend
+
+
+@pytest.fixture(scope="module", params=["gelu_new", "gelu"])
+def exported(request, tmp_path_factory):
+    """(config, trained model, folder)"""
+    folder = tmp_path_factory.mktemp("parity")
+    config, _ = make_trained(str(folder / "run"), **{"model.hidden_act": request.param})
+    model = load_trained(str(folder / "run"))
+    huggingface.export(model, str(folder / "out"))
+    return config, model, str(folder / "out")
+
+
+def test_logits(exported):
+    config, model, folder = exported
+    theirs, report = transformers.AutoModelForPreTraining.from_pretrained(folder, output_loading_info=True)
+    assert type(theirs).__name__ == "BertForPreTraining"
+    assert {name: list(found) for name, found in report.items() if found} == {}
+    batch = make_batch(config, rows=6)
+    ours_mlm, ours_nsp = jax.jit(lambda params, batch: bert.bind(config.model, params)(batch))(
+        model.params, batch
+    )
+    with torch.no_grad():
+        out = theirs.eval()(
+            input_ids=torch.tensor(batch["input_ids"], dtype=torch.long),
+            token_type_ids=torch.tensor(batch["token_type_ids"], dtype=torch.long),
+            attention_mask=torch.tensor(batch["segment_ids"] > 0),
+        )
+    masked = np.take_along_axis(
+        out.prediction_logits.numpy(), batch["masked_lm_positions"][:, :, None], axis=1
+    )
+    np.testing.assert_allclose(ours_mlm[:, :, : model.config.vocab_size], masked, atol=1e-4)
+    np.testing.assert_allclose(ours_nsp[:, 0], out.seq_relationship_logits.numpy(), atol=1e-4)
+
+
+def test_the_config_is_read_whole(exported):
+    _, _, folder = exported
+    with open(f"{folder}/config.json") as file:
+        written = json.load(file)
+    read = transformers.AutoConfig.from_pretrained(folder)
+    assert {name: getattr(read, name) for name in huggingface._CONFIG_FIELDS} == {
+        name: written[name] for name in huggingface._CONFIG_FIELDS
+    }
+
+
+def test_token_ids(exported):
+    _, model, folder = exported
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    texts = [
+        "The w8s w9w7 unheard",
+        "w8\u00adw9 w10",
+        "\ue000 w8",
+        "The, w12!",
+        "w8s " * 30,
+        "",
+        "w8" + "w7" * 60,
+    ]
+    for text, ids in zip(texts, model.tokenizer.encode_batch(texts), strict=True):
+        assert theirs(text, add_special_tokens=False).input_ids == ids
+    pair = theirs("The [MASK]", "w9")
+    special = [model.tokenizer.tokens[i] for i in pair.input_ids]
+    assert special == ["[CLS]", "The", "[MASK]", "[SEP]", "w9", "[SEP]"]
+    assert pair.token_type_ids == [0, 0, 0, 0, 1, 1]
+    assert theirs.model_max_length == 64
+
+
+def test_fill_mask(exported):
+    _, model, folder = exported
+    text = "The w8s [MASK] w9w7"
+    [[ours]] = fill_mask(model.config, model.params, model.tokenizer, [text], top_k=5)
+    theirs = transformers.pipeline("fill-mask", model=folder)(text)
+    assert [model.tokenizer.tokens[guess["token"]] for guess in theirs] == [token for token, _ in ours]
+    np.testing.assert_allclose([guess["score"] for guess in theirs], [share for _, share in ours], atol=1e-5)

@@ -1,0 +1,248 @@
+import dataclasses
+import errno
+import json
+import math
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+import tokenizers
+from safetensors.numpy import load_file, save_file
+from store_fixture import make_batch
+from trained_fixture import make_trained
+
+from bertjax.convert import huggingface
+from bertjax.data.tokenizer import Tokenizer
+from bertjax.errors import InputError
+from bertjax.models import bert
+from bertjax.trained import load_trained
+
+# Hugging Face's own list for BertForPreTraining without the tied decoder; D 32, F 64, V 96.
+LAYER = {
+    "attention.self.query.weight": (32, 32),
+    "attention.self.query.bias": (32,),
+    "attention.self.key.weight": (32, 32),
+    "attention.self.key.bias": (32,),
+    "attention.self.value.weight": (32, 32),
+    "attention.self.value.bias": (32,),
+    "attention.output.dense.weight": (32, 32),
+    "attention.output.dense.bias": (32,),
+    "attention.output.LayerNorm.weight": (32,),
+    "attention.output.LayerNorm.bias": (32,),
+    "intermediate.dense.weight": (64, 32),
+    "intermediate.dense.bias": (64,),
+    "output.dense.weight": (32, 64),
+    "output.dense.bias": (32,),
+    "output.LayerNorm.weight": (32,),
+    "output.LayerNorm.bias": (32,),
+}
+SHAPES = {
+    "bert.embeddings.word_embeddings.weight": (96, 32),
+    "bert.embeddings.position_embeddings.weight": (64, 32),
+    "bert.embeddings.token_type_embeddings.weight": (2, 32),
+    "bert.embeddings.LayerNorm.weight": (32,),
+    "bert.embeddings.LayerNorm.bias": (32,),
+    **{f"bert.encoder.layer.{i}.{name}": shape for i in range(3) for name, shape in LAYER.items()},
+    "bert.pooler.dense.weight": (32, 32),
+    "bert.pooler.dense.bias": (32,),
+    "cls.predictions.transform.dense.weight": (32, 32),
+    "cls.predictions.transform.dense.bias": (32,),
+    "cls.predictions.transform.LayerNorm.weight": (32,),
+    "cls.predictions.transform.LayerNorm.bias": (32,),
+    "cls.predictions.bias": (96,),
+    "cls.seq_relationship.weight": (2, 32),
+    "cls.seq_relationship.bias": (2,),
+}
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    folder = str(tmp_path_factory.mktemp("run"))
+    make_trained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(workdir):
+    return load_trained(workdir)
+
+
+ERF = np.vectorize(math.erf)
+ACTIVATIONS = {
+    "gelu": lambda x: 0.5 * x * (1 + ERF(x / math.sqrt(2))),
+    "gelu_new": lambda x: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+    "relu": lambda x: np.maximum(x, 0),
+}
+
+
+def plain_bert(config, tensors, ids, types, mask):
+    """Logits (masked LM at every position [S, V], next sentence [2]) of one sequence, in float64 NumPy."""
+    t = {name: x.astype(np.float64) for name, x in tensors.items()}
+    act, heads = ACTIVATIONS[config["hidden_act"]], config["num_attention_heads"]
+
+    def linear(x, name):
+        return x @ t[f"{name}.weight"].T + t[f"{name}.bias"]
+
+    def norm(x, name):
+        x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + config["layer_norm_eps"])
+        return x * t[f"{name}.weight"] + t[f"{name}.bias"]
+
+    embeddings = "bert.embeddings."
+    x = t[f"{embeddings}word_embeddings.weight"][ids] + t[f"{embeddings}token_type_embeddings.weight"][types]
+    x = norm(x + t[f"{embeddings}position_embeddings.weight"][: len(ids)], f"{embeddings}LayerNorm")
+    for i in range(config["num_hidden_layers"]):
+        layer = f"bert.encoder.layer.{i}."
+        context = []
+        q, k, v = (linear(x, f"{layer}attention.self.{name}") for name in ("query", "key", "value"))
+        for qh, kh, vh in zip(*(np.split(y, heads, axis=1) for y in (q, k, v)), strict=True):
+            scores = qh @ kh.T / math.sqrt(qh.shape[1]) + np.where(mask, 0, -10000.0)
+            weights = np.exp(scores - scores.max(-1, keepdims=True))
+            context.append(weights / weights.sum(-1, keepdims=True) @ vh)
+        attended = linear(np.concatenate(context, axis=1), f"{layer}attention.output.dense")
+        x = norm(x + attended, f"{layer}attention.output.LayerNorm")
+        hidden = act(linear(x, f"{layer}intermediate.dense"))
+        x = norm(x + linear(hidden, f"{layer}output.dense"), f"{layer}output.LayerNorm")
+    head = "cls.predictions."
+    h = norm(act(linear(x, f"{head}transform.dense")), f"{head}transform.LayerNorm")
+    masked_lm = h @ t[f"{embeddings}word_embeddings.weight"].T + t[f"{head}bias"]
+    return masked_lm, linear(np.tanh(linear(x[0], "bert.pooler.dense")), "cls.seq_relationship")
+
+
+def test_names_and_shapes_are_hugging_faces(model):
+    tensors = huggingface.to_huggingface(model.config, model.params)
+    assert {name: x.shape for name, x in tensors.items()} == SHAPES
+    assert {x.dtype for x in tensors.values()} == {np.dtype(np.float32)}
+
+
+@pytest.mark.parametrize("act", ["gelu", "gelu_new", "relu"])
+def test_a_plain_bert_on_the_exported_tensors_gives_the_same_logits(tmp_path, act):
+    config, params = make_trained(str(tmp_path / "run"), **{"model.hidden_act": act})
+    huggingface.export(load_trained(str(tmp_path / "run")), str(tmp_path / "out"))
+    tensors = load_file(tmp_path / "out/model.safetensors")
+    written = json.loads((tmp_path / "out/config.json").read_text())
+    batch = make_batch(config, rows=4)
+    masked_lm, next_sentence = jax.jit(lambda params, batch: bert.bind(config.model, params)(batch))(
+        params, batch
+    )
+    for r in range(4):
+        want_mlm, want_nsp = plain_bert(
+            written, tensors, batch["input_ids"][r], batch["token_type_ids"][r], batch["segment_ids"][r] > 0
+        )
+        want_mlm = want_mlm[batch["masked_lm_positions"][r]]
+        np.testing.assert_allclose(masked_lm[r, :, :96], want_mlm, atol=1e-5, rtol=1e-5)
+        np.testing.assert_allclose(next_sentence[r, 0], want_nsp, atol=1e-5, rtol=1e-5)
+
+
+def test_every_parameter_is_used_once_or_the_error_lists_it(model):
+    pairs = [(row.ours, row.theirs) for row in huggingface.TABLE]
+    assert len({theirs for _, theirs in pairs}) == len(pairs)
+    params = dict(model.params, extra=np.zeros(2))
+    del params["pooler_bias"], params["nsp_kernel"]
+    with pytest.raises(InputError) as error:
+        huggingface.to_huggingface(model.config, params)
+    for fault in ("extra is not known", "pooler_bias is missing", "nsp_kernel is missing"):
+        assert fault in str(error.value)
+    config = model.config.copy_and_resolve_references()
+    config.num_hidden_layers = 2
+    with pytest.raises(InputError, match="has 3 layers, not 2"):
+        huggingface.to_huggingface(config, model.params)
+
+
+def test_the_folder_is_complete(model, tmp_path):
+    out = tmp_path / "my-bert"
+    huggingface.export(model, str(out))
+    assert sorted(os.listdir(out)) == sorted(huggingface.FILES)
+    config = json.loads((out / "config.json").read_text())
+    assert config["architectures"] == ["BertForPreTraining"]
+    assert (config["hidden_act"], config["vocab_size"], config["num_hidden_layers"]) == ("gelu_new", 96, 3)
+    text = "The w8s w9w7 unheard"
+    encoding = tokenizers.Tokenizer.from_file(str(out / "tokenizer.json")).encode(text)
+    [ids] = model.tokenizer.encode_batch([text])
+    assert encoding.ids == [model.tokenizer.cls_id, *ids, model.tokenizer.sep_id]
+    special = json.loads((out / "tokenizer_config.json").read_text())
+    assert (special["mask_token"], special["do_lower_case"], special["model_max_length"]) == (
+        "[MASK]",
+        False,
+        64,
+    )
+    card = (out / "README.md").read_text()
+    for line in ("# my-bert", "| mlm loss | 3.25 |", "| optim.learning_rate | 0.01 |", "step 7", "cased"):
+        assert line in card
+    assert "workdir" not in card  # no path of this machine
+
+
+def test_an_export_is_replaced_and_nothing_else_is(model, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    huggingface.export(model, str(out))  # empty: fine
+    huggingface.export(dataclasses.replace(model, step=8), str(out))
+    assert "step 8" in (out / "README.md").read_text()
+    assert os.listdir(tmp_path) == ["out"]
+
+    (out / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"other files \(notes.txt\)"):
+        huggingface.export(model, str(out))
+    other = tmp_path / "other"
+    other.mkdir()
+    save_file({"x": np.zeros(1)}, other / "model.safetensors")
+    with pytest.raises(InputError, match="not exported by bertjax"):
+        huggingface.export(model, str(other))
+    with pytest.raises(InputError, match="is a file"):
+        huggingface.export(model, str(out / "notes.txt"))
+
+
+def test_a_full_disk_leaves_the_earlier_export(model, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    huggingface.export(model, str(out))
+
+    def no_room(self, folder):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Tokenizer, "save", no_room)
+    with pytest.raises(InputError, match="No space left"):
+        huggingface.export(dataclasses.replace(model, step=8), str(out))
+    assert "step 7" in (out / "README.md").read_text()
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_sentencepiece_is_refused(model, tmp_path):
+    tokenizer = dataclasses.replace(model.tokenizer, kind="unigram")
+    with pytest.raises(InputError, match=r"SentencePiece \(unigram\)"):
+        huggingface.export(dataclasses.replace(model, tokenizer=tokenizer), str(tmp_path / "out"))
+
+
+def run(*flags):
+    return subprocess.run(
+        [sys.executable, "-m", "bertjax.convert", *flags], capture_output=True, text=True, check=False
+    )
+
+
+def test_the_command(workdir, tmp_path):
+    done = run(f"--from={workdir}", f"--to={tmp_path / 'out'}")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"step 7 of {workdir} is in {tmp_path / 'out'}\n"
+    assert (tmp_path / "out/model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--from={workdir}"], "required: --to"),
+        (["--from={out}", "--to={out}/x"], "no checkpoint"),
+        (["--from={workdir}", "--to={out}", "--step=3"], "no checkpoint of step 3"),
+    ],
+)
+def test_bad_flags_are_one_line(workdir, tmp_path, flags, message):
+    failed = run(*(flag.format(workdir=workdir, out=tmp_path) for flag in flags))
+    assert failed.returncode == 2
+    assert message in failed.stderr
+    assert failed.stderr.count("\n") == 1
+
+
+def test_a_vocabulary_of_another_size_is_refused(tmp_path):
+    make_trained(str(tmp_path), tokens=80)
+    with pytest.raises(InputError, match="80 tokens, but the model was trained with 96"):
+        load_trained(str(tmp_path))

@@ -1,0 +1,31 @@
+"""The workdir of a run that never was: a toy model with random parameters, its tokenizer and a checkpoint."""
+
+import contextlib
+import os
+
+import jax
+from store_fixture import VOCAB, random_params, toy_config
+
+from bertjax import config as config_lib
+from bertjax.checkpoint import Checkpoints
+from bertjax.data.tokenizer import SPECIAL_TOKENS, wordpiece_tokenizer
+
+METRICS = {"eval/mlm_loss": 3.25, "eval/nsp_accuracy": 0.75, "eval/unigram_entropy": 4.5}
+
+
+def make_trained(workdir, step=7, tokens=VOCAB, **fields):
+    """Writes a checkpoint of `step` and a vocabulary of `tokens`; returns (config, parameters)."""
+    config = toy_config(workdir=workdir, **{"model.num_hidden_layers": 3, **fields})
+    params = random_params(config)
+    os.makedirs(workdir, exist_ok=True)
+    words = [
+        "The",
+        "##s",
+        *(f"{'##' if i % 4 == 3 else ''}w{i}" for i in range(len(SPECIAL_TOKENS) + 2, tokens)),
+    ]
+    wordpiece_tokenizer([*SPECIAL_TOKENS, *words], lower_case=False, name="fixture").save(workdir)
+    meta = {"config": dict(config_lib.fields(config)), "metrics": METRICS}
+    folder = os.path.join(workdir, "checkpoints")
+    with contextlib.closing(Checkpoints(folder, keep_last=2, keep_every=0)) as checkpoints:
+        checkpoints.save(step, {"params": jax.device_put(params)}, meta, wait=True)
+    return config, params
