@@ -3,18 +3,19 @@ import os
 import shutil
 import tempfile
 
-# Before JAX starts, and inherited by the tests' subprocesses: devices for meshes; no optimisation of toy models,
-# which costs more than it saves; and no program compiled twice in a session.
+# Set before JAX starts, and inherited by the tests' subprocesses: devices for meshes; no optimisation of toy
+# models, which costs more than it saves; and no program compiled twice in a session.
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["GLIBC_TUNABLES"] = ""  # bertjax.host starts no program again where this is set
 _cache = tempfile.mkdtemp(prefix="bertjax-tests-")
 atexit.register(shutil.rmtree, _cache, ignore_errors=True)
 os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
-import pytest
-from store_fixture import make_store
+import pytest  # noqa: E402
+from store_fixture import arguments, make_store, write_config  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -26,8 +27,6 @@ def store(tmp_path_factory):
 @pytest.fixture(scope="session")
 def reference(store, tmp_path_factory):
     """An undisturbed run of two phases, to compare others with: (its flags but the workdir, its workdir)."""
-    from store_fixture import arguments, write_config
-
     from bertjax.main import main
 
     folder = tmp_path_factory.mktemp("reference")

@@ -1,0 +1,322 @@
+"""The model against a transcription of its equations in NumPy, and the invariants of its options."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from store_fixture import make_batch, random_params, toy_config
+
+from bertjax.config import MODEL_SIZES, REMAT, default, set_size
+from bertjax.models import bert
+from bertjax.models.layers import dropout_keys
+from bertjax.tasks import pretrain
+
+KEYS_SEED = jnp.array([7, 11], jnp.uint32)
+
+
+def normalise(x, norm):
+    centred = x - x.mean(-1, keepdims=True)
+    deviation = np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-12)
+    return centred / deviation * norm["scale"] + norm["bias"]
+
+
+def activation(name, x):
+    if name == "relu":
+        return np.maximum(x, 0)
+    if name == "gelu":
+        return 0.5 * x * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
+    return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+
+def reference_hidden(config, params, batch):
+    """modeling.py's encoder on one row after the other, float64 [B,S,D]."""
+    rows = []
+    for ids, types, positions, segments in zip(
+        *(batch[name] for name in ("input_ids", "token_type_ids", "position_ids", "segment_ids")), strict=True
+    ):
+        e = params["encoder"]["embeddings"]
+        x = normalise(e["word"][ids] + e["position"][positions] + e["token_type"][types], e["norm"])
+        adder = np.where(segments > 0, 0.0, -10000.0)
+        for i in range(config.num_hidden_layers):
+            p = jax.tree.map(lambda stacked, i=i: stacked[i], params["encoder"]["layers"])
+            attention, heads = p["attention"], []
+            for n in range(config.num_attention_heads):
+                q, k, v = (
+                    x @ attention["qkv_kernel"][:, j, n] + attention["qkv_bias"][j, n] for j in range(3)
+                )
+                scores = q @ k.T / math.sqrt(config.hidden_size // config.num_attention_heads) + adder
+                scores = np.exp(scores - scores.max(-1, keepdims=True))
+                heads.append(scores / scores.sum(-1, keepdims=True) @ v)
+            kernel = attention["output_kernel"].reshape(config.hidden_size, config.hidden_size)
+            out = np.concatenate(heads, axis=-1) @ kernel + attention["output_bias"]
+            x = normalise(x + out, p["attention_norm"])
+            h = activation(config.hidden_act, x @ p["intermediate_kernel"] + p["intermediate_bias"])
+            x = normalise(x + h @ p["output_kernel"] + p["output_bias"], p["output_norm"])
+        rows.append(x)
+    return np.stack(rows)
+
+
+def reference_logits(config, params, batch, hidden):
+    """The masked-LM logits [B,M,V] without the vocabulary's padding, and the next-sentence logits [B,N,2]."""
+    rows = np.arange(len(hidden))[:, None]
+    h = hidden[rows, batch["masked_lm_positions"]] @ params["mlm_kernel"] + params["mlm_bias"]
+    h = normalise(activation(config.hidden_act, h), params["mlm_norm"])
+    v = config.vocab_size
+    mlm = h @ params["encoder"]["embeddings"]["word"][:v].T + params["mlm_output_bias"][:v]
+    first = hidden[rows, batch["next_sentence_positions"]]
+    pooled = np.tanh(first @ params["pooler_kernel"] + params["pooler_bias"])
+    return mlm, pooled @ params["nsp_kernel"] + params["nsp_bias"]
+
+
+SHAPES = [
+    {},
+    {"model.hidden_act": "gelu", "model.hidden_size": 36, "model.num_attention_heads": 3},
+    {"model.hidden_act": "relu", "model.num_hidden_layers": 1, "model.type_vocab_size": 1},
+    {"model.hidden_size": 20, "model.num_attention_heads": 5, "model.intermediate_size": 28,
+     "model.vocab_size": 129, "model.num_hidden_layers": 3, "train.seq_length": 11,
+     "model.scan_layers": False},
+    {"model.vocab_size": 128, "model.num_attention_heads": 1, "train.seq_length": 64},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("fields", SHAPES, ids=str)
+def test_forward_equals_the_equations_of_the_release(fields):
+    config = toy_config(**fields)
+    batch = make_batch(config, rows=3)
+    params = random_params(config)
+
+    @jax.jit
+    def forward(params, batch):
+        model = bert.bind(config.model, params)
+        return model.encoder(batch, packed=False, keys=None), *model(batch)
+
+    hidden, mlm, nsp = forward(params, batch)
+    exact = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
+    expected_hidden = reference_hidden(config.model, exact, batch)
+    expected_mlm, expected_nsp = reference_logits(config.model, exact, batch, expected_hidden)
+    np.testing.assert_allclose(hidden, expected_hidden, atol=2e-5)
+    np.testing.assert_allclose(mlm[..., : config.model.vocab_size], expected_mlm, atol=2e-5)
+    np.testing.assert_allclose(nsp, expected_nsp, atol=2e-5)
+    assert np.all(np.asarray(mlm[..., config.model.vocab_size :]) == -1e9)
+    assert mlm.shape[-1] % bert.VOCAB_MULTIPLE == 0
+    assert mlm.dtype == nsp.dtype == jnp.float32
+
+
+def test_bfloat16_keeps_logits_in_float32_and_near():
+    fields = {"model.num_hidden_layers": 4}
+    exact, rounded = toy_config(**fields), toy_config(**fields, **{"model.dtype": "bfloat16"})
+    batch, params = make_batch(exact), random_params(exact)
+    mlm, nsp = jax.jit(lambda params: bert.bind(exact.model, params)(batch))(params)
+
+    @jax.jit
+    def forward(params):
+        model = bert.bind(rounded.model, params)
+        return model.encoder(batch, packed=False, keys=None), *model(batch)
+
+    hidden, mlm16, nsp16 = forward(params)
+    assert hidden.dtype == jnp.bfloat16
+    assert mlm16.dtype == nsp16.dtype == jnp.float32
+    real = slice(0, exact.model.vocab_size)
+    for found, expected in ((mlm16[..., real], mlm[..., real]), (nsp16, nsp)):
+        error = np.abs(np.asarray(found - expected))
+        assert 0 < error.max() < 0.1 * np.abs(expected).max()
+
+
+def loss_of(config, batch):
+    """The loss as a function of the parameters, with dropout, as jitted training sees it."""
+    rows = jnp.arange(len(batch["input_ids"]))
+
+    def loss(params):
+        sums = pretrain.batch_sums(config, params, batch, dropout_keys(KEYS_SEED, rows))
+        return pretrain.batch_loss(sums, pretrain.batch_weights(batch))
+
+    return loss
+
+
+def loss_and_gradient(config, params, batch):
+    return jax.jit(jax.value_and_grad(loss_of(config, batch)))(params)
+
+
+@pytest.fixture(scope="module")
+def scanned():
+    config = toy_config(**{"model.num_hidden_layers": 3})
+    params = random_params(config)
+    batch = make_batch(config)
+    return params, batch, loss_and_gradient(config, params, batch)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"model.remat": remat} for remat in REMAT if remat != "none"]
+    + [{"model.scan_layers": False, "model.remat": remat} for remat in ("none", "full")],
+    ids=str,
+)  # fmt: skip
+def test_unrolling_and_recomputing_change_no_loss_and_no_gradient(scanned, fields):
+    params, batch, (loss, gradient) = scanned
+    config = toy_config(**{"model.num_hidden_layers": 3}, **fields)
+    other_loss, other_gradient = loss_and_gradient(config, params, batch)
+    np.testing.assert_allclose(other_loss, loss, rtol=1e-6)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6, rtol=1e-4), other_gradient, gradient
+    )
+
+
+def test_each_of_the_two_rates_has_a_part_in_the_loss(scanned):
+    params, batch, (loss, _) = scanned
+    for field in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+        without = toy_config(**{"model.num_hidden_layers": 3, f"model.{field}": 0.0})
+        assert abs(jax.jit(loss_of(without, batch))(params) - loss) > 1e-4
+
+
+def packed_and_apart():
+    """A config of packed rows, a batch of one row of three sequences, and one with a sequence a row."""
+    config = toy_config(**{"train.seq_length": 20, "data.pack": 3, "data.short_seq_prob": 0.0})
+    rng = np.random.default_rng(3)
+    names = pretrain.Batch._fields
+    apart = {name: np.zeros((3, 20), np.int32) for name in names[:4]}
+    apart |= {name: np.zeros((3, 2), np.int32) for name in names[4:6]}
+    apart |= {"masked_lm_weights": np.zeros((3, 2), np.float32)}
+    apart |= {name: np.zeros((3, 1), np.int32) for name in names[7:9]}
+    apart |= {"next_sentence_weights": np.ones((3, 1), np.float32)}
+    packed = {
+        name: np.zeros((1, 20 if i < 4 else 6 if i < 7 else 3), apart[name].dtype)
+        for i, name in enumerate(names)
+    }
+    begin = 0
+    for r, length in enumerate((7, 5, 6)):
+        here, there = np.s_[r, :length], np.s_[0, begin : begin + length]
+        apart["input_ids"][here] = rng.integers(5, config.model.vocab_size, length)
+        apart["token_type_ids"][here] = np.arange(length) > 3
+        apart["position_ids"][here] = np.arange(length)
+        apart["segment_ids"][here] = 1
+        apart["masked_lm_positions"][r] = rng.permutation(length)[:2]
+        apart["masked_lm_ids"][r] = rng.integers(5, config.model.vocab_size, 2)
+        apart["masked_lm_weights"][r, : 1 + r % 2] = 1
+        apart["next_sentence_labels"][r] = r % 2
+        for name in names[:3]:
+            packed[name][there] = apart[name][here]
+        packed["segment_ids"][there] = r + 1
+        for name in names[4:7]:
+            packed[name][0, 2 * r : 2 * r + 2] = apart[name][r]
+        packed["masked_lm_positions"][0, 2 * r : 2 * r + 2] += begin
+        for name in names[7:]:
+            packed[name][0, r] = apart[name][r, 0]
+        packed["next_sentence_positions"][0, r] = begin
+        begin += length
+    return config, packed, apart
+
+
+def test_packed_rows_equal_the_same_sequences_apart():
+    config, packed, apart = packed_and_apart()
+    params = random_params(config)
+    forward = jax.jit(
+        lambda params, batch, packed: bert.bind(config.model, params)(batch, packed=packed), static_argnums=2
+    )
+    mlm, nsp = forward(params, packed, True)
+    mlm_apart, nsp_apart = forward(params, apart, False)
+    np.testing.assert_allclose(mlm.reshape(mlm_apart.shape), mlm_apart, atol=1e-5)
+    np.testing.assert_allclose(nsp.reshape(nsp_apart.shape), nsp_apart, atol=1e-5)
+
+    def gradient(config, batch):
+        def loss(params):
+            sums = pretrain.batch_sums(config, params, batch, None)
+            return pretrain.batch_loss(sums, pretrain.batch_weights(batch))
+
+        return jax.jit(jax.value_and_grad(loss))(params)
+
+    one = toy_config(**{"train.seq_length": 20})
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5),
+        gradient(config, packed),
+        gradient(one, apart),
+    )
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_padding_has_no_influence(packed):
+    config = toy_config(**{"model.max_position_embeddings": 16})
+    batch = make_batch(config)
+    params = random_params(config)
+
+    @jax.jit
+    def forward(params, batch):
+        return bert.bind(config.model, params).encoder(batch, packed=packed, keys=None)
+
+    rng, real = np.random.default_rng(0), batch["segment_ids"] > 0
+    assert (~real).sum() > 10
+    other = dict(batch)
+    for name, most in (("input_ids", config.model.vocab_size), ("token_type_ids", 2), ("position_ids", 16)):
+        other[name] = np.where(real, batch[name], rng.integers(0, most, real.shape)).astype(np.int32)
+    hidden, other_hidden = (np.asarray(forward(params, each)) for each in (batch, other))
+    np.testing.assert_array_equal(hidden[real], other_hidden[real])
+    assert (hidden[~real] != other_hidden[~real]).any()
+
+
+def test_the_vocabularys_padding_has_no_gradient_and_no_share():
+    config = toy_config()
+    params, v = random_params(config), config.model.vocab_size
+    _, gradient = loss_and_gradient(config, params, make_batch(config))
+    word, bias = gradient["encoder"]["embeddings"]["word"], gradient["mlm_output_bias"]
+    assert len(word) == len(bias) == bert.padded_vocab_size(v) == 128
+    assert not np.asarray(word[v:]).any()
+    assert not np.asarray(bias[v:]).any()
+    assert np.asarray(bias[:v]).all()
+
+
+def count(params):
+    return sum(x.size for x in jax.tree.leaves(params))
+
+
+# Parameters of Google's two releases with both heads (vocabulary of 30522, without padding).
+@pytest.mark.parametrize(("size", "released"), [("base", 110_106_428), ("large", 336_226_108)])
+def test_parameter_counts(size, released):
+    config = set_size(default(), size).model
+    params = jax.eval_shape(lambda: bert.init_params(config, jax.random.key(0)))
+    padding = bert.padded_vocab_size(config.vocab_size) - config.vocab_size
+    assert padding == 70
+    assert count(params) == released + padding * (config.hidden_size + 1)
+
+
+@pytest.mark.parametrize("size", MODEL_SIZES)
+def test_every_size_has_its_layers(size):
+    config = set_size(default(), size).model
+    layers, hidden, heads = MODEL_SIZES[size]
+    params = jax.eval_shape(lambda: bert.init_params(config, jax.random.key(0)))["encoder"]["layers"]
+    assert params["attention"]["output_kernel"].shape == (layers, heads, hidden // heads, hidden)
+    assert params["intermediate_kernel"].shape == (layers, hidden, 4 * hidden)
+
+
+def test_initial_parameters():
+    config = toy_config(**{"model.hidden_size": 64, "model.vocab_size": 500}).model
+    params = jax.jit(lambda: bert.init_params(config, jax.random.key(0)))()
+    flat = {jax.tree_util.keystr(p, simple=True, separator="/"): np.asarray(x)
+            for p, x in jax.tree_util.tree_leaves_with_path(params)}  # fmt: skip
+    # Cutting a normal distribution at two deviations leaves 0.8796 of its deviation.
+    for name, x in flat.items():
+        assert x.dtype == np.float32
+        if name.endswith("scale"):
+            assert (x == 1).all(), name
+        elif name.endswith("bias"):
+            assert (x == 0).all(), name
+        else:
+            if name.endswith("word"):
+                assert not x[500:].any()
+                x = x[:500]
+            assert np.abs(x).max() <= 0.04, name
+            assert np.abs(x).max() > 0.035 or x.size < 500, name
+            assert abs(x.std() / (0.02 * 0.8796) - 1) < 4 / math.sqrt(x.size), name
+            assert abs(x.mean()) < 4 * 0.02 / math.sqrt(x.size), name
+    # No two rows of the matrices, of one layer or of two, are the same draw.
+    firsts = [x.reshape(-1, x.shape[-1])[:, 0] for name, x in flat.items() if name.endswith("kernel")]
+    firsts = np.concatenate(firsts)
+    assert len(np.unique(firsts)) > 0.999 * len(firsts)
+
+
+def test_initial_parameters_follow_from_the_key_alone():
+    config = toy_config().model
+    init = jax.jit(lambda seed: bert.init_params(config, jax.random.key(seed)))
+    one, same, other = init(0), init(0), init(1)
+    jax.tree.map(np.testing.assert_array_equal, one, same)
+    assert (one["mlm_kernel"] != other["mlm_kernel"]).any()

@@ -1,0 +1,193 @@
+import pytest
+
+from bertjax import config as config_lib
+from bertjax.config import MODEL_SIZES, check, default, fields, load, parse_args, set_size
+from bertjax.errors import InputError
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    path = tmp_path / "recipe.py"
+    path.write_text("from bertjax.config import default\n\n\ndef get_config():\n    return default()\n")
+    return str(path)
+
+
+def fails(message, call, *args):
+    with pytest.raises(InputError, match=message) as error:
+        call(*args)
+    assert "\n" not in str(error.value)
+
+
+def test_the_default_is_bert_base_by_the_paper():
+    config = default()
+    check(config)
+    model = config.model
+    assert (model.num_hidden_layers, model.hidden_size, model.num_attention_heads) == MODEL_SIZES["base"]
+    assert config.train.steps + config.phase2.steps == 1_000_000
+    assert config.train.steps == 0.9 * 1_000_000
+    assert (config.train.seq_length, config.phase2.seq_length, config.train.batch_size) == (128, 512, 256)
+    assert (config.optim.learning_rate, config.optim.warmup_steps) == (1e-4, 10_000)
+
+
+@pytest.mark.parametrize("size", MODEL_SIZES)
+def test_every_size_passes_the_checks(size):
+    config = set_size(default(), size)
+    check(config)
+    assert config.model.intermediate_size == 4 * config.model.hidden_size
+
+
+def test_overrides(recipe):
+    config = parse_args(
+        [f"--config={recipe}", "--config.train.steps=7", "--config.workdir=/a=b", "--config.optim.eps=1",
+         "--config.data.whole_word_mask=True", "--config.data.weights=[1.0, 2.0]",
+         "--config.data.mask_split=(1.0, 0.0, 0.0)", "--config.optim.learning_rate=2e-4"]
+    )  # fmt: skip
+    assert config.train.steps == 7
+    assert config.workdir == "/a=b"
+    assert (config.optim.eps, type(config.optim.eps)) == (1.0, float)
+    assert config.data.whole_word_mask is True
+    assert config.data.weights == (1.0, 2.0)
+    assert config.data.mask_split == (1.0, 0.0, 0.0)
+    assert config.optim.learning_rate == 2e-4
+    untouched = dict(fields(default()))
+    assert {name for name, value in fields(config) if untouched[name] != value} == {
+        "train.steps", "workdir", "optim.eps", "data.whole_word_mask", "data.weights", "data.mask_split",
+        "optim.learning_rate",
+    }  # fmt: skip
+
+
+def test_a_config_file_takes_an_argument(tmp_path):
+    path = tmp_path / "sized.py"
+    path.write_text(
+        "from bertjax.config import default, set_size\n\n"
+        "def get_config(size):\n    return set_size(default(), size)\n"
+    )
+    assert load(f"{path}:tiny").model.hidden_size == 128
+    fails("sized.py:huge: huge", load, f"{path}:huge")
+    fails(r"sized.py: get_config\(\) missing", load, str(path))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.step=5", r"--config.train.step: no such field; the nearest is --config.train.steps"),
+        ("optim.lr=5", r"--config.optim.lr: no such field; the nearest is --config.optim.\w+"),
+        ("hidden_size=5", r"the nearest is --config.model.hidden_size"),
+        ("train=5", r"--config.train: no such field"),
+        ("train.steps=ten", r"--config.train.steps=ten: expected int, such as 900000"),
+        ("train.steps=1.5", r"--config.train.steps=1.5: expected int"),
+        ("train.steps=True", r"--config.train.steps=True: expected int"),
+        ("train.steps=", r"--config.train.steps=: expected int"),
+        ("optim.learning_rate=fast", r"expected float, such as 0.0001"),
+        ("data.whole_word_mask=yes", r"expected bool, such as False"),
+        ("data.mask_split=0.8", r"expected tuple, such as \(0.8, 0.1, 0.1\)"),
+    ],
+)
+def test_wrong_names_and_types(recipe, override, message):
+    fails(message, parse_args, [f"--config={recipe}", f"--config.{override}"])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.hidden_dropout_prob=1.0", "must be at least 0 and below 1"),
+        ("data.short_seq_prob=-0.1", "must be at least 0 and below 1"),
+        ("model.vocab_size=0", "must be positive"),
+        ("model.num_attention_heads=7", "must divide model.hidden_size=768"),
+        ("model.dtype=float16", "float32.*bfloat16"),
+        ("data.masking=often", "static.*dynamic"),
+        ("data.dupe_factor=0", "must be positive"),
+        ("data.pack=0", "must be positive"),
+        ("data.mask_split=(0.8, 0.1)", "three shares"),
+        ("data.mask_split=(0.8, 0.1, 0.2)", "add up to 1"),
+        ("data.mask_split=(1.1, -0.1, 0.0)", "add up to 1"),
+        ("train.steps=0", "must be positive"),
+        ("train.accumulation=0", "must be positive"),
+        ("train.accumulation=3", "train.batch_size=256: must be a multiple of train.accumulation=3"),
+        ("train.log_every=0", "must be positive"),
+        ("train.save_every=0", "must be positive"),
+        ("train.keep_last=0", "must be positive"),
+        ("train.batch_size=0", "must be positive"),
+        ("train.seq_length=4", "from 8 to model.max_position_embeddings=512"),
+        ("phase2.seq_length=513", "phase2.seq_length=513: .* to model.max_position_embeddings=512"),
+        ("train.max_predictions_per_seq=0", "must be positive"),
+        ("phase2.batch_size=-1", "must be positive"),
+        ("optim.learning_rate=0.0", "must be positive"),
+        ("mesh.data=0", "mesh axes must be positive"),
+        ("mesh.fsdp=-1", "one may be -1"),
+        # A name that is not known must not become another optimizer, or a traceback from deep inside.
+        ("optim.name=sgd", "optim.name=sgd: .*bert_adamw"),
+        ("model.hidden_act=swish", "model.hidden_act=swish: .*gelu_new"),
+        ("model.remat=half", "model.remat=half: .*full"),
+        ("task=nothing", "task=nothing"),
+        # Numbers that no run can use.
+        ("model.layer_norm_eps=-1.0", "layer_norm_eps=-1.0"),
+        ("model.initializer_range=-1.0", "initializer_range=-1.0"),
+        ("phase2.steps=-1", "phase2.steps=-1"),
+        ("train.eval_every=-1", "train.eval_every=-1"),
+        ("train.keep_every=-1", "train.keep_every=-1"),
+        ("train.max_bad_steps=0", "train.max_bad_steps=0"),
+        ("optim.warmup_steps=-1", "optim.warmup_steps=-1"),
+        ("optim.beta1=1.0", "optim.beta1=1.0"),
+        ("optim.beta2=-0.1", "optim.beta2=-0.1"),
+        ("optim.eps=-1e-6", "optim.eps=-1e-06"),
+        ("optim.clip_norm=-1.0", "optim.clip_norm=-1.0"),
+        ("optim.weight_decay=-0.1", "optim.weight_decay=-0.1"),
+        ("eval.batch_size=0", "eval.batch_size=0"),
+        ("eval.examples=-1", "eval.examples=-1"),
+        ("optim.learning_rate=1e999", "optim.learning_rate=inf"),
+    ],
+)
+def test_values_out_of_range(recipe, override, message):
+    fails(message, parse_args, [f"--config={recipe}", f"--config.{override}"])
+
+
+def test_phase_2_is_checked_only_if_there_is_one(recipe):
+    parse_args([f"--config={recipe}", "--config.phase2.steps=0", "--config.phase2.seq_length=9999"])
+
+
+def test_arguments_that_are_none():
+    fails("no config; use --config=FILE", parse_args, [])
+    fails("--confg=a.py: not understood; use --config=FILE", parse_args, ["--confg=a.py"])
+    fails("--config: not understood", parse_args, ["--config", "a.py"])
+    fails("train.steps=5: not understood", parse_args, ["train.steps=5"])
+    fails(
+        "absent.py: no such config file; the shipped ones are in configs/", parse_args, ["--config=absent.py"]
+    )
+
+
+RECIPE = "from bertjax.config import *\ndef get_config():\n    c = default()\n    {}\n    return c\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = 1\n", r"defines no get_config\(\)"),
+        ("def get_config(:\n", r"bad.py:1: .*invalid syntax"),
+        ("import no_such_module_at_all\n", r"bad.py:1: .*no_such_module_at_all"),
+        ("def get_config():\n    return None\n", r"bad.py: .*get_config"),
+        (RECIPE.format("c.trian.steps = 5"), r"bad.py.*trian"),
+        (RECIPE.format("c.train.steps = 'x'"), r"bad.py.*(train.steps|int)"),
+        (RECIPE.format("c.train.stepz = 5"), r"bad.py.*train.stepz.*train.steps"),
+    ],
+    ids=[
+        "no get_config",
+        "syntax",
+        "import",
+        "returns None",
+        "unknown section",
+        "wrong type",
+        "unknown field",
+    ],
+)
+def test_bad_config_files(tmp_path, text, message):
+    path = tmp_path / "bad.py"
+    path.write_text(text)
+    fails(message, load, str(path))
+
+
+def test_fields_are_listed_by_their_dotted_names():
+    names = dict(fields(default()))
+    assert names["train.steps"] == 900_000
+    assert names["task"] == "pretrain"
+    assert not any(isinstance(value, config_lib.ConfigDict) for value in names.values())

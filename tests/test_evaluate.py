@@ -1,0 +1,60 @@
+import jax
+import numpy as np
+import pytest
+from store_fixture import random_params, toy_config
+
+from bertjax import sharding
+from bertjax.evaluate import evaluate, make_eval_step
+from bertjax.tasks import pretrain
+
+
+@pytest.fixture(scope="module")
+def at_once(store):
+    """The held-out rows, parameters and the metrics of one batch of all rows, without a mesh."""
+    config = toy_config(store, **{"train.eval_every": 1})
+    rows, params = pretrain.open_data(config).rows["train"], random_params(config)
+    batch = rows.heldout(0, rows.num_heldout)
+    sums = jax.jit(lambda params, batch: pretrain.batch_sums(config, params, batch, None))(params, batch)
+    totals = {name: float(x) for name, x in (sums | pretrain.batch_weights(batch)).items()}
+    return rows, params, pretrain.metrics(totals)
+
+
+@pytest.mark.parametrize(
+    ("size", "devices", "axes"),
+    [(8, 8, (8, 1, 1)), (12, 4, (2, 2, 1)), (8, 8, (2, 2, 2)), (512, 1, (1, 1, 1))],
+)
+def test_batch_size_and_mesh_do_not_change_a_metric(store, at_once, size, devices, axes):
+    rows, params, expected = at_once
+    fields = dict(zip(("mesh.data", "mesh.fsdp", "mesh.tensor"), axes, strict=True))
+    config = toy_config(store, **{"train.eval_every": 1, "eval.batch_size": size, **fields})
+    mesh = sharding.make_mesh(config, jax.devices()[:devices])
+    shardings = sharding.state_shardings(params, mesh)
+    step = make_eval_step(config, pretrain, mesh, shardings)
+    assert rows.num_heldout % size  # the last batch is not full
+    found = evaluate(config, pretrain, mesh, step, jax.device_put(params, shardings), rows)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=2e-6, err_msg=name)
+
+
+def test_eval_examples_limits_the_rows(store, at_once):
+    rows, _, _ = at_once
+    config = toy_config(store, **{"train.eval_every": 1, "eval.examples": 5})
+    few = pretrain.open_data(config).rows["train"]
+    assert few.num_heldout == 5 < rows.num_heldout
+    for name, x in few.heldout(0, 8).items():
+        np.testing.assert_array_equal(x[:5], rows.heldout(0, 5)[name])
+        assert not x[5:].any()
+
+
+def test_held_out_rows_do_not_depend_on_the_runs_seed_and_masking(store, at_once):
+    rows, _, _ = at_once
+    other = {"train.eval_every": 1, "data.masking": "dynamic", "data.dupe_factor": 3}
+    same = pretrain.open_data(toy_config(store, seed=5, **other)).rows["train"]
+    assert same.num_heldout == rows.num_heldout
+    for name, x in same.heldout(0, rows.num_heldout).items():
+        np.testing.assert_array_equal(x, rows.heldout(0, rows.num_heldout)[name])
+
+
+def test_no_rows_without_evaluation(store):
+    assert pretrain.open_data(toy_config(store)).rows["train"].num_heldout == 0

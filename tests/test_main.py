@@ -1,0 +1,144 @@
+"""The command: exit codes, one-line errors, and a step of every shipped config at toy size."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from store_fixture import TESTS, VOCAB, arguments, start, write_config
+
+from bertjax.config import fields, parse_args
+from bertjax.errors import InputError, run_command
+from bertjax.logs import read_metrics
+from bertjax.main import main, start_processes
+
+CONFIGS = sorted((TESTS.parent / "configs").glob("*.py"))
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ([], "bertjax.main: error: no config; use --config=FILE, such as --config=configs/pretrain_tiny.py"),
+        (["--config=configs/pretrain_tiny.py", "--config.train.step=1"],
+         "bertjax.main: error: --config.train.step: no such field; the nearest is --config.train.steps"),
+        (["--config=configs/pretrain_tiny.py", "--config.data.store=/nowhere", "--config.workdir=w"],
+         "bertjax.main: error: /nowhere: no token store (no store.json); make one with bertjax.prepare"),
+    ],
+    ids=["no config", "no field", "no store"],
+)  # fmt: skip
+def test_bad_input_is_one_line_and_exit_code_2(tmp_path, args, message):
+    output = tmp_path / "output"
+    assert start(args, output).wait(120) == 2
+    assert output.read_text() == message + "\n"
+
+
+def exits(monkeypatch, capsys, *args):
+    """(exit code, stderr) of the command in this process."""
+    monkeypatch.setattr(sys, "argv", ["bertjax", *map(str, args)])
+    with pytest.raises(SystemExit) as stop:
+        run_command(main)
+    return stop.value.code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("workdir=", "--config.workdir is empty; name a folder"),
+        ("data.store=", "--config.data.store is empty"),
+        ("model.vocab_size=50", "set --config.model.vocab_size=96"),
+        ("mesh.data=3", "does not divide the 8 devices"),
+        ("train.batch_size=12", "--config.mesh: data x fsdp=8 does not divide train.batch_size"),
+        ("init_from=/nowhere", "/nowhere: no checkpoint"),
+        ("task=nothing", "task=nothing"),
+    ],
+)
+def test_what_cannot_run_is_one_line(tmp_path, monkeypatch, capsys, store, override, message):
+    args = arguments(write_config(tmp_path), **{"data.store": store, "workdir": tmp_path / "run"})
+    code, error = exits(monkeypatch, capsys, *args, f"--config.{override}")
+    assert code == 2
+    assert message in error
+    assert error.count("\n") == 1
+    assert ": error: " in error
+
+
+def test_a_mistake_leaves_no_checkpoint_behind(tmp_path, monkeypatch, capsys, store):
+    args = arguments(write_config(tmp_path), **{"data.store": store, "workdir": tmp_path / "run"})
+    assert exits(monkeypatch, capsys, *args, "--config.model.vocab_size=50")[0] == 2
+    assert not (tmp_path / "run").exists()  # so the right command does not meet a wrong config.json
+
+
+def test_the_function_does_not_start_its_callers_program_again(tmp_path, monkeypatch, store):
+    """In a notebook or a test, execv() would end the session; only `python -m bertjax.main` may do that."""
+    monkeypatch.delenv("GLIBC_TUNABLES")
+    monkeypatch.setattr("os.execv", lambda *args: pytest.fail("the program was started again"))
+    with pytest.raises(InputError, match=r"data\.store is empty"):
+        main(arguments(write_config(tmp_path), workdir=tmp_path / "run"))
+
+
+def test_unclear_processes_are_one_line(monkeypatch, capsys):
+    monkeypatch.setenv("BERTJAX_COORDINATOR", "localhost:1")
+    monkeypatch.setenv("BERTJAX_PROCESS_COUNT", "two")
+    monkeypatch.setattr(sys, "argv", ["bertjax"])
+    with pytest.raises(SystemExit) as stop:
+        run_command(lambda args: start_processes())
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert "set the numbers BERTJAX_PROCESS_COUNT and BERTJAX_PROCESS_ID" in error
+    assert error.count("\n") == 1
+
+
+# What makes a config of each task a toy, besides EVERY; a new task needs a line.
+TOY = {
+    "pretrain": {
+        "model.vocab_size": VOCAB,
+        "model.max_position_embeddings": 32,
+        "train.max_predictions_per_seq": 3,
+        "phase2.max_predictions_per_seq": 5,
+    }
+}
+EVERY = {
+    "model.num_hidden_layers": 1,
+    "model.hidden_size": 32,
+    "model.num_attention_heads": 2,
+    "model.intermediate_size": 64,
+    "train.steps": 1,
+    "train.batch_size": 8,
+    "train.seq_length": 16,
+    "train.eval_every": 1,
+    "eval.batch_size": 8,
+    "log.tensorboard": False,
+}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_one_step_of_every_shipped_config(tmp_path, store, path):
+    config = parse_args([f"--config={path}"])
+    assert config.task in TOY, f"{path.name}: say in TOY what makes the task {config.task} a toy"
+    toy = EVERY | TOY[config.task]
+    two = path.stem == "pretrain_base"  # one config's phase 2 may stand for the others'
+    toy |= {"phase2.steps": int(two), "phase2.batch_size": 8, "phase2.seq_length": 32}
+    toy["train.accumulation"] = 1  # 8 rows are too few to be divided over 8 devices and parts
+    for axis in ("data", "fsdp", "tensor"):
+        toy[f"mesh.{axis}"] = -1 if axis == "data" else 1
+    main(arguments(path, **toy, **{"data.store": store, "workdir": tmp_path / "run"}))
+    steps = 1 + two
+    rows = read_metrics(str(tmp_path / "run" / "metrics.jsonl"))
+    trained = [row for row in rows if "loss" in row]
+    assert [row["step"] for row in trained] == list(range(1, steps + 1))
+    held_out = [row for row in rows if "eval/loss" in row]
+    assert [row["step"] for row in held_out] == [row["step"] for row in trained]
+    assert (tmp_path / "run" / "checkpoints" / str(steps)).is_dir()
+    assert (tmp_path / "run" / "vocab.txt").is_file()
+
+
+def test_configs_open_with_their_command():
+    assert CONFIGS
+    for path in CONFIGS:
+        text = path.read_text()
+        assert f"python -m bertjax.main --config=configs/{path.name}" in text, path
+        assert "Hardware:" in text, path
+
+
+def test_no_config_holds_a_machines_path():
+    for path in CONFIGS:
+        for name, value in fields(parse_args([f"--config={path}"])):
+            assert not (isinstance(value, str) and Path(value).is_absolute()), (path, name)

@@ -1,0 +1,99 @@
+"""Two processes of four devices each train like one process of eight, and stop together."""
+
+import json
+import os
+import signal
+import socket
+
+import pytest
+from store_fixture import start
+from test_resume import assert_logged_like, last_step, wait_until
+
+from bertjax.main import main
+
+# The command as it is, but each call for rows is written down.
+RECORDING = """
+import json, os, runpy, sys
+from bertjax.data.examples import Examples
+
+rows, log = Examples.rows, open(os.environ["ROWS_LOG"], "w", buffering=1)
+
+
+def recorded(self, position, count):
+    print(json.dumps([position, count]), file=log)
+    return rows(self, position, count)
+
+
+Examples.rows = recorded
+runpy.run_module("bertjax.main", run_name="__main__", alter_sys=True)
+"""
+FLAGS = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=4")
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def stopped(reference, tmp_path_factory):
+    """(folder, flags, exit codes) of a run of two processes of which the second alone got SIGTERM."""
+    folder = tmp_path_factory.mktemp("multihost")
+    args = [*reference[0], f"--config.workdir={folder / 'run'}"]
+    port = free_port()
+    processes = [
+        start(
+            args,
+            folder / f"output{i}",
+            program=("-c", RECORDING),
+            ROWS_LOG=str(folder / f"rows{i}"),
+            XLA_FLAGS=FLAGS,
+            BERTJAX_COORDINATOR=f"localhost:{port}",
+            BERTJAX_PROCESS_COUNT="2",
+            BERTJAX_PROCESS_ID=str(i),
+        )
+        for i in range(2)
+    ]
+    try:
+        wait_until(processes[0], lambda: last_step(folder / "run") >= 3, folder / "output0")
+        processes[1].send_signal(signal.SIGTERM)
+        codes = [process.wait(200) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    return folder, args, codes
+
+
+def outputs(folder):
+    return "".join((folder / f"output{i}").read_text() for i in range(2))
+
+
+def test_both_processes_stop_at_the_same_step_and_have_saved_it(stopped):
+    folder, _, codes = stopped
+    assert codes == [75, 75], outputs(folder)
+    step = last_step(folder / "run")
+    assert (folder / "run" / "checkpoints" / str(step)).is_dir()
+    for i in range(2):
+        last_line = (folder / f"output{i}").read_text().splitlines()[-1]
+        assert f"interrupted: step {step} of 80 is saved" in last_line
+    assert "8 cpu devices" in (folder / "output0").read_text()
+
+
+def test_each_process_makes_its_own_rows_only(stopped):
+    folder, _, _ = stopped
+    step = last_step(folder / "run")
+    for i in range(2):
+        calls = [json.loads(line) for line in (folder / f"rows{i}").read_text().splitlines()]
+        assert len(calls) >= min(step, 40)
+        for number, (position, count) in enumerate(calls[:40]):
+            assert (position, count) == (8 * number + 4 * i, 4)
+
+
+def test_the_run_goes_on_in_one_process_and_ends_with_the_same_losses(stopped, reference):
+    folder, args, _ = stopped
+    before = last_step(folder / "run")
+    main(args)
+    assert before >= 20
+    assert_logged_like(folder / "run", reference[1], rtol=1e-5)

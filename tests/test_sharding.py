@@ -1,0 +1,132 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+from store_fixture import make_batch, toy_config
+
+from bertjax import sharding, train
+from bertjax.errors import InputError
+from bertjax.optim import path_name
+from bertjax.tasks import pretrain
+
+CUBE = {"mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2}
+
+
+def flat(tree):
+    return {path_name(path): x for path, x in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+@pytest.fixture(scope="module")
+def after_a_step():
+    """(shardings, state and sums after one step) on 2 x 2 x 2 devices, and what the compiler said."""
+    config = toy_config(**CUBE)
+    mesh = sharding.make_mesh(config)
+    step, init, shardings = train.make_train_step(config, pretrain, mesh)
+    batch = sharding.to_global(mesh, make_batch(config), 0, 8)
+    state, measured = step(init(), batch)
+    return flat(shardings), flat(state), measured
+
+
+def test_the_table_has_a_row_for_every_array_and_moments_follow_their_parameter():
+    config = toy_config(**CUBE)
+    mesh = sharding.make_mesh(config)
+    state = jax.eval_shape(lambda: train.init_state(config, pretrain))
+    specs = {name: each.spec for name, each in flat(sharding.state_shardings(state, mesh)).items()}
+    assert specs.keys() == flat(state).keys()
+    parameters = {name.removeprefix("params/") for name in specs if name.startswith("params/")}
+    assert len(parameters) > 20
+    for name in parameters:
+        assert specs[f"optimizer/mu/{name}"] == specs[f"optimizer/nu/{name}"] == specs[f"params/{name}"]
+    others = {name for name in specs if not name.startswith(("params/", "optimizer/mu/", "optimizer/nu/"))}
+    assert others == {"optimizer/count", "step", "bad_steps", "bad_in_a_row"}
+    # Every matrix is split over both axes, so nothing large is on every device.
+    for name in parameters:
+        if name.endswith(("kernel", "/word")) and not name.startswith("nsp"):
+            assert {"fsdp", "tensor"} <= set(specs[f"params/{name}"]), name
+
+
+def test_every_row_of_the_table_is_used():
+    names = flat(jax.eval_shape(lambda: train.init_state(toy_config(), pretrain)))
+    first = {name: next(p for p, _ in sharding.TABLE if sharding.re.search(p, name)) for name in names}
+    assert set(first.values()) == {pattern for pattern, _ in sharding.TABLE}
+
+
+def test_an_array_without_a_row_is_an_error():
+    with pytest.raises(KeyError, match="no row for params/novel_thing"):
+        sharding.spec("params/novel_thing", 2)
+
+
+def test_the_arrays_are_where_the_table_says(after_a_step):
+    shardings, state, measured = after_a_step
+    sizes = {"data": 2, "fsdp": 2, "tensor": 2}
+    assert shardings.keys() == state.keys()
+    for name, x in state.items():
+        axes = tuple(sharding.spec(name, x.ndim))
+        expected = tuple(n // (sizes[axis] if axis else 1) for n, axis in zip(x.shape, axes, strict=True))
+        assert {shard.data.shape for shard in x.addressable_shards} == {expected}, name
+        assert x.sharding.is_equivalent_to(shardings[name], x.ndim), name
+    assert state["params/encoder/embeddings/word"].addressable_shards[0].data.shape == (64, 16)
+    for each in measured.values():
+        assert each.sharding.is_fully_replicated
+
+
+def test_the_compiler_finds_a_way_between_the_shardings(capfd):
+    """XLA says "Involuntary full rematerialization" where it replicates a whole array to shard it anew."""
+    config = toy_config(**CUBE)
+    mesh = sharding.make_mesh(config)
+    step, _, shardings = train.make_train_step(config, pretrain, mesh)
+    on_batch = NamedSharding(mesh, sharding.BATCH)
+    batch = {
+        name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=on_batch)
+        for name, x in make_batch(config).items()
+    }
+    jax.config.update("jax_enable_compilation_cache", False)  # a program from there says nothing
+    try:
+        step.lower(train.abstract_state(config, pretrain, shardings), batch).compile()
+    finally:
+        jax.config.update("jax_enable_compilation_cache", True)
+    assert "Involuntary full rematerialization" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("fields", "devices", "message"),
+    [
+        ({"mesh.data": 3}, 8, r"--config.mesh: data=3 x fsdp=1 x tensor=1 does not divide the 8 devices"),
+        ({"mesh.fsdp": 16}, 8, r"--config.mesh: data=-1 x fsdp=16 x tensor=1 does not divide the 8 devices"),
+        ({"mesh.data": 2}, 8, r"--config.mesh: data=2 .* does not divide the 8 devices"),
+        ({"train.batch_size": 12}, 8, r"data x fsdp=8 does not divide train.batch_size .*=12"),
+        ({"train.accumulation": 2}, 8, r"data x fsdp=8 does not divide train.batch_size .*=4"),
+        ({"phase2.steps": 5, "phase2.batch_size": 4}, 8, r"data x fsdp=8 does not divide phase2.batch_size"),
+        ({"eval.batch_size": 12}, 8, r"data x fsdp=8 does not divide eval.batch_size=12"),
+        ({"mesh.tensor": 4}, 8, r"tensor=4 does not divide model.num_attention_heads=2"),
+        ({"mesh.tensor": 2, "model.intermediate_size": 63}, 2,
+         r"tensor=2 does not divide model.intermediate_size"),
+        # The vocabulary is padded to a multiple of 128, and 3 heads ask for 3 devices.
+        ({"mesh.tensor": 3, "model.num_attention_heads": 3, "model.hidden_size": 48,
+          "model.intermediate_size": 96}, 3, r"tensor=3 does not divide .*128"),
+    ],
+)  # fmt: skip
+def test_a_mesh_that_does_not_fit_is_one_line(fields, devices, message):
+    with pytest.raises(InputError, match=message) as error:
+        sharding.make_mesh(toy_config(**fields), jax.devices()[:devices])
+    assert "\n" not in str(error.value)
+
+
+def test_the_rest_of_the_devices_goes_to_the_axis_of_minus_one():
+    assert dict(sharding.make_mesh(toy_config(**{"mesh.tensor": 2})).shape) == {
+        "data": 4, "fsdp": 1, "tensor": 2,
+    }  # fmt: skip
+    config = toy_config(**{"mesh.data": 2, "mesh.fsdp": -1})
+    assert dict(sharding.make_mesh(config).shape) == {"data": 2, "fsdp": 4, "tensor": 1}
+
+
+def test_rows_of_a_batch_come_to_the_devices_in_order():
+    mesh = sharding.make_mesh(toy_config(**CUBE))
+    assert sharding.local_rows(mesh, 16) == (0, 16)
+    x = np.arange(48).reshape(16, 3)
+    placed = sharding.to_global(mesh, {"x": x}, 0, 16)["x"]
+    np.testing.assert_array_equal(placed, x)
+    assert placed.sharding.is_equivalent_to(NamedSharding(mesh, PartitionSpec(("data", "fsdp"))), 2)
+    assert {shard.data.shape for shard in placed.addressable_shards} == {(4, 3)}
+    assert jnp.asarray(placed).dtype == x.dtype or x.dtype == np.int64
