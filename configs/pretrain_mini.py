@@ -1,0 +1,32 @@
+"""BERT of 4 layers and 256 units (Turc et al. 2019, "mini"), for an hour on a desktop.
+
+    python -m bertjax.main --config=configs/pretrain_mini.py --config.data.store=STORE --config.workdir=DIR
+
+STORE holds a vocabulary of 16,384 tokens (python -m bertjax.prepare --vocab_size=16384 ...), of tens of
+megabytes of text or more.
+
+Hardware: 2 CPU cores. Time: not measured. Score: not measured.
+"""
+
+from bertjax.config import default, set_size
+
+
+def get_config():
+    c = set_size(default(), "mini")
+    c.model.vocab_size = 16384
+    c.model.dtype = "float32"
+    c.model.scan_layers = False
+    c.model.max_position_embeddings = 128
+    c.data.masking = "dynamic"
+    c.train.steps = 8000
+    c.train.batch_size = 32
+    c.train.log_every = 50
+    c.train.eval_every = 1000
+    c.train.save_every = 1000
+    c.train.keep_every = 0
+    c.phase2.steps = 0
+    c.optim.learning_rate = 1e-3
+    c.optim.warmup_steps = 800
+    c.eval.batch_size = 64
+    c.eval.examples = 2048
+    return c
