@@ -7,8 +7,11 @@ as `--config.train.steps=1000`.
 
 import ast
 import difflib
+import importlib.util
+import math
 import runpy
-from collections.abc import Iterator, Sequence
+import traceback
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +38,27 @@ HIDDEN_ACTS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu")  # Hugging Face'
 REMAT = ("none", "attention", "dots", "full")
 OPTIMIZERS = ("bert_adamw", "adamw", "lamb")
 
+# What `check` asks of numbers, by field; those that end in _prob are shares.
+_SHARES = ("optim.beta1", "optim.beta2")
+_POSITIVE = (
+    "model.vocab_size", "model.hidden_size", "model.num_hidden_layers", "model.num_attention_heads",
+    "model.intermediate_size", "model.max_position_embeddings", "model.type_vocab_size",
+    "model.initializer_range", "model.layer_norm_eps", "data.dupe_factor", "data.pack",
+    "train.steps", "train.batch_size", "train.max_predictions_per_seq", "train.accumulation",
+    "train.log_every", "train.save_every", "train.keep_last", "train.max_bad_steps",
+    "phase2.batch_size", "phase2.max_predictions_per_seq", "phase2.learning_rate",
+    "optim.learning_rate", "optim.eps", "eval.batch_size",
+)  # fmt: skip
+_NOT_NEGATIVE = (
+    "train.eval_every", "train.keep_every", "phase2.steps", "phase2.warmup_steps", "optim.warmup_steps",
+    "optim.weight_decay", "optim.clip_norm", "eval.examples",
+)  # fmt: skip
+
 
 def set_size(config: ConfigDict, name: str) -> ConfigDict:
-    """Sets the sizes of `config.model` to those of `MODEL_SIZES[name]` and returns `config`."""
+    """Sets the sizes of `config.model` to those of `MODEL_SIZES[name]` and returns `config`. Raises InputError."""
+    if name not in MODEL_SIZES:
+        raise InputError(f"{name}: no such model size; there are {', '.join(MODEL_SIZES)}")
     layers, hidden, heads = MODEL_SIZES[name]
     config.model.update(
         num_hidden_layers=layers,
@@ -146,18 +167,44 @@ def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
     file, _, arg = path.partition(":")
     if not Path(file).is_file():
         raise InputError(f"{file}: no such config file; the shipped ones are in configs/")
-    module = runpy.run_path(file)
-    if "get_config" not in module:
-        raise InputError(f"{file}: defines no get_config(); see configs/pretrain_tiny.py")
-    try:
-        config = module["get_config"](arg) if arg else module["get_config"]()
-    except (AttributeError, KeyError, TypeError) as error:
-        reason = str(error).strip("'\"").splitlines()[0]
-        raise InputError(f"{path}: {reason}") from error
+    config = _run_file(file, arg)
+    defaults = dict(fields(default()))
+    for name, value in fields(config):
+        if name not in defaults:
+            raise InputError(f"{file}: {name}: no such field; the nearest is {_nearest(name, defaults)}")
+        if type(value) is not type(defaults[name]):
+            kind = type(defaults[name]).__name__
+            raise InputError(f"{file}: {name}={value!r}: expected {kind}, such as {defaults[name]!r}")
     for override in overrides:
         _apply(config, override)
     check(config)
     return config
+
+
+def _run_file(file: str, arg: str) -> ConfigDict:
+    try:
+        module = runpy.run_path(file)
+        if "get_config" not in module:
+            raise InputError(f"{file}: defines no get_config(); see configs/pretrain_tiny.py")
+        config = module["get_config"](*([arg] if arg else []))
+    except InputError:
+        raise
+    except SyntaxError as error:
+        raise InputError(f"{error.filename}:{error.lineno}: {error.msg}") from error
+    except Exception as error:  # the user's code; the line of it that failed is what helps
+        lines = [
+            frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file
+        ]
+        reason = str(error).strip().partition("\n")[0]
+        where = f"{file}:{lines[-1]}" if lines else file
+        raise InputError(f"{where}: {type(error).__name__}: {reason}") from error
+    if not isinstance(config, ConfigDict):
+        raise InputError(f"{file}: get_config() returned {type(config).__name__}, not a config")
+    return config
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    return difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
 
 
 def parse_args(args: Sequence[str]) -> ConfigDict:
@@ -189,8 +236,7 @@ def _apply(config: ConfigDict, override: str) -> None:
     name, _, text = override.partition("=")
     known = dict(fields(config))
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
-        raise InputError(f"--config.{name}: no such field; the nearest is --config.{near}")
+        raise InputError(f"--config.{name}: no such field; the nearest is --config.{_nearest(name, known)}")
     old = known[name]
     try:
         value = text if isinstance(old, str) else ast.literal_eval(text)
@@ -218,12 +264,17 @@ def check(config: ConfigDict) -> None:
             value = dict(fields(config))[field]
             raise InputError(f"--config.{field}={value}: {rule}")
 
+    require(importlib.util.find_spec(f"bertjax.tasks.{config.task}") is not None, "task",
+            "no such task; a task is a module of bertjax.tasks")  # fmt: skip
     for field, value in fields(config):
-        if field.endswith("_prob"):
+        if isinstance(value, float):
+            require(math.isfinite(value), field, "must be a finite number")
+        if field in _SHARES or field.endswith("_prob"):
             require(0 <= value < 1, field, "must be at least 0 and below 1")
-    for field in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads",
-                  "intermediate_size", "max_position_embeddings", "type_vocab_size"):  # fmt: skip
-        require(m[field] > 0, f"model.{field}", "must be positive")
+        elif field in _POSITIVE:
+            require(value > 0, field, "must be positive")
+        elif field in _NOT_NEGATIVE:
+            require(value >= 0, field, "must not be negative")
     require(m.hidden_size % m.num_attention_heads == 0, "model.num_attention_heads",
             f"must divide model.hidden_size={m.hidden_size}")  # fmt: skip
     for field, known in (
@@ -234,25 +285,15 @@ def check(config: ConfigDict) -> None:
         ("optim.name", OPTIMIZERS),
     ):
         require(dict(fields(config))[field] in known, field, f"must be one of {', '.join(known)}")
-    require(d.dupe_factor > 0, "data.dupe_factor", "must be positive")
-    require(d.pack > 0, "data.pack", "must be positive")
     require(len(d.mask_split) == 3 and min(d.mask_split) >= 0 and abs(sum(d.mask_split) - 1) < 1e-6,
             "data.mask_split", "must be three shares (mask, random, unchanged) that add up to 1")  # fmt: skip
-    require(t.steps > 0, "train.steps", "must be positive")
-    require(t.accumulation > 0, "train.accumulation", "must be positive")
-    require(t.log_every > 0, "train.log_every", "must be positive")
-    require(t.save_every > 0, "train.save_every", "must be positive")
-    require(t.keep_last > 0, "train.keep_last", "must be positive")
-    require(config.optim.learning_rate > 0, "optim.learning_rate", "must be positive")
     phases = ["train", *(["phase2"] if config.phase2.steps else [])]
     for name in phases:
         phase = config[name]
-        require(phase.batch_size > 0, f"{name}.batch_size", "must be positive")
         require(phase.batch_size % t.accumulation == 0, f"{name}.batch_size",
                 f"must be a multiple of train.accumulation={t.accumulation}")  # fmt: skip
         require(8 <= phase.seq_length <= m.max_position_embeddings, f"{name}.seq_length",
                 f"must be from 8 to model.max_position_embeddings={m.max_position_embeddings}")  # fmt: skip
-        require(phase.max_predictions_per_seq > 0, f"{name}.max_predictions_per_seq", "must be positive")
     axes = (config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     require(all(n > 0 or n == -1 for n in axes) and axes.count(-1) <= 1, "mesh.data",
             "mesh axes must be positive; one may be -1")  # fmt: skip

@@ -38,7 +38,6 @@ def start_processes() -> None:
 def main(args: Sequence[str]) -> None:
     """Trains the config that the arguments name. See bertjax.config.parse_args."""
     config = config_lib.parse_args(args)
-    keep_memory()
     start_processes()
     from bertjax.train import train
 
@@ -46,4 +45,5 @@ def main(args: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
+    keep_memory()
     run_command(main)

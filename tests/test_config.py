@@ -63,7 +63,7 @@ def test_a_config_file_takes_an_argument(tmp_path):
         "def get_config(size):\n    return set_size(default(), size)\n"
     )
     assert load(f"{path}:tiny").model.hidden_size == 128
-    fails("sized.py:huge: huge", load, f"{path}:huge")
+    fails("huge: no such model size; there are tiny", load, f"{path}:huge")
     fails(r"sized.py: get_config\(\) missing", load, str(path))
 
 

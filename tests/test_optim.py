@@ -168,6 +168,23 @@ def test_stacked_layers_are_updated_as_if_apart(name):
         assert_close(jax.tree.map(lambda x, i=i: x[i], found["layers"]), expected[f"layer{i}"])
 
 
+def test_lamb_takes_queries_keys_and_values_apart():
+    rng = np.random.default_rng(4)
+    parts = {name: rng.normal(0, 0.1 * (i + 1), (2, 6, 2, 3)) for i, name in enumerate("qkv")}
+    together = {"layers": {"attention": {"qkv_kernel": np.stack(list(parts.values()), axis=2)}}}
+    gradients = make_gradients(together)
+    found, _ = run(settings(name="lamb"), together, gradients)
+    gradients = [tree["layers"]["attention"]["qkv_kernel"] for tree in gradients]
+    apart = {"layers": {f"{name}_kernel": x for name, x in parts.items()}}
+    apart_gradients = [
+        {"layers": {f"{name}_kernel": x[:, :, i] for i, name in enumerate("qkv")}} for x in gradients
+    ]
+    expected, _ = run(settings(name="lamb"), apart, apart_gradients)
+    for i, name in enumerate("qkv"):
+        found_part = found["layers"]["attention"]["qkv_kernel"][:, :, i]
+        assert_close(found_part, expected["layers"][f"{name}_kernel"])
+
+
 def test_global_norm_is_over_all_arrays():
     tree = {"a": jnp.full((2, 2), 1.0, jnp.bfloat16), "b": {"c": jnp.array([2.0, 1.0])}}
     assert optim.global_norm(tree) == 3.0

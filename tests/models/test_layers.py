@@ -6,7 +6,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bertjax.models.layers import ACTIVATIONS, dropout, dropout_keys, fold_in, layer_norm
+from bertjax.models.layers import (
+    ACTIVATIONS,
+    add_bias,
+    cross_entropy,
+    dropout,
+    dropout_keys,
+    fold_in,
+    layer_norm,
+)
 
 SEED = jnp.array([0x12345678, 0x9ABCDEF0], jnp.uint32)
 
@@ -159,3 +167,36 @@ def test_the_gradient_has_the_mask_of_the_forward_pass():
         lambda x: (dropout(x, 0.4, keys), jax.grad(lambda x: (dropout(x, 0.4, keys) * weights).sum())(x))
     )(x)
     np.testing.assert_allclose(gradient, np.where(found == 0, 0, weights / np.float32(0.6)), rtol=1e-6)
+
+
+def test_cross_entropy_and_its_gradient_against_float64():
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(0, 3, (4, 5, 12)), rng.integers(0, 10, (4, 5))
+    logits[0] += 1000  # must not overflow
+    logits[..., 10:] = -1e9  # as for the vocabulary's padding
+    weights = rng.normal(size=(4, 5))
+    log_probs = logits - logits.max(-1, keepdims=True)
+    log_probs -= np.log(np.exp(log_probs).sum(-1, keepdims=True))
+    expected = -np.take_along_axis(log_probs, labels[..., None], -1)[..., 0]
+    gradient = (np.exp(log_probs) - np.eye(12)[labels]) * weights[..., None]
+
+    def weighted(x):
+        loss, correct = cross_entropy(x, jnp.asarray(labels))
+        return (loss * weights).sum(), (loss, correct)
+
+    found, (loss, correct) = jax.jit(jax.grad(weighted, has_aux=True))(jnp.asarray(logits, jnp.float32))
+    np.testing.assert_allclose(loss, expected, atol=2e-4)  # around 1000 a float32 has steps of 6e-5
+    np.testing.assert_allclose(loss[1:], expected[1:], atol=2e-6)
+    np.testing.assert_array_equal(correct, logits.argmax(-1) == labels)
+    np.testing.assert_allclose(found, gradient, atol=1e-4)
+    np.testing.assert_allclose(found[1:], gradient[1:], atol=2e-6)
+    assert not np.asarray(found[..., 10:]).any()
+
+
+def test_add_bias_and_its_gradient():
+    x, weights = jax.random.normal(jax.random.key(0), (2, 3, 4, 7))
+    bias = jax.random.normal(jax.random.key(1), 7)
+    np.testing.assert_array_equal(add_bias(x, bias), x + bias)
+    dx, dbias = jax.grad(lambda x, bias: (add_bias(x, bias) * weights).sum(), argnums=(0, 1))(x, bias)
+    np.testing.assert_array_equal(dx, weights)
+    np.testing.assert_allclose(dbias, np.asarray(weights, np.float64).sum((0, 1)), rtol=1e-5, atol=1e-6)
