@@ -56,7 +56,7 @@ _NOT_NEGATIVE = (
 
 
 def set_size(config: ConfigDict, name: str) -> ConfigDict:
-    """Sets the sizes of `config.model` to those of `MODEL_SIZES[name]` and returns `config`. Raises InputError."""
+    """Sets the sizes of `config.model` to those of `MODEL_SIZES[name]`, and returns it. Raises InputError."""
     if name not in MODEL_SIZES:
         raise InputError(f"{name}: no such model size; there are {', '.join(MODEL_SIZES)}")
     layers, hidden, heads = MODEL_SIZES[name]
