@@ -126,14 +126,16 @@ def summary(out: str, workdir: str, store: str, exported: str) -> str:
         f"--config.workdir={os.path.join(out, 'longer')}",
         "--config.train.steps=20000",
     )
+    report = os.path.join(workdir, "report.png")
+    width = max(len(report), len(exported))
     return f"""On documents that training never saw:
   masked-LM loss           {last["eval/mlm_loss"]:.2f} nats a token; guessing by word frequency costs \
 {last["eval/unigram_entropy"]:.2f}
   masked-LM accuracy       {last["eval/mlm_accuracy"]:.1%}
-  next-sentence accuracy   {last["eval/nsp_accuracy"]:.1%}; guessing gives about 50%
+  next-sentence accuracy   {last["eval/nsp_accuracy"]:.1%}
 
-  {os.path.join(workdir, "report.png")}    losses and accuracies over the run
-  {exported}    the model for Hugging Face's from_pretrained
+  {report:{width}}   losses and accuracies over the run
+  {exported:{width}}   the model, for Hugging Face's from_pretrained
 
 Next:
   ask it       {_shown("bertjax.predict", "fill-mask", f"--model={workdir}", "Your own [MASK] here.")}

@@ -64,7 +64,7 @@ def test_a_config_file_takes_an_argument(tmp_path):
     )
     assert load(f"{path}:tiny").model.hidden_size == 128
     fails("huge: no such model size; there are tiny", load, f"{path}:huge")
-    fails(r"sized.py: get_config\(\) missing", load, str(path))
+    fails(r"sized.py: TypeError: get_config\(\) missing", load, str(path))
 
 
 @pytest.mark.parametrize(

@@ -150,6 +150,20 @@ def test_every_element_is_dropped_equally_often_over_rows():
     assert abs(chi_square - 4096) < 4 * math.sqrt(2 * 4096)
 
 
+def test_a_large_mask_has_no_stripes():
+    shape = (16, 512, 512)  # attention of 16 heads
+    dropped = ~masks(dropout_keys(SEED, jnp.arange(1)), shape, rate=0.1).reshape(shape)
+    for axes in ((0, 1), (0, 2), (1, 2), (0,), (1,), (2,)):
+        counts = dropped.sum(axes)
+        mean = dropped.size / counts.size * 0.1
+        chi_square = ((counts - mean) ** 2 / (mean * 0.9)).sum()
+        assert abs(chi_square - counts.size) < 5 * math.sqrt(2 * counts.size)
+    for period in (2, 3, 7, 1 << 10, 1000, 1 << 16):  # along the flattened index
+        whole = dropped.ravel()[: dropped.size // period * period].reshape(-1, period).sum(0)
+        mean = dropped.size // period * 0.1
+        assert abs(((whole - mean) ** 2 / (mean * 0.9)).sum() - period) < 5 * math.sqrt(2 * period)
+
+
 def test_a_rows_mask_does_not_depend_on_the_rest_of_the_batch():
     x = jnp.ones((8, 5, 7))
     whole = dropout(x, 0.3, fold_in(dropout_keys(SEED, jnp.arange(8)), 3))
