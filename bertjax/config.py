@@ -34,6 +34,7 @@ MODEL_SIZES = {
     "12x1024": (12, 1024, 16),
 }
 
+VOCAB_MULTIPLE = 128  # the embedding table divides over any mesh up to this, and fills the TPU's lanes
 HIDDEN_ACTS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu")  # Hugging Face's names
 REMAT = ("none", "attention", "dots", "full")
 OPTIMIZERS = ("bert_adamw", "adamw", "lamb")
@@ -53,6 +54,11 @@ _NOT_NEGATIVE = (
     "train.eval_every", "train.keep_every", "phase2.steps", "phase2.warmup_steps", "optim.warmup_steps",
     "optim.weight_decay", "optim.clip_norm", "eval.examples",
 )  # fmt: skip
+
+
+def padded_vocab_size(vocab_size: int) -> int:
+    """Rows of the embedding table: `vocab_size` rounded up to a multiple of VOCAB_MULTIPLE."""
+    return -(-vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
 
 
 def set_size(config: ConfigDict, name: str) -> ConfigDict:

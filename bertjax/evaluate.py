@@ -15,7 +15,8 @@ def make_eval_step(config: ConfigDict, task: ModuleType, mesh: Mesh, param_shard
     """A compiled (params, batch) -> sums and weights of the batch, without dropout."""
 
     def eval_step(params: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        return task.batch_sums(config, params, batch, None) | task.batch_weights(batch)
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return task.batch_sums(config, params, batch, None) | task.batch_weights(batch)
 
     on_batch = jax.sharding.NamedSharding(mesh, sharding.BATCH)
     replicated = jax.sharding.NamedSharding(mesh, sharding.REPLICATED)

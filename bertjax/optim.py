@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from bertjax.sharding import path_name
+
 Tree = Any
 
 # Devlin et al. 2018 and the release decay neither biases nor LayerNorm; LAMB (You et al. 2020) also takes its
@@ -17,11 +19,6 @@ Tree = Any
 _NOT_DECAYED = re.compile(r"(^|[/_])(bias|scale)$")
 # Axes that count several matrices in one array: every layer's, and queries', keys' and values'.
 _STACKED = ((re.compile(r"(^|/)layers/"), 0), (re.compile(r"/qkv_kernel$"), 2))
-
-
-def path_name(path: tuple[Any, ...]) -> str:
-    """ "encoder/layers/output_bias" for a path of jax.tree_util over nested dicts."""
-    return "/".join(key.key for key in path)
 
 
 def learning_rate(config: ConfigDict, step: jax.Array) -> jax.Array:

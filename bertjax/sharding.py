@@ -12,8 +12,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
+from bertjax.config import padded_vocab_size
 from bertjax.errors import InputError
-from bertjax.optim import path_name
 
 AXES = ("data", "fsdp", "tensor")
 BATCH = PartitionSpec(("data", "fsdp"))  # every array of a batch, on its first axis
@@ -21,9 +21,10 @@ REPLICATED = PartitionSpec()
 
 # The first match counts. A table row names the axes of the last dimensions; the leading dimension of stacked
 # layers stays whole. Shape letters: see bertjax.models.bert.
-TABLE: tuple[tuple[str, tuple[str | None, ...]], ...] = (
-    (r"embeddings/word$", ("tensor", "fsdp")),  # VD
-    (r"embeddings/(position|token_type)$", (None, "fsdp")),
+TABLE: tuple[tuple[str, tuple[str | tuple[str, ...] | None, ...]], ...] = (
+    # A lookup whose rows were split over fsdp would have to be split anew over the batch: V takes both axes.
+    (r"embeddings/word$", (("tensor", "fsdp"), None)),  # VD
+    (r"embeddings/(position|token_type)$", (None, None)),
     (r"attention/qkv_kernel$", ("fsdp", None, "tensor", None)),  # DKNH
     (r"attention/qkv_bias$", (None, "tensor", None)),  # KNH
     (r"attention/output_kernel$", ("tensor", None, "fsdp")),  # NHD
@@ -31,7 +32,7 @@ TABLE: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"layers/intermediate_bias$", ("tensor",)),
     (r"layers/output_kernel$", ("tensor", "fsdp")),  # FD
     (r"(pooler|mlm)_kernel$", ("fsdp", "tensor")),  # DD
-    (r"mlm_output_bias$", ("tensor",)),  # V
+    (r"mlm_output_bias$", (("tensor", "fsdp"),)),  # V
     (r"nsp_kernel$", ("fsdp", None)),
     (r"(^|[/_])(bias|scale)$", (None,)),
     (r"(^|/)(count|step|bad_steps|bad_in_a_row)$", ()),
@@ -57,10 +58,12 @@ def make_mesh(config: ConfigDict, devices: list[Any] | None = None) -> Mesh:
         )
     data, fsdp, tensor = sizes
     m = config.model
+    vocab = padded_vocab_size(m.vocab_size)
     rules = [("model.num_attention_heads", m.num_attention_heads, "tensor", tensor),
              ("model.intermediate_size", m.intermediate_size, "tensor", tensor),
              ("model.hidden_size", m.hidden_size, "fsdp", fsdp),
-             ("model.hidden_size", m.hidden_size, "tensor", tensor)]  # fmt: skip
+             ("model.hidden_size", m.hidden_size, "tensor", tensor),
+             ("model.vocab_size, padded", vocab, "fsdp x tensor", fsdp * tensor)]  # fmt: skip
     for phase in ("train", *(["phase2"] if config.phase2.steps else [])):
         part = config[phase].batch_size // config.train.accumulation
         rules.append((f"{phase}.batch_size / train.accumulation", part, "data x fsdp", data * fsdp))
@@ -71,6 +74,11 @@ def make_mesh(config: ConfigDict, devices: list[Any] | None = None) -> Mesh:
                 f"--config.mesh: {axis}={size} does not divide {field}={value}; change one of them"
             )
     return jax.make_mesh(sizes, AXES, (jax.sharding.AxisType.Auto,) * 3, devices=devices)
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+    """ "encoder/layers/output_bias" for a path of jax.tree_util over nested dicts."""
+    return "/".join(key.key for key in path)
 
 
 def spec(name: str, ndim: int) -> PartitionSpec:
@@ -86,6 +94,17 @@ def state_shardings(state: Any, mesh: Mesh) -> Any:
     return jax.tree_util.tree_map_with_path(
         lambda path, x: NamedSharding(mesh, spec(path_name(path), x.ndim)), state
     )
+
+
+def split_rows(x: jax.Array) -> jax.Array:
+    """x [B, ...], split over the mesh as a batch is. Does nothing where no mesh is set.
+
+    The one sharding of an activation not left to the compiler stands at the embeddings' end. Without it,
+    hidden states may follow the parameters' fsdp axis through all layers, the whole batch on every device.
+    """
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, BATCH)
 
 
 def local_rows(mesh: Mesh, batch_size: int) -> tuple[int, int]:

@@ -112,7 +112,8 @@ def make_train_step(config: ConfigDict, task: ModuleType, mesh: Mesh) -> tuple[A
     """
 
     def step(state: State, batch: Batch) -> tuple[State, Batch]:
-        return train_step(config, task, state, batch)
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return train_step(config, task, state, batch)
 
     def init() -> State:
         return init_state(config, task)
@@ -267,7 +268,7 @@ def _fresh_state(config: ConfigDict, init_fn: Any, shardings: Any) -> State:
         return state
     params, _, _ = load_params(config.init_from)
     ours, theirs = (
-        {optim.path_name(path): x.shape for path, x in jax.tree_util.tree_leaves_with_path(tree)}
+        {sharding.path_name(path): x.shape for path, x in jax.tree_util.tree_leaves_with_path(tree)}
         for tree in (state["params"], params)
     )
     wrong = [

@@ -12,10 +12,10 @@ PACKAGE = Path(bertjax.__file__).parent
 ORDER = (
     ("errors",),
     ("config", "flags", "host", "manifest"),
+    ("sharding",),
     ("data", "models", "kernels"),
     ("tasks",),
     ("optim",),
-    ("sharding",),
     ("checkpoint", "logs", "metrics", "throughput"),
     ("evaluate", "trained"),
     ("train",),

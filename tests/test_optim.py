@@ -8,6 +8,7 @@ import pytest
 from store_fixture import toy_config
 
 from bertjax import optim
+from bertjax.sharding import path_name
 
 STEPS = 20
 
@@ -107,7 +108,7 @@ def test_the_releases_adamw():
 
 def decayed(params):
     return jax.tree_util.tree_map_with_path(
-        lambda path, _: not optim.path_name(path).endswith(("bias", "scale")), params
+        lambda path, _: not path_name(path).endswith(("bias", "scale")), params
     )
 
 

@@ -5,8 +5,8 @@ from protocol import serve
 
 from benchmarks import workload
 from bertjax import sharding
+from bertjax.config import padded_vocab_size
 from bertjax.host import keep_memory
-from bertjax.models.bert import padded_vocab_size
 from bertjax.tasks import pretrain
 from bertjax.train import make_train_step
 

@@ -19,7 +19,7 @@ from safetensors.numpy import save
 
 from bertjax.data.tokenizer import SPECIAL_TOKENS
 from bertjax.errors import InputError
-from bertjax.optim import path_name
+from bertjax.sharding import path_name
 from bertjax.trained import Trained
 
 WEIGHTS = "model.safetensors"

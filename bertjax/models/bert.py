@@ -5,7 +5,7 @@ Modules declare parameters and the forward pass. `init` gives the parameters as 
 axis, whether the layers are scanned or unrolled.
 
 Shapes: B batch, S sequence, T attended sequence (= S), D hidden, N heads, H head size, F feed-forward,
-M masked positions, V vocabulary (padded to a multiple of `VOCAB_MULTIPLE`), L layers.
+M masked positions, V vocabulary (see padded_vocab_size), L layers.
 """
 
 import math
@@ -17,9 +17,10 @@ from flax import nnx
 from jax import lax
 from ml_collections import ConfigDict
 
+from bertjax.config import padded_vocab_size
 from bertjax.models.layers import ACTIVATIONS, add_bias, dropout, fold_in, layer_norm
+from bertjax.sharding import split_rows
 
-VOCAB_MULTIPLE = 128  # the embedding table divides over any mesh up to this, and fills the TPU's lanes
 MASKED = -10000.0  # what the 2018 release adds to the scores of positions that may not be attended to
 
 # For config.remat: what is kept of a layer's forward pass for the backward pass.
@@ -30,11 +31,6 @@ _KEPT = {
 
 Params = dict[str, Any]
 Batch = dict[str, jax.Array]
-
-
-def padded_vocab_size(vocab_size: int) -> int:
-    """`vocab_size` rounded up to a multiple of VOCAB_MULTIPLE."""
-    return -(-vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
 
 
 class _Init:
@@ -79,7 +75,7 @@ class Embeddings(nnx.Module):
         x_BSD = self.word[...][batch["input_ids"]]
         x_BSD += self.position[...][batch["position_ids"]]
         x_BSD += self.token_type[...][batch["token_type_ids"]]
-        return dropout(self.norm(x_BSD).astype(dtype), self.rate, keys)
+        return split_rows(dropout(self.norm(x_BSD).astype(dtype), self.rate, keys))
 
 
 class SelfAttention(nnx.Module):

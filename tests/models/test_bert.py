@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from store_fixture import make_batch, random_params, toy_config
 
-from bertjax.config import MODEL_SIZES, REMAT, default, set_size
+from bertjax.config import MODEL_SIZES, REMAT, VOCAB_MULTIPLE, default, padded_vocab_size, set_size
 from bertjax.models import bert
 from bertjax.models.layers import dropout_keys
 from bertjax.tasks import pretrain
@@ -100,7 +100,7 @@ def test_forward_equals_the_equations_of_the_release(fields):
     np.testing.assert_allclose(mlm[..., : config.model.vocab_size], expected_mlm, atol=2e-5)
     np.testing.assert_allclose(nsp, expected_nsp, atol=2e-5)
     assert np.all(np.asarray(mlm[..., config.model.vocab_size :]) == -1e9)
-    assert mlm.shape[-1] % bert.VOCAB_MULTIPLE == 0
+    assert mlm.shape[-1] % VOCAB_MULTIPLE == 0
     assert mlm.dtype == nsp.dtype == jnp.float32
 
 
@@ -167,7 +167,7 @@ def test_each_of_the_two_rates_has_a_part_in_the_loss(scanned):
     params, batch, (loss, _) = scanned
     for field in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
         without = toy_config(**{"model.num_hidden_layers": 3, f"model.{field}": 0.0})
-        assert abs(jax.jit(loss_of(without, batch))(params) - loss) > 1e-4
+        assert abs(jax.jit(loss_of(without, batch))(params) - loss) > 2e-6  # 4 steps of a float32
 
 
 def packed_and_apart():
@@ -259,7 +259,7 @@ def test_the_vocabularys_padding_has_no_gradient_and_no_share():
     params, v = random_params(config), config.model.vocab_size
     _, gradient = loss_and_gradient(config, params, make_batch(config))
     word, bias = gradient["encoder"]["embeddings"]["word"], gradient["mlm_output_bias"]
-    assert len(word) == len(bias) == bert.padded_vocab_size(v) == 128
+    assert len(word) == len(bias) == padded_vocab_size(v) == 128
     assert not np.asarray(word[v:]).any()
     assert not np.asarray(bias[v:]).any()
     assert np.asarray(bias[:v]).all()
@@ -274,7 +274,7 @@ def count(params):
 def test_parameter_counts(size, released):
     config = set_size(default(), size).model
     params = jax.eval_shape(lambda: bert.init_params(config, jax.random.key(0)))
-    padding = bert.padded_vocab_size(config.vocab_size) - config.vocab_size
+    padding = padded_vocab_size(config.vocab_size) - config.vocab_size
     assert padding == 70
     assert count(params) == released + padding * (config.hidden_size + 1)
 
