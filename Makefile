@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-later check parity clean
+.PHONY: help venv demo test check parity clean
 
 help:
 	@echo 'make demo    train a small BERT on text that is on this machine, and export it (minutes, no download'
@@ -38,16 +38,8 @@ venv: .venv/installed-test
 demo: .venv/installed
 	$(BIN)/python -m bertjax.demo --out=runs/demo
 
-# What `make test` leaves out: runs of minutes, and mesh and model checks that are not green yet.
-LATER := tests/test_train.py tests/test_resume.py tests/test_multihost.py tests/test_demo.py \
-	tests/test_sharding.py tests/test_evaluate.py tests/test_predict.py tests/models tests/tasks tests/parity \
-	tests/test_plan.py tests/test_benchmarks.py
-
 test: .venv/installed-test
-	$(BIN)/python -m pytest -n 2 $(LATER:%=--ignore=%)
-
-test-later: .venv/installed-test
-	$(BIN)/python -m pytest -n 2 $(filter-out tests/parity,$(LATER))
+	$(BIN)/python -m pytest -n 2 --ignore=tests/parity
 
 check: .venv/installed-test
 	$(BIN)/ruff check .
