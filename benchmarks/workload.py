@@ -34,7 +34,7 @@ def positive(text: str) -> int:
 
 
 def make_batch(settings: SimpleNamespace) -> dict[str, np.ndarray]:
-    """A batch of the shape that docs/architecture.md gives, one sequence a row, words drawn uniformly.
+    """A batch (see bertjax.data.examples.Batch), one sequence a row, words drawn uniformly.
 
     Rows are full unless settings.real_lengths: then one in ten is shorter, as with short_seq_prob 0.1.
     """

@@ -8,7 +8,7 @@ import sys
 # back at once, so each step has its memory mapped, zeroed and faulted in anew, 4 KiB at a time. These keep
 # it, in huge pages.
 _TUNABLES = (
-    "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1000000000000:"
+    "glibc.malloc.arena_max=1:glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1000000000000:"
     "glibc.malloc.trim_threshold=1000000000000:glibc.malloc.top_pad=268435456"
 )
 _ACCELERATORS = ("/dev/accel*", "/dev/vfio/[0-9]*", "/dev/nvidia[0-9]*")

@@ -17,11 +17,11 @@ def get_config():
     # Narrow layers need larger weights than BERT_BASE for attention to tell positions apart from the start;
     # with 0.02 the loss stays near the unigram entropy for longer.
     c.model.initializer_range = 0.08
-    # Nine passes over little text, masked anew each time: a small model has no time to overfit.
+    # Six passes over little text, masked anew each time: a small model has no time to overfit.
     c.model.hidden_dropout_prob = 0.0
     c.model.attention_probs_dropout_prob = 0.0
     c.data.masking = "dynamic"
-    c.train.steps = 3000
+    c.train.steps = 2000
     c.train.batch_size = 64
     c.train.seq_length = 64
     c.train.max_predictions_per_seq = 10

@@ -167,18 +167,29 @@ def test_a_run_killed_in_phase_2_and_in_a_save_ends_the_same(reference, tmp_path
     assert not list(checkpoints.glob("saving-*"))
 
 
-def test_a_run_goes_on_on_another_mesh_and_in_another_form(reference, tmp_path):
+@pytest.mark.parametrize(
+    ("devices", "axes", "form"),
+    [
+        (8, (4, 2, 1), {}),
+        (8, (2, 2, 2), {"train.accumulation": 2, "model.scan_layers": False, "model.remat": "full"}),
+        (1, (1, 1, 1), {}),
+    ],
+    ids=str,
+)
+def test_a_run_goes_on_on_another_mesh_and_in_another_form(reference, tmp_path, begin, devices, axes, form):
+    """The reference's mesh is 8 x 1 x 1; its last 50 steps are computed again, in both phases."""
     args, expected = reference
-    workdir = tmp_path / "run"
+    workdir, output = tmp_path / "run", tmp_path / "output"
     shutil.copytree(expected, workdir)
     for path in (workdir / "checkpoints").iterdir():
-        if path.name.isdigit() and int(path.name) > 60:
+        if path.name.isdigit() and int(path.name) > TOTAL - 50:
             shutil.rmtree(path)
-    main(
-        [*args, f"--config.workdir={workdir}", "--config.mesh.data=2", "--config.mesh.fsdp=2",
-         "--config.mesh.tensor=2", "--config.train.accumulation=2", "--config.model.scan_layers=False",
-         "--config.model.remat=full"]
-    )  # fmt: skip
+    mesh = dict(zip(("mesh.data", "mesh.fsdp", "mesh.tensor"), axes, strict=True))
+    flags = [f"--config.{name}={value}" for name, value in {"workdir": workdir, **mesh, **form}.items()]
+    environment = os.environ["XLA_FLAGS"].replace("device_count=8", f"device_count={devices}")
+    process = begin([*args, *flags], output, XLA_FLAGS=environment)
+    assert process.wait(200) == 0, output.read_text()
+    assert f"(data={axes[0]} x fsdp={axes[1]} x tensor={axes[2]}), step 30 of 80" in output.read_text()
     assert_logged_like(workdir, expected, rtol=1e-6)
 
 

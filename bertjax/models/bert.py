@@ -18,7 +18,7 @@ from jax import lax
 from ml_collections import ConfigDict
 
 from bertjax.config import padded_vocab_size
-from bertjax.models.layers import ACTIVATIONS, add_bias, dropout, fold_in, layer_norm
+from bertjax.models.layers import ACTIVATIONS, add_bias, dropout, fold_in, layer_norm, product
 from bertjax.sharding import split_rows
 
 MASKED = -10000.0  # what the 2018 release adds to the scores of positions that may not be attended to
@@ -90,12 +90,12 @@ class SelfAttention(nnx.Module):
 
     def __call__(self, x_BSD: jax.Array, bias_BNST: jax.Array, keys: jax.Array | None) -> jax.Array:
         dtype = x_BSD.dtype
-        qkv_BSKNH = jnp.einsum("BSD,DKNH->BSKNH", x_BSD, self.qkv_kernel[...].astype(dtype))
+        qkv_BSKNH = product("BSD,DKNH->BSKNH", x_BSD, self.qkv_kernel[...].astype(dtype))
         qkv_BSKNH += self.qkv_bias[...].astype(dtype)
         attend = jax.checkpoint(self.attend) if self.remat == "attention" else self.attend
         q_BSNH, k_BTNH, v_BTNH = (qkv_BSKNH[:, :, i] for i in range(3))
         context_BSNH = attend(q_BSNH, k_BTNH, v_BTNH, bias_BNST, keys)
-        out_BSD = jnp.einsum("BSNH,NHD->BSD", context_BSNH, self.output_kernel[...].astype(dtype))
+        out_BSD = product("BSNH,NHD->BSD", context_BSNH, self.output_kernel[...].astype(dtype))
         return out_BSD + self.output_bias[...].astype(dtype)
 
     def attend(
@@ -132,9 +132,9 @@ class Layer(nnx.Module):
         k0, k1, k2 = (None if keys is None else fold_in(keys, site) for site in range(3))
         a_BSD = dropout(self.attention(x_BSD, bias_BNST, k0), self.rate, k1)
         x_BSD = self.attention_norm(x_BSD + a_BSD)
-        h_BSF = jnp.einsum("BSD,DF->BSF", x_BSD, self.intermediate_kernel[...].astype(dtype))
+        h_BSF = product("BSD,DF->BSF", x_BSD, self.intermediate_kernel[...].astype(dtype))
         h_BSF = self.act(h_BSF + self.intermediate_bias[...].astype(dtype))
-        o_BSD = jnp.einsum("BSF,FD->BSD", h_BSF, self.output_kernel[...].astype(dtype))
+        o_BSD = product("BSF,FD->BSD", h_BSF, self.output_kernel[...].astype(dtype))
         o_BSD = dropout(o_BSD + self.output_bias[...].astype(dtype), self.rate, k2)
         return self.output_norm(x_BSD + o_BSD)
 
@@ -235,7 +235,7 @@ class BertForPreTraining(nnx.Module):
         h_BMD = self.act(x_BMD @ self.mlm_kernel[...].astype(dtype) + self.mlm_bias[...].astype(dtype))
         h_BMD = self.mlm_norm(h_BMD)
         word_VD = self.encoder.embeddings.word[...].astype(dtype)
-        logits_BMV = jnp.einsum("BMD,VD->BMV", h_BMD, word_VD, preferred_element_type=jnp.float32)
+        logits_BMV = product("BMD,VD->BMV", h_BMD, word_VD, jnp.float32)
         padding_V = jnp.where(jnp.arange(word_VD.shape[0]) < self.vocab_size, 0.0, -1e9)
         return add_bias(logits_BMV, self.mlm_output_bias[...] + padding_V)
 
