@@ -1,6 +1,7 @@
 # make help says what there is. PYTHON=python3.12 picks another interpreter (3.11 or newer).
 PYTHON ?= python3
 BIN := .venv/bin
+TEST_BIN := .venv-test/bin
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test check parity clean
@@ -8,26 +9,27 @@ BIN := .venv/bin
 help:
 	@echo 'make demo    train a small BERT on text that is on this machine, and export it (minutes, no download'
 	@echo '             but the packages)'
-	@echo 'make venv    install bertjax and its test tools into .venv'
+	@echo 'make venv    install bertjax and its test tools into .venv-test'
 	@echo 'make test    run the tests'
 	@echo 'make check   style, types, import order, shell scripts'
 	@echo 'make parity  compare exported models with PyTorch and transformers (in .venv-parity)'
 	@echo 'make clean   remove caches and environments; runs/ stays'
 
-venv: .venv/installed-test
+venv: .venv-test/installed
 
-# A stamp is older than pyproject.toml when the requirements may have changed.
+# A stamp is older than pyproject.toml when the requirements may have changed. The demo reads what is installed
+# beside it, so its environment is its own.
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
 	@echo 'installing bertjax into .venv'
 	$(BIN)/python -m pip install -q -e .
 	@touch $@
 
-.venv/installed-test: pyproject.toml
-	$(PYTHON) -m venv .venv
-	@echo 'installing bertjax and its test tools into .venv'
-	$(BIN)/python -m pip install -q -e '.[test]'
-	@touch .venv/installed $@
+.venv-test/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-test
+	@echo 'installing bertjax and its test tools into .venv-test'
+	$(TEST_BIN)/python -m pip install -q -e '.[test]'
+	@touch $@
 
 .venv-parity/installed: pyproject.toml
 	$(PYTHON) -m venv .venv-parity
@@ -38,19 +40,19 @@ venv: .venv/installed-test
 demo: .venv/installed
 	$(BIN)/python -m bertjax.demo --out=runs/demo
 
-test: .venv/installed-test
-	$(BIN)/python -m pytest -n 2 --ignore=tests/parity
+test: .venv-test/installed
+	$(TEST_BIN)/python -m pytest -n 2 --ignore=tests/parity
 
-check: .venv/installed-test
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/shellcheck -x launch/*.sh .ci/run
-	$(BIN)/python -m pytest tests/test_imports.py
+check: .venv-test/installed
+	$(TEST_BIN)/ruff check .
+	$(TEST_BIN)/ruff format --check .
+	$(TEST_BIN)/mypy
+	$(TEST_BIN)/shellcheck -x launch/*.sh .ci/run
+	$(TEST_BIN)/python -m pytest tests/test_imports.py
 
 parity: .venv-parity/installed
 	.venv-parity/bin/python -m pytest tests/parity
 
 clean:
-	rm -rf .venv .venv-parity build .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	rm -rf .venv .venv-test .venv-parity build .pytest_cache .mypy_cache .ruff_cache *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -17,6 +17,7 @@ def get_config(arg):
         hidden_dropout_prob=flags["dropout"],
         attention_probs_dropout_prob=flags["dropout"],
         dtype=flags["dtype"],
+        scan_layers=flags["device"] != "cpu",  # as in the recipes for each
     )
     c.train.update(
         batch_size=flags["batch"],

@@ -25,6 +25,7 @@ import numpy as np
 from benchmarks import environments, workload
 from bertjax.errors import InputError, run_command
 from bertjax.flags import Parser
+from bertjax.host import MALLOC_TUNABLES
 
 # name: (environment, or "" for this interpreter's; script)
 PEERS = {
@@ -66,6 +67,8 @@ def parse(args: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--real_lengths", action="store_true", help="one row in ten is shorter than seq_length"
     )
+    parser.add_argument("--keep_memory", action="store_true",
+                        help="every peer runs with the malloc settings that bertjax makes on a CPU")  # fmt: skip
     parser.add_argument("--peers", default="bertjax,torch,torch_compiled,hf_flax,keras_hub",
                         help=f"of {','.join(PEERS)}; ratios are to the first")  # fmt: skip
     parser.add_argument("--python", action="append", default=[], metavar="ENV=FILE",
@@ -116,6 +119,8 @@ class Peer:
             "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
             "PYTHONPATH": str(environments.REPOSITORY) if not PEERS[name][0] else "",
         }
+        if settings["keep_memory"]:
+            environment["GLIBC_TUNABLES"] = MALLOC_TUNABLES
         command = [python, str(script), json.dumps({**settings, "peer": name}), str(batch_file)]
         pipe = subprocess.PIPE
         with log.open("w") as file:

@@ -163,6 +163,28 @@ def test_unrolling_and_recomputing_change_no_loss_and_no_gradient(scanned, field
     )
 
 
+def products_in(jaxpr):
+    """How many products a program has, those of its parts included."""
+    found = 0
+    for equation in jaxpr.eqns:
+        found += equation.primitive.name == "dot_general"
+        for leaf in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "jaxpr")):
+            part = getattr(leaf, "jaxpr", leaf)
+            found += products_in(part) if hasattr(part, "eqns") else 0
+    return found
+
+
+def test_what_each_remat_computes_again():
+    """Of a layer's six products: the scores; scores and context; all."""
+    found = {}
+    for remat in REMAT:
+        config = toy_config(**{"model.remat": remat, "model.scan_layers": False})
+        loss = loss_of(config, make_batch(config))
+        found[remat] = products_in(jax.make_jaxpr(jax.grad(loss))(random_params(config)).jaxpr)
+    again = {remat: (n - found["none"]) / config.model.num_hidden_layers for remat, n in found.items()}
+    assert again == {"none": 0, "attention": 1, "dots": 2, "full": 6}
+
+
 def test_each_of_the_two_rates_has_a_part_in_the_loss(scanned):
     params, batch, (loss, _) = scanned
     for field in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
