@@ -15,7 +15,7 @@ import os
 import shutil
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -28,7 +28,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from bertjax import config as config_lib
-from bertjax.errors import InputError, NotFiniteError
+from bertjax.errors import InputError, NotFiniteError, naming
 from bertjax.manifest import (
     DIGESTS,
     digest_files,
@@ -45,10 +45,11 @@ FOLDER = "checkpoints"  # of a workdir
 _STAGING = "saving-"
 _SAVE_TIMEOUT_SECONDS = 3600
 
-# Fields that say how a run is computed, watched or kept, not what it computes: they may change on resume.
-CHANGEABLE = ("mesh.", "log.", "eval.", "workdir", "init_from", "train.log_every", "train.eval_every",
-              "train.save_every", "train.keep_last", "train.keep_every", "train.max_bad_steps",
-              "train.accumulation", "model.scan_layers", "model.remat")  # fmt: skip
+# Fields, and whole sections, that say how a run is computed, watched or kept, not what it computes: they may
+# change on resume. A store may have moved; its fingerprint tells that it is the same one.
+CHANGEABLE = ("mesh.", "log.", "eval.", "workdir", "init_from", "data.store", "train.log_every",
+              "train.eval_every", "train.save_every", "train.keep_last", "train.keep_every",
+              "train.max_bad_steps", "train.accumulation", "model.scan_layers", "model.remat")  # fmt: skip
 
 
 def _quiet_failed_writes() -> None:
@@ -306,26 +307,33 @@ def lock_workdir(workdir: str) -> Iterator[None]:
             lock.seek(0)
             holder = lock.read().strip() or "another process"
             raise InputError(f"{workdir}: in use by {holder}; stop that run or use another workdir") from None
-        lock.truncate(0)
-        lock.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
-        lock.flush()
+        with naming(path):
+            lock.truncate(0)
+            lock.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
+            lock.flush()
         yield
 
 
-def check_config(workdir: str, config: ConfigDict) -> None:
-    """Writes `workdir/config.json`, or compares `config` with the one that the run began with.
+def check_config(workdir: str, config: ConfigDict, fingerprints: Mapping[str, str]) -> None:
+    """Writes `workdir/config.json`, or compares with it once the workdir has a checkpoint.
 
-    Fields of `CHANGEABLE` may differ. Process 0 does it for all processes of a run.
+    Process 0 does it for all processes of a run.
+
+    Args:
+      config: whose fields must be the same, but for those of `CHANGEABLE`.
+      fingerprints: of data that no field tells apart, by names that are no field's.
 
     Raises:
-      InputError: another field differs; all are named with both values.
+      InputError: the run began with others; all are named with both values.
     """
     if jax.process_index() != 0:
         return
     path = os.path.join(workdir, "config.json")
-    new = json.loads(json.dumps(dict(config_lib.fields(config))))
+    checkpoints = os.path.join(workdir, FOLDER)
+    new = json.loads(json.dumps(dict(config_lib.fields(config)) | dict(fingerprints)))
     try:
-        if not os.path.exists(path):
+        begun = os.path.isdir(checkpoints) and steps_in(checkpoints)
+        if not begun or not os.path.exists(path):
             os.makedirs(workdir, exist_ok=True)
             write_atomically(path, json.dumps(new, indent=1) + "\n")
             return
@@ -335,15 +343,21 @@ def check_config(workdir: str, config: ConfigDict) -> None:
         raise InputError(f"{path}: {error.strerror}; use another workdir") from error
     except ValueError as error:
         raise InputError(f"{path}: not JSON ({error}); mend it or use another workdir") from error
+    if not isinstance(old, dict):
+        raise InputError(f"{path}: not a JSON object; mend it or use another workdir")
     absent = "(absent)"
     differences = [
         f"{name} was {old.get(name, absent)!r}, now {new.get(name, absent)!r}"
         for name in sorted(old.keys() | new.keys())
-        if old.get(name, absent) != new.get(name, absent) and not name.startswith(CHANGEABLE)
+        if old.get(name, absent) != new.get(name, absent) and not _may_change(name)
     ]
     if differences:
         raise InputError(f"{path}: the run began with another config: {'; '.join(differences)}; "
                          "use another workdir, or the old values to continue")  # fmt: skip
+
+
+def _may_change(name: str) -> bool:
+    return name in CHANGEABLE or f"{name.partition('.')[0]}." in CHANGEABLE
 
 
 def _async_checkpointer() -> ocp.AsyncCheckpointer:

@@ -181,6 +181,10 @@ def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
         if type(value) is not type(defaults[name]):
             kind = type(defaults[name]).__name__
             raise InputError(f"{file}: {name}={value!r}: expected {kind}, such as {defaults[name]!r}")
+    missing = defaults.keys() - dict(fields(config)).keys()
+    if missing:
+        names = ", ".join(sorted(missing))
+        raise InputError(f"{file}: {names}: missing; change the fields of default(), but remove none")
     for override in overrides:
         _apply(config, override)
     check(config)
@@ -196,8 +200,9 @@ def _run_file(file: str, arg: str) -> ConfigDict:
     except InputError:
         raise
     except SyntaxError as error:
-        raise InputError(f"{error.filename}:{error.lineno}: {error.msg}") from error
-    except Exception as error:  # the user's code; the line of it that failed is what helps
+        where = f"{error.filename}:{error.lineno}" if error.filename else file
+        raise InputError(f"{where}: {error.msg}") from error
+    except (Exception, SystemExit) as error:  # the user's code; the line of it that failed is what helps
         lines = [
             frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file
         ]
@@ -270,8 +275,13 @@ def check(config: ConfigDict) -> None:
             value = dict(fields(config))[field]
             raise InputError(f"--config.{field}={value}: {rule}")
 
-    require(importlib.util.find_spec(f"bertjax.tasks.{config.task}") is not None, "task",
-            "no such task; a task is a module of bertjax.tasks")  # fmt: skip
+    task = config.task.isidentifier() and importlib.util.find_spec(f"bertjax.tasks.{config.task}")
+    require(bool(task), "task", "no such task; a task is a module of bertjax.tasks")
+    # jax.random.key takes 32 bits of a number and drops the others; dropout's is seed + 1.
+    require(0 <= config.seed < 2**32 - 1, "seed", f"must be from 0 to {2**32 - 2}")
+    for field, values in (("data.mask_split", d.mask_split), ("data.weights", d.weights)):
+        require(all(type(x) in (int, float) and abs(x) < math.inf for x in values), field,
+                "must hold finite numbers only")  # fmt: skip
     for field, value in fields(config):
         if isinstance(value, float):
             require(math.isfinite(value), field, "must be a finite number")

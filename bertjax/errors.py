@@ -1,13 +1,16 @@
 """What a user can get wrong, said in one line, and the exit codes of every command."""
 
+import contextlib
 import errno
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
 EXIT_BAD_INPUT = 2  # something the user gave is wrong; one line on stderr says what, where and what to do
 EXIT_NOT_FINITE = 3  # too many updates in a row had a non-finite loss or gradient
 EXIT_INTERRUPTED = 75  # SIGTERM or Ctrl-C: the same command continues (EX_TEMPFAIL of sysexits.h)
+EXIT_NO_READER = 141  # what read the output has ended, as with `| head`: a shell's 128 + SIGPIPE
 
 
 class InputError(ValueError):
@@ -22,28 +25,50 @@ class Interrupted(Exception):
     """The run was asked to stop, and has saved its state."""
 
 
+@contextlib.contextmanager
+def naming(path: str) -> Iterator[None]:
+    """Puts `path` into an OSError that names no file: those of write(), flush() and fsync() do not."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or path
+        raise
+
+
 def run_command(command: Callable[[Sequence[str]], None]) -> None:
     """Runs `command(sys.argv[1:])` and exits with its documented code.
 
-    Prints one line instead of a traceback for the errors of this module, for Ctrl-C and for a full disk.
+    Prints one line instead of a traceback for the errors of this module, for Ctrl-C, and for a file that
+    cannot be read or written; nothing if what reads its output has ended.
     """
     spec = sys.modules["__main__"].__spec__
     name = spec.name.removesuffix(".__main__") if spec else "bertjax"
     try:
         command(sys.argv[1:])
+        with naming("standard output"):
+            sys.stdout.flush()  # here, since a failure at the interpreter's end cannot be caught
     except InputError as error:
         _exit(f"{name}: error: {error}", EXIT_BAD_INPUT)
     except NotFiniteError as error:
         _exit(f"{name}: stopped: {error}", EXIT_NOT_FINITE)
     except (Interrupted, KeyboardInterrupt) as error:
         _exit(f"{name}: interrupted: {error or 'before there was anything to save'}", EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        _exit("", EXIT_NO_READER)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if not (full or error.filename):
             raise
-        where = error.filename or "a file"
-        _exit(f"{name}: error: {where}: {error.strerror}; make room, then the same command", EXIT_BAD_INPUT)
+        where, reason = error.filename or "a file", error.strerror or error
+        advice = "make room" if full else "mend the path or its permissions"
+        _exit(f"{name}: error: {where}: {reason}; {advice}, then the same command", EXIT_BAD_INPUT)
 
 
 def _exit(line: str, code: int) -> NoReturn:
-    print(line, file=sys.stderr)
+    if line:
+        print(line, file=sys.stderr)
+    try:
+        sys.stdout.flush()
+    except OSError:  # what it cannot take would be tried again, with a traceback, as the interpreter ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)

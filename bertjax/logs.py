@@ -1,19 +1,25 @@
 """What a run tells while it goes: metrics.jsonl, TensorBoard, Weights & Biases, the terminal."""
 
+import contextlib
 import importlib
 import json
 import math
 import os
 import secrets
+import socket
+import struct
 import sys
+import time
 from collections.abc import Mapping
 from typing import Any
 
 import jax
-from tensorboardX import SummaryWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.record_writer import masked_crc32c
 from tqdm import tqdm
 
-from bertjax.errors import InputError
+from bertjax.errors import InputError, naming
 from bertjax.manifest import write_atomically
 
 METRICS = "metrics.jsonl"  # in a workdir
@@ -49,7 +55,8 @@ class Log:
       config: {"train.steps": value}, for Weights & Biases.
 
     Raises:
-      InputError: metrics.jsonl is not readable or writable, or wandb is asked for and not installed.
+      InputError: metrics.jsonl or events is not readable or writable, or wandb is asked for and not
+        installed.
     """
 
     def __init__(self, workdir: str, *, total_steps: int, start_step: int, tensorboard: bool,
@@ -61,11 +68,10 @@ class Log:
         self._path = os.path.join(workdir, METRICS)
         self._wandb = _start_wandb(workdir, wandb_project, config) if wandb_project else None
         _cut(self._path, start_step)
-        self._file = _open_to_append(self._path)
         self._events = None
         if tensorboard:
-            purge = start_step + 1 if start_step else 0
-            self._events = SummaryWriter(os.path.join(workdir, _EVENTS), purge_step=purge)
+            self._events = _Events(os.path.join(workdir, _EVENTS), start_step + 1 if start_step else 0)
+        self._file = _open(self._path, "a")
         self._bar = None
         if sys.stdout.isatty():
             self._bar = tqdm(
@@ -81,17 +87,9 @@ class Log:
             return
         values = {name: float(value) for name, value in values.items()}
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        try:
-            self._file.write(json.dumps({"step": step, **finite}) + "\n")
-            self._file.flush()
-        except OSError as error:
-            raise InputError(
-                f"{self._path}: {error.strerror}; run the same command again when mended"
-            ) from error
+        _write(self._file, self._path, json.dumps({"step": step, **finite}) + "\n")
         if self._events:
-            for name, value in finite.items():
-                if value is not None:
-                    self._events.add_scalar(name, value, step)
+            self._events.scalars(step, {name: x for name, x in finite.items() if x is not None})
         if self._wandb:
             self._wandb.log({"step": step, **values})
         self._show(step, values)
@@ -101,7 +99,8 @@ class Log:
         if not self._writes:
             return
         if self._bar is None:
-            print(text, flush=True)
+            with naming("standard output"):
+                print(text, flush=True)
         else:
             self._bar.write(text, file=sys.stdout)
 
@@ -109,9 +108,10 @@ class Log:
         """Ends the files; what was given to `metrics` is in them."""
         if not self._writes:
             return
-        self._file.close()
-        if self._events:
-            self._events.close()
+        for file in (self._file, self._events):
+            with contextlib.suppress(OSError):  # of what `metrics` could not write, as it has said
+                if file:
+                    file.close()
         if self._wandb:
             self._wandb.finish()
         if self._bar is not None:
@@ -126,6 +126,42 @@ class Log:
             if not held_out:
                 shown = ("loss", "mlm_accuracy", "sequences_per_second", "mfu", "peak_flops_per_second")
                 self._bar.set_postfix_str("  ".join(_parts({k: values[k] for k in shown if k in values})))
+
+
+class _Events:
+    """TensorBoard's file, written at once. tensorboardX's own writer is a thread that fails with tracebacks.
+
+    The file is a TFRecord: for each event its length, the length's CRC, the event, the event's CRC.
+
+    Args:
+      folder: made if absent.
+      purge_step: what older files of the folder hold of this and later steps is forgotten.
+
+    Raises:
+      InputError, from each method: the file cannot be made or written.
+    """
+
+    def __init__(self, folder: str, purge_step: int):
+        # TensorBoard reads the files in the order of their names.
+        self._path = os.path.join(folder, f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}")
+        self._file = _open(self._path, "wb")
+        self._add(Event(file_version="brain.Event:2"))
+        self._add(Event(step=purge_step, session_log=SessionLog(status=SessionLog.START)))
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Writes one event."""
+        summary = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        self._add(Event(step=step, summary=Summary(value=summary)))
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _add(self, event: Event) -> None:
+        event.wall_time = time.time()
+        data = event.SerializeToString()
+        length = struct.pack("<Q", len(data))
+        record = b"".join(part + struct.pack("<I", masked_crc32c(part)) for part in (length, data))
+        _write(self._file, self._path, record)
 
 
 def format_line(step: int, total: int, values: Mapping[str, float]) -> str:
@@ -173,14 +209,23 @@ def _cut(path: str, start_step: int) -> None:
     try:
         write_atomically(path, "".join(json.dumps(row) + "\n" for row in kept))
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; make the workdir writable") from error
+        raise InputError(f"{path}: {error.strerror}; make room, or the workdir writable") from error
 
 
-def _open_to_append(path: str) -> Any:
+def _write(file: Any, path: str, data: str | bytes) -> None:
     try:
-        return open(path, "a", encoding="utf-8")
+        file.write(data)
+        file.flush()
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; make the workdir writable") from error
+        raise InputError(f"{path}: {error.strerror}; run the same command again when mended") from error
+
+
+def _open(path: str, mode: str) -> Any:
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        return open(path, mode, encoding=None if "b" in mode else "utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; make room, or the workdir writable") from error
 
 
 def _start_wandb(workdir: str, project: str, config: Mapping[str, Any]) -> Any:

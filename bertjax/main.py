@@ -10,6 +10,17 @@ from bertjax import config as config_lib
 from bertjax.errors import InputError, run_command
 from bertjax.host import keep_memory
 
+# In argparse's form, which has no fields of this kind.
+USAGE = """usage: python -m bertjax.main --config=FILE [--config.FIELD=VALUE ...]
+
+Trains the config that get_config() of a Python file returns. The same command continues a run that was
+stopped.
+
+  --config=configs/pretrain_tiny.py   a file of configs/ or your own; FILE:ARG calls its get_config(ARG)
+  --config.data.store=DIR             the text, as bertjax.prepare wrote it
+  --config.workdir=DIR                where checkpoints, metrics and the vocabulary go
+  --config.train.steps=1000           so is any field set; bertjax/config.py lists them with their defaults"""
+
 
 def start_processes() -> None:
     """Joins the run's other processes where the environment says that there are some.
@@ -21,7 +32,10 @@ def start_processes() -> None:
     import jax
 
     coordinator = os.environ.get("BERTJAX_COORDINATOR")
-    slurm = int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_STEP_NODELIST" in os.environ
+    tasks = os.environ.get("SLURM_NTASKS", "1")
+    if not tasks.isdecimal():
+        raise InputError(f"SLURM_NTASKS={tasks}: not a number of tasks; unset it if SLURM does not run this")
+    slurm = int(tasks) > 1 and "SLURM_STEP_NODELIST" in os.environ
     if coordinator == "auto" or (slurm and not coordinator):
         jax.distributed.initialize()
     elif coordinator:
@@ -36,7 +50,10 @@ def start_processes() -> None:
 
 
 def main(args: Sequence[str]) -> None:
-    """Trains the config that the arguments name. See bertjax.config.parse_args."""
+    """Trains the config that the arguments name. See USAGE and bertjax.config.parse_args."""
+    if "--help" in args or "-h" in args:
+        print(USAGE)
+        return
     config = config_lib.parse_args(args)
     start_processes()
     from bertjax.train import train

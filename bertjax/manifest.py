@@ -11,7 +11,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from bertjax.errors import InputError
+from bertjax.errors import InputError, naming
 
 DIGESTS = "digests"
 _HASH_THREADS = 8
@@ -23,11 +23,12 @@ class DamagedError(Exception):
 
 def write_atomically(path: str, text: str) -> None:
     """Replaces `path` by `text`: at any moment the file is the old or the new one, whole."""
-    with open(f"{path}.tmp", "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(f"{path}.tmp", path)
+    with naming(path):
+        with open(f"{path}.tmp", "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(f"{path}.tmp", path)
 
 
 def steps_in(folder: str) -> list[int]:
@@ -112,24 +113,28 @@ def verify(folder: str, step: int) -> None:
 
 
 def find_whole(folder: str, step: int | None, damaged: set[int]) -> int | None:
-    """The newest whole step (or `step`); None if the folder has no step. Adds what it skips to `damaged`."""
+    """The newest whole step (or `step`); None if the folder has no step. Adds what it skips to `damaged`.
+
+    Prints a line for each step that it skips. Raises InputError if none is whole, with the fault of each.
+    """
     steps = steps_in(folder)
     if step is not None and step not in steps:
         known = ", ".join(map(str, steps)) or "none"
         raise InputError(f"{folder}: no checkpoint of step {step}; there are: {known}")
+    faults = []
     for candidate in reversed(steps) if step is None else [step]:
         try:
             verify(folder, candidate)
         except DamagedError as error:
             damaged.add(candidate)
-            print(
-                f"bertjax: checkpoint of step {candidate} is damaged and not used: {error}", file=sys.stderr
-            )
+            faults.append((candidate, error))
         else:
+            for bad, fault in faults:
+                print(f"bertjax: checkpoint of step {bad} is damaged and not used: {fault}", file=sys.stderr)
             return candidate
     if not steps:
         return None
-    tried = ", ".join(map(str, steps if step is None else [step]))
+    tried = "; ".join(f"step {bad}: {fault}" for bad, fault in faults)
     raise InputError(
-        f"{folder}: no whole checkpoint (tried step {tried}); bring back a copy, or begin in another workdir"
+        f"{folder}: no whole checkpoint ({tried}); bring back a copy, or begin in another workdir"
     )

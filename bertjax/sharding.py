@@ -4,6 +4,7 @@ data: copies of the model, each with its part of the batch. fsdp: also splits th
 and moments with it. tensor: splits heads, feed-forward units and the vocabulary.
 """
 
+import os
 import re
 from typing import Any
 
@@ -39,13 +40,27 @@ TABLE: tuple[tuple[str, tuple[str | tuple[str, ...] | None, ...]], ...] = (
 )
 
 
+def all_devices() -> list[Any]:
+    """Every device that JAX finds, on all hosts. Raises InputError if there is none of the kind asked for."""
+    try:
+        return jax.devices()
+    except (RuntimeError, AssertionError) as error:  # the second where JAX looks for a GPU and sees none
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        reason = f" ({str(error).splitlines()[0]})" if str(error) else ""
+        raise InputError(
+            f"JAX_PLATFORMS={asked}: JAX finds no such device{reason}; set JAX_PLATFORMS=cpu, or install the "
+            "device's packages: pip install 'bertjax[cuda13]' or 'bertjax[tpu]'"
+        ) from error
+
+
 def make_mesh(config: ConfigDict, devices: list[Any] | None = None) -> Mesh:
     """The mesh that config.mesh asks for, over all devices or those given.
 
     Raises:
-      InputError: the mesh does not fit the devices, the batches, the heads or another dimension of the model.
+      InputError: the mesh does not fit the devices, the batches, the heads or another dimension of the model;
+        or JAX finds no device.
     """
-    devices = jax.devices() if devices is None else devices
+    devices = all_devices() if devices is None else devices
     sizes = [config.mesh[axis] for axis in AXES]
     known = int(np.prod([n for n in sizes if n != -1]))
     if -1 in sizes:

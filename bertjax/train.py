@@ -21,7 +21,7 @@ from bertjax import config as config_lib
 from bertjax import optim, sharding
 from bertjax.checkpoint import Checkpoints, check_config, load_params, lock_workdir
 from bertjax.data.loader import prefetch
-from bertjax.errors import InputError, Interrupted, NotFiniteError
+from bertjax.errors import InputError, Interrupted, NotFiniteError, naming
 from bertjax.evaluate import evaluate, make_eval_step
 from bertjax.logs import Log
 from bertjax.models.layers import dropout_keys
@@ -144,7 +144,7 @@ class Run:
     checkpoints: Checkpoints
     log: Log
     stop_asked: Callable[[int], bool]
-    constants: dict[str, float]
+    data: Any  # of the task's open_data
     total_steps: int
 
 
@@ -170,7 +170,7 @@ def train(config: ConfigDict) -> dict[str, float]:
     with contextlib.ExitStack() as stack:
         # The workdir: one writer, one config, the newest good checkpoint.
         stack.enter_context(lock_workdir(config.workdir))
-        check_config(config.workdir, config)
+        check_config(config.workdir, config, data.fingerprints)
         keep = {"keep_last": config.train.keep_last, "keep_every": config.train.keep_every}
         checkpoints = stack.enter_context(
             contextlib.closing(Checkpoints(os.path.join(config.workdir, "checkpoints"), **keep))
@@ -180,7 +180,8 @@ def train(config: ConfigDict) -> dict[str, float]:
             (restored[0], restored[2]) if restored else (_fresh_state(config, init_fn, shardings), 0)
         )
         if jax.process_index() == 0:
-            data.tokenizer.save(config.workdir)
+            with naming(config.workdir):
+                data.tokenizer.save(config.workdir)
 
         total = sum(config[section].steps for section in data.rows)
         log = Log(
@@ -196,7 +197,7 @@ def train(config: ConfigDict) -> dict[str, float]:
 
         # The phases, one after the other: each has its own batch shape, and so its own compiled step.
         run = Run(config, task, mesh, step_fn, make_eval_step(config, task, mesh, shardings["params"]),
-                  checkpoints, log, stack.enter_context(_stop_signal()), data.constants, total)  # fmt: skip
+                  checkpoints, log, stack.enter_context(_stop_signal()), data, total)  # fmt: skip
         last: dict[str, float] = {}
         begin = 0
         for section, rows in data.rows.items():
@@ -238,10 +239,11 @@ def run_phase(
                 meter.log(newest=False)
             if evaluating:
                 values = evaluate(config, run.task, run.mesh, run.eval_step, state["params"], rows)
-                held_out = {f"eval/{name}": value for name, value in (values | run.constants).items()}
+                held_out = {f"eval/{name}": value for name, value in (values | run.data.constants).items()}
                 log.metrics(step, held_out)
             if saving:
-                meta = {"config": dict(config_lib.fields(config)), "metrics": held_out}
+                meta = {"config": dict(config_lib.fields(config)), "metrics": held_out,
+                        "tokenizer": run.data.tokenizer.sha256}  # fmt: skip
                 run.checkpoints.save(step, state, meta, wait=bool(stopping or step == run.total_steps))
             if evaluating or saving:
                 meter.throughput.reset()
@@ -331,9 +333,11 @@ class Meter:
                 sequences=int(measured["sequences"]), tokens=int(measured["tokens"]), flops=self.flops
             )
             if measured["bad_in_a_row"] >= self.run.config.train.max_bad_steps:
+                exact = self.run.config.model.dtype == "float32"
                 raise NotFiniteError(
                     f"step {step}: the loss or gradient was not finite {int(measured['bad_in_a_row'])} times "
-                    "in a row; lower --config.optim.learning_rate, or use --config.model.dtype=float32"
+                    "in a row; begin in another workdir with a lower --config.optim.learning_rate"
+                    + ("" if exact else ", or with --config.model.dtype=float32")
                 )
             if not measured["bad_in_a_row"]:
                 for name, value in measured.items():

@@ -18,15 +18,15 @@ def get_config():
     c.model.scan_layers = False
     c.model.max_position_embeddings = 128
     c.data.masking = "dynamic"
-    c.train.steps = 8000
+    c.train.steps = 4000
     c.train.batch_size = 32
     c.train.log_every = 50
-    c.train.eval_every = 1000
-    c.train.save_every = 1000
+    c.train.eval_every = 500
+    c.train.save_every = 500
     c.train.keep_every = 0
     c.phase2.steps = 0
     c.optim.learning_rate = 1e-3
-    c.optim.warmup_steps = 800
+    c.optim.warmup_steps = 400
     c.eval.batch_size = 64
     c.eval.examples = 2048
     return c

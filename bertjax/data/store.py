@@ -44,6 +44,13 @@ class Store:
     heldout_documents: np.ndarray  # int64, ascending
     inputs: list[dict[str, Any]]  # path, format, weight, first_document, end_document
 
+    @property
+    def sha256(self) -> str:
+        """Of what decides the rows made from it, so neither of its path nor of where its text came from."""
+        files = {name: entry["sha256"] for name, entry in self.manifest["files"].items()}
+        inputs = [[each["first_document"], each["end_document"], each["weight"]] for each in self.inputs]
+        return _digest({"files": files, "heldout": self.manifest["heldout"], "inputs": inputs})
+
 
 def open_store(path: str | os.PathLike) -> Store:
     """Opens a store after checking the size and every checksum of its files.

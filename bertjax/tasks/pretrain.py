@@ -132,6 +132,7 @@ class Data:
     rows: dict[str, Rows]  # by config section: "train", "phase2"
     constants: dict[str, float]  # what held-out figures are to be compared with
     tokenizer: Tokenizer
+    fingerprints: dict[str, str]  # what must be the same when a run goes on, besides the config's fields
 
 
 def open_data(config: ConfigDict) -> Data:
@@ -150,13 +151,21 @@ def open_data(config: ConfigDict) -> Data:
             f"--config.model.vocab_size={config.model.vocab_size}: the vocabulary of {store.path} has "
             f"{tokenizer.vocab_size} tokens; set --config.model.vocab_size={tokenizer.vocab_size}"
         )
+    types = config.model.type_vocab_size
+    if types < 2:
+        raise InputError(f"--config.model.type_vocab_size={types}: tokens are of type 0 and 1; it must be 2")
     rows = {
         name: _open_rows(config, config[name], store, tokenizer, phase)
         for phase, name in enumerate(("train", "phase2"))
         if config[name].steps
     }
-    # Nats a token that guessing by the corpus's word frequencies costs: what a model must beat.
-    return Data(rows, {"unigram_entropy": store.manifest["summary"]["unigram_entropy"]}, tokenizer)
+    return Data(
+        rows,
+        # Nats a token that guessing by the corpus's word frequencies costs: what a model must beat.
+        {"unigram_entropy": store.manifest["summary"]["unigram_entropy"]},
+        tokenizer,
+        {"data.store sha256": store.sha256},
+    )
 
 
 def _open_rows(
