@@ -38,7 +38,8 @@ def fill_mask(
       For each text and each of its masks, in order, `top_k` tokens with their probabilities.
 
     Raises:
-      InputError: a text without [MASK], or with more tokens than the model has positions.
+      InputError: a text without [MASK], with more tokens than the model has positions, or from bytes that
+        are not UTF-8.
     """
     config = ConfigDict({**config.to_dict(), "dtype": "float32"})
     rows = [_encode(tokenizer, text, config.max_position_embeddings) for text in texts]
@@ -54,8 +55,12 @@ def fill_mask(
 
 def _encode(tokenizer: Tokenizer, text: str, most: int) -> list[int]:
     """[CLS] text [SEP]. The tokenizer takes "[MASK]" for plain text, so what lies between is encoded."""
-    parts = tokenizer.encode_batch(text.split(MASK))
     shown = text if len(text) <= 60 else f"{text[:57]}..."
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # a surrogate: Python's stand-in for a wrong byte of an argument
+        raise InputError(f"{shown!r}: is not UTF-8; convert the text") from error
+    parts = tokenizer.encode_batch(text.split(MASK))
     if len(parts) == 1:
         raise InputError(f"{shown!r}: has no {MASK}; put one where a word is to be guessed")
     ids = [tokenizer.cls_id, *parts[0]]
@@ -143,7 +148,14 @@ def _lines_of_stdin() -> Iterator[str]:
     """Standard input's lines but blank ones."""
     if sys.stdin.isatty():
         raise InputError("no text; give texts as arguments, or one a line on standard input")
-    found = [line.strip() for line in sys.stdin]
+    found = []
+    for number, line in enumerate(sys.stdin.buffer, 1):
+        try:
+            found.append(line.decode().strip())
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"standard input:{number}: byte 0x{line[error.start]:02x} is not UTF-8; convert the text"
+            ) from error
     if not any(found):
         raise InputError("standard input has no text; give one a line")
     yield from filter(None, found)

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from bertjax.data.build import Settings, arguments_of, build_store, compare_arguments
 from bertjax.data.corpus import FORMATS, Input
-from bertjax.data.store import open_store, read_json
+from bertjax.data.store import open_store
 from bertjax.errors import InputError, run_command
 
 UNKNOWN_SHARE = 0.05  # above it, the vocabulary hardly fits the text
@@ -38,21 +38,29 @@ def main(argv: Sequence[str]) -> None:
         allow_single_sentence_documents=args.allow_single_sentence_documents,
     )
     arguments = arguments_of(settings)
+    _refuse_among_inputs(out, settings.inputs)
     try:
         with _locked(out):
-            if (out / "store.json").is_file():
-                compare_arguments(out, read_json(out / "store.json")["arguments"], arguments)
-                print(f"{out}: is complete; every checksum is right; nothing to do")
-            else:
+            finished = (out / "store.json").is_file()
+            if not finished:
                 build_store(settings, out)
-            print(summary_text(out, open_store(out).manifest))
+            manifest = open_store(out).manifest  # first, since a damaged one would name wrong arguments
+            compare_arguments(out, manifest["arguments"], arguments)
     except OSError as error:
-        if error.errno not in NO_SPACE:
+        reason = (error.strerror or str(error)).lower()
+        if error.errno in NO_SPACE:
+            raise InputError(
+                f"{out}: {reason}; nothing that was saved is lost: make room and run the same command again"
+            ) from error
+        if error.filename is None:
             raise
-        reason = os.strerror(error.errno).lower()
         raise InputError(
-            f"{out}: {reason}; nothing that was saved is lost: make room and run the same command again"
+            f"{error.filename}: cannot be read or written ({reason}); check the path and its permissions, or "
+            "give another --out"
         ) from error
+    if finished:
+        print(f"{out}: is complete; every checksum is right; nothing to do")
+    print(summary_text(out, manifest))
 
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
@@ -115,6 +123,15 @@ def _inputs(args: argparse.Namespace) -> tuple[Input, ...]:
     names = {"format": None, "weight": 1.0, "text_field": "text", "split": "train", "language": "en"}
     columns = [each(name, default) for name, default in names.items()]
     return tuple(Input(*values) for values in zip(args.input, *columns, strict=True))
+
+
+def _refuse_among_inputs(out: Path, inputs: Sequence[Input]) -> None:
+    """There the store's files would be taken for text, and change the input for the next run."""
+    for inp in inputs:
+        # pydoc reads Python source only
+        folder = Path(inp.path).resolve()
+        if inp.format != "pydoc" and folder.is_dir() and out.resolve().is_relative_to(folder):
+            raise InputError(f"{out}: lies in --input={inp.path}; give --out a folder elsewhere")
 
 
 @contextlib.contextmanager

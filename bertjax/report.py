@@ -44,6 +44,8 @@ def main(args: Sequence[str]) -> None:
     if not flags["workdir"]:
         raise InputError("no workdir; use --workdir=DIR, the folder of a run")
     out = flags["out"] or os.path.join(flags["workdir"], "report.png")
+    if os.path.isdir(out):  # matplotlib would write a file of this name with .png behind it
+        raise InputError(f"{out}: is a folder; use --out=FILE.png")
     try:
         draw(flags["workdir"]).savefig(out)
     except (OSError, ValueError) as error:

@@ -17,6 +17,7 @@ def get_config():
     c.model.dtype = "float32"
     c.model.scan_layers = False
     c.model.max_position_embeddings = 128
+    c.model.initializer_range = 0.05  # for the reason that pretrain_tiny.py gives
     c.data.masking = "dynamic"
     c.train.steps = 4000
     c.train.batch_size = 32

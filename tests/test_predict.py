@@ -1,5 +1,6 @@
 import io
 import json
+import os
 
 import jax
 import numpy as np
@@ -22,6 +23,10 @@ def workdir(tmp_path_factory):
 @pytest.fixture(scope="module")
 def model(workdir):
     return load_trained(workdir)
+
+
+def give_stdin(monkeypatch, data):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data)))
 
 
 def fill_mask(model, texts, top_k=3):
@@ -89,7 +94,7 @@ def test_the_command(workdir, model, capsys, monkeypatch):
         f"    1: {line(two)}",
         f"    2: {line(three)}",
     ]
-    monkeypatch.setattr("sys.stdin", io.StringIO("The [MASK] w9\n\n[MASK]\n"))
+    give_stdin(monkeypatch, b"The [MASK] w9\n\n[MASK]\n")
     predict.main(["fill-mask", f"--model={workdir}", "--top_k=2", "--json"])
     answers = [json.loads(text) for text in capsys.readouterr().out.splitlines()]
     assert [answer["text"] for answer in answers] == ["The [MASK] w9", "[MASK]"]
@@ -109,10 +114,19 @@ def test_the_command(workdir, model, capsys, monkeypatch):
     ],
 )
 def test_bad_flags(workdir, monkeypatch, args, message):
-    monkeypatch.setattr("sys.stdin", io.StringIO("\n"))
+    give_stdin(monkeypatch, b"\n")
     with pytest.raises(InputError) as error:
         predict.main([arg.format(workdir=workdir) for arg in args])
     assert message in str(error.value)
+
+
+def test_text_that_is_not_utf8(workdir, monkeypatch):
+    give_stdin(monkeypatch, b"a [MASK]\n\ncaf\xe9 [MASK]\n")
+    with pytest.raises(InputError, match=r"^standard input:3: byte 0xe9 is not UTF-8; convert the text$"):
+        predict.main(["fill-mask", f"--model={workdir}"])
+    argument = os.fsdecode(b"caf\xe9 [MASK]")
+    with pytest.raises(InputError, match=r"^'caf\\udce9 \[MASK\]': is not UTF-8; convert the text$"):
+        predict.main(["fill-mask", f"--model={workdir}", argument])
 
 
 def test_a_model_without_the_heads_is_refused(workdir, model, monkeypatch):

@@ -303,6 +303,11 @@ def test_a_finished_store_stays(tmp_path, capsys):
     assert before == {file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in out.iterdir()}
     with pytest.raises(InputError, match=r"--heldout was 0\.01, is 0\.5; use the former ones"):
         run(path, out, "--heldout=0.5")
+    manifest = (out / "store.json").read_text()
+    (out / "store.json").write_text(manifest.replace('"heldout": 0.01', '"heldout": 0.05'))
+    with pytest.raises(InputError, match=r"store\.json: is not what was written; remove the folder"):
+        run(path, out)  # not: made with another --heldout
+    (out / "store.json").write_text(manifest)
     with open(out / "tokens.bin", "r+b") as file:
         file.write(b"\xff\xff")
     with pytest.raises(InputError, match=r"tokens\.bin: bytes 0 to \d+ are not what was written"):
@@ -319,6 +324,41 @@ def test_a_half_made_store_goes_on_only_with_the_same_input(tmp_path):
     path.write_text(path.read_text() + "\nMore.\n")
     with pytest.raises(InputError, match=r"a\.txt: bytes was \d+, is \d+.*remove the folder"):
         run(path, out)
+
+
+def test_a_half_made_store_that_was_changed_is_refused(tmp_path):
+    path = write(tmp_path / "a.txt", [["One sentence."]] * 30)
+    out, flag = tmp_path / "out", "--allow_single_sentence_documents"
+    with pytest.raises(InputError, match="30 of 30"):
+        run(path, out)
+    tokens = (out / "tokens.bin").read_bytes()
+    (out / "tokens.bin").write_bytes(bytes([tokens[0] ^ 1]) + tokens[1:])
+    with pytest.raises(InputError, match=rf"tokens\.bin: bytes 0 to {len(tokens)} are not what was written"):
+        run(path, out, flag)
+    (out / "tokens.bin").write_bytes(tokens)
+    vocabulary = (out / "vocab.txt").read_text()
+    (out / "vocab.txt").write_text(vocabulary.replace("sentence", "sentance"))
+    with pytest.raises(InputError, match="its vocabulary has changed since the store was begun; remove the"):
+        run(path, out, flag)
+    (out / "vocab.txt").write_text(vocabulary)
+    run(path, out, flag)
+
+
+def test_a_start_that_kept_no_text_binds_nobody(tmp_path):
+    good = write(tmp_path / "good.txt", make_documents(50))
+    run(good, tmp_path / "first")
+    path, out = tmp_path / "a.txt", tmp_path / "out"
+    path.write_bytes(b"caf\xe9\n" + good.read_bytes())
+    with pytest.raises(InputError, match=r"a\.txt:1: byte 0xe9 is not UTF-8"):
+        prepare.main([f"--input={path}", "--format=sentences", f"--vocab={tmp_path / 'first/vocab.txt'}",
+                      f"--out={out}", "--processes=1"])  # fmt: skip
+    assert (out / "vocab.txt").exists()
+    path.write_bytes(good.read_bytes())
+    with pytest.raises(InputError, match="--vocab_size=8: too small"):
+        run(path, out, "--vocab_size=8")
+    for folder in (out, tmp_path / "new"):
+        run(path, folder, "--tokenizer=unigram", "--vocab_size=40")
+    assert content(out) == content(tmp_path / "new")
 
 
 def test_single_sentence_documents_can_be_allowed(tmp_path):
@@ -388,6 +428,26 @@ def test_vocabulary_and_out_are_checked_first(tmp_path):
         run(path, tmp_path)
     with pytest.raises(InputError, match="is a file; --out names a folder"):
         run(path, path)
+    (tmp_path / "texts").mkdir()
+    text = write(tmp_path / "texts/a.txt", make_documents(20))
+    for out in (tmp_path / "texts", tmp_path / "texts/out"):
+        with pytest.raises(InputError, match=r"lies in --input=.*texts; give --out a folder else"):
+            run(tmp_path / "texts", out)
+    assert list((tmp_path / "texts").iterdir()) == [text]
+    for out in (path / "x", "/dev/null/x", "/proc/x"):
+        with pytest.raises(InputError, match=rf"{out}: cannot be read or written \(no.*\); check the path"):
+            run(path, out)
+
+
+def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
+    path = write(tmp_path / "a.txt", make_documents(20))
+
+    def refuse(file, value):  # permissions would not stop root
+        raise OSError(errno.EROFS, "Read-only file system", f"{file}.part")
+
+    monkeypatch.setattr(build, "write_json", refuse)
+    with pytest.raises(InputError, match=r"progress\.json\.part: cannot be read or written \(read-only file"):
+        run(path, tmp_path / "out")
 
 
 def test_two_runs_on_one_folder(tmp_path):

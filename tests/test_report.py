@@ -78,6 +78,10 @@ def test_bad_input_is_one_line(tmp_path):
     write(tmp_path, [{"step": 1, "loss": 1.0}])
     with pytest.raises(InputError, match=r"not written .*; use another --out"):
         report.main([f"--workdir={tmp_path}", f"--out={tmp_path}/absent/x.png"])
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(InputError, match=r"/folder: is a folder; use --out=FILE\.png"):
+        report.main([f"--workdir={tmp_path}", f"--out={tmp_path}/folder"])
+    assert not (tmp_path / "folder.png").exists()
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(InputError, match="not a run's config"):
         report.main([f"--workdir={tmp_path}"])

@@ -17,7 +17,7 @@ from bertjax.data import pydoc_prose
 from bertjax.data.corpus import Block, Input, input_bytes, read_blocks
 from bertjax.data.corpus_files import find_files
 from bertjax.data.parallel import Tokens, Workers, sentences_of, tokenise_block
-from bertjax.data.store import StoreWriter, read_json, split_documents, write_json
+from bertjax.data.store import TOKENIZER_FILES, StoreWriter, read_json, split_documents, write_json
 from bertjax.data.tokenizer import Tokenizer, load_tokenizer, sentencepiece_tokenizer, wordpiece_tokenizer
 from bertjax.data.vocab import Sample, train_sentencepiece, train_wordpiece
 from bertjax.errors import InputError, Interrupted
@@ -109,17 +109,18 @@ def build_store(settings: Settings, out: Path) -> None:
     """Begins or continues the store in the folder `out` and finishes it.
 
     Raises:
-      InputError: other arguments than the half-made store's; unusable text or vocabulary; documents that
-        next-sentence prediction cannot use; a worker that died.
+      InputError: other arguments than those of the blocks that the half-made store holds; a file of it that
+        was changed; unusable text or vocabulary; documents that next-sentence prediction cannot use; a
+        worker that died.
       Interrupted: by SIGINT or SIGTERM; what is done is saved.
       OSError: the disk is full, for one; what progress.json covers is whole.
     """
     arguments = arguments_of(settings)
     path = out / "progress.json"
-    if path.is_file():
-        progress = read_json(path)
+    progress = read_json(path) if path.is_file() else None
+    if progress and progress["counts"]["blocks"]:
         compare_arguments(out, progress["arguments"], arguments)
-    else:
+    elif not progress or progress["arguments"] != arguments:  # a start that kept no text binds nobody
         counts = {**dict.fromkeys(("blocks", "seconds", *_ADDED), 0), "longest": None, "shortest": None,
                   "input_documents": [0] * len(settings.inputs)}  # fmt: skip
         progress = {"arguments": arguments, "tokenizer": None, "writer": None, "counts": counts}
@@ -127,14 +128,13 @@ def build_store(settings: Settings, out: Path) -> None:
     with Workers(settings.processes) as workers:
         if progress["tokenizer"] is None:
             tokenizer = _make_tokenizer(settings, workers)
+            for name in TOKENIZER_FILES:
+                (out / name).unlink(missing_ok=True)  # an earlier start's may be of another kind
             tokenizer.save(out)
-            progress["tokenizer"] = {
-                "kind": tokenizer.kind,
-                "lower_case": tokenizer.lower_case,
-                "vocab_size": tokenizer.vocab_size,
-                "sha256": tokenizer.sha256,
-            }
+            progress["tokenizer"] = _description(tokenizer)
             write_json(path, progress)
+        else:
+            _check_tokenizer(out, progress["tokenizer"])
         writer = StoreWriter(out, progress["tokenizer"]["vocab_size"], progress["writer"])
         try:
             _tokenise(settings, out, progress, workers, writer)
@@ -146,6 +146,23 @@ def build_store(settings: Settings, out: Path) -> None:
             writer.finish(out, _manifest(settings, progress, writer), sorted(load_tokenizer(out).files))
         finally:
             writer.close()
+
+
+def _description(tokenizer: Tokenizer) -> dict[str, Any]:
+    return {
+        "kind": tokenizer.kind,
+        "lower_case": tokenizer.lower_case,
+        "vocab_size": tokenizer.vocab_size,
+        "sha256": tokenizer.sha256,
+    }
+
+
+def _check_tokenizer(out: Path, description: dict[str, Any]) -> None:
+    tokenizer = load_tokenizer(out)
+    if _description(tokenizer) != description or not all((out / name).is_file() for name in tokenizer.files):
+        raise InputError(
+            f"{out}: its vocabulary has changed since the store was begun; remove the folder and run again"
+        )
 
 
 def _make_tokenizer(settings: Settings, workers: Workers) -> Tokenizer:

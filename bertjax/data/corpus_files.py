@@ -4,6 +4,7 @@ import bz2
 import glob
 import lzma
 import os
+import stat
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -35,11 +36,12 @@ def find_files(path: str) -> list[str]:
     Below a folder, names that begin with a dot are skipped, and links to folders are not followed.
 
     Raises:
-      InputError: `path` is empty, matches nothing, or names folders without files.
+      InputError: `path` is empty, matches nothing, or names folders without files; a broken link; something
+        that is no file, such as a pipe.
     """
     if not path:
         raise InputError("an input's path is empty; give a file, a folder or a glob")
-    matches = [path] if os.path.exists(path) else glob.glob(path, recursive=True)
+    matches = [path] if os.path.lexists(path) else glob.glob(path, recursive=True)
     if not matches:
         raise InputError(f"{path}: no such file or folder, and no match as a glob; check the path")
     files: set[str] = set()
@@ -50,7 +52,20 @@ def find_files(path: str) -> list[str]:
             files.add(match)
     if not files:
         raise InputError(f"{path}: no files in this folder (hidden ones are skipped); check the path")
+    for file in sorted(files):
+        _check_file(file)
     return sorted(files)
+
+
+def _check_file(path: str) -> None:
+    # Inputs are read twice, and their size and date are compared; a pipe has neither, and may never end.
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        reason = "a broken link" if isinstance(error, FileNotFoundError) else error.strerror
+        raise InputError(f"{path}: cannot be read ({reason}); mend or remove it") from error
+    if not stat.S_ISREG(mode):
+        raise InputError(f"{path}: is a pipe or device, not a file; write its text to a file first")
 
 
 def _files_below(folder: str) -> Iterator[str]:
@@ -65,7 +80,7 @@ def _files_below(folder: str) -> Iterator[str]:
 
 
 def file_bytes(path: str) -> int:
-    """The file's size on disk. Raises InputError if there is none, as for a broken link."""
+    """The file's size on disk. Raises InputError if there is none any more."""
     try:
         return os.path.getsize(path)
     except OSError as error:

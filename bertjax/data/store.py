@@ -27,8 +27,11 @@ VERSION = 1
 BLOCK_BYTES = 16 << 20  # a checksum each
 _READ_BYTES = 1 << 20
 DATA_FILES = ("tokens.bin", "sentences.bin", "documents.bin")
+TOKENIZER_FILES = ("vocab.txt", "tokenizer.json", "spm.model")  # either the first two or the last
 OFFSET = np.dtype("<i8")
 _COUNTED_TOKENS = 1 << 18  # at a time; bincount needs 8 bytes for each
+
+_Block = tuple[Path, int, int, str]  # file, first byte, end, their SHA-256
 
 
 @dataclass(frozen=True)
@@ -61,21 +64,17 @@ def open_store(path: str | os.PathLike) -> Store:
     """
     path = Path(path)
     manifest = _read_manifest(path)
-    checks: list[tuple[Path, int, int, str]] = []
+    blocks: list[_Block] = []
     for name, entry in manifest["files"].items():
-        file, size, step = path / name, entry["bytes"], entry["block_bytes"]
+        file, size = path / name, entry["bytes"]
         if not file.is_file():
             raise InputError(f"{file}: is missing; {_remake(path)}")
         if file.stat().st_size != size:
             found = file.stat().st_size
             fault = "cut short" if found < size else "too long"
             raise InputError(f"{file}: {fault}, {found} bytes where {size} were written; {_remake(path)}")
-        for i, digest in enumerate(entry["sha256"]):
-            checks.append((file, i * step, min(size, (i + 1) * step), digest))
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for (file, start, end, _), same in zip(checks, pool.map(_same_digest, checks), strict=True):
-            if not same:
-                raise InputError(f"{file}: bytes {start} to {end} are not what was written; {_remake(path)}")
+        blocks += _blocks(file, size, entry["block_bytes"], entry["sha256"])
+    _check_blocks(blocks)
     token_type = np.dtype("<u2" if manifest["tokenizer"]["vocab_size"] <= 65536 else "<u4")
     tokens, sentences, documents = (
         np.memmap(path / name, dtype, mode="r")
@@ -138,10 +137,10 @@ class StoreWriter:
     """Appends documents to the three data files.
 
     `state()` is taken after the files are on disk; given back to a later writer, it cuts them back to that
-    point and goes on. At most one partial checksum block of each file is read again.
+    point and goes on, once every byte up to there has proved to be the one that was written.
 
     Raises:
-      InputError: the files are shorter than the state says.
+      InputError: the files are shorter than the state says, or were changed (with the range of bytes).
       OSError: the disk is full, for one. What an earlier state() covers stays whole.
     """
 
@@ -149,10 +148,13 @@ class StoreWriter:
         files = state["files"] if state else {}
         self.token_type = np.dtype("<u2" if vocab_size <= 65536 else "<u4")
         self._vocab_size = vocab_size
-        for name, (size, _) in files.items():
+        blocks: list[_Block] = []
+        for name, (size, digests) in files.items():
             found = (path / name).stat().st_size if (path / name).exists() else 0
             if found < size:
                 raise InputError(f"{path / name}: {found} bytes where {size} were written; {_remake(path)}")
+            blocks += _blocks(path / name, size, BLOCK_BYTES, digests)
+        _check_blocks(blocks)
         self._files = [_AppendedFile(path / name, *files.get(name, (0, []))) for name in DATA_FILES]
         if not state:
             for file in self._files[1:]:
@@ -186,7 +188,7 @@ class StoreWriter:
         """Everything appended so far, forced to disk, as a JSON value for `__init__`."""
         for file in self._files:
             os.fsync(file.handle.fileno())
-        return {"files": {file.path.name: (file.size, file.digests) for file in self._files}}
+        return {"files": {file.path.name: (file.size, file.digests()) for file in self._files}}
 
     def unigram_entropy(self) -> float:
         """Entropy of the tokens' frequencies, in nats a token. Reads all tokens once."""
@@ -209,7 +211,7 @@ class StoreWriter:
             file.path.name: {
                 "bytes": file.size,
                 "block_bytes": BLOCK_BYTES,
-                "sha256": [*file.digests, *([file.hash.hexdigest()] if file.size % BLOCK_BYTES else [])],
+                "sha256": file.digests(),
             }
             for file in self._files
         }
@@ -228,11 +230,11 @@ class StoreWriter:
 class _AppendedFile:
     # Unbuffered, so that nothing is left to write when the disk is full; appends are large.
     def __init__(self, path: Path, size: int, digests: Sequence[str]):
-        self.path, self.size, self.digests = path, size, list(digests)
+        self.path, self.size, self.whole = path, size, list(digests[: size // BLOCK_BYTES])
         mode = "r+b" if path.exists() else "w+b"
         self.handle = open(path, mode, buffering=0)  # noqa: SIM115 (open as long as the writer)
         self.handle.truncate(size)
-        self.handle.seek(len(self.digests) * BLOCK_BYTES)
+        self.handle.seek(len(self.whole) * BLOCK_BYTES)
         self.hash = hashlib.sha256(self.handle.read(size % BLOCK_BYTES))
         self.handle.seek(size)
 
@@ -244,9 +246,13 @@ class _AppendedFile:
             self.hash.update(piece)
             self.size += len(piece)
             if self.size % BLOCK_BYTES == 0:
-                self.digests.append(self.hash.hexdigest())
+                self.whole.append(self.hash.hexdigest())
                 self.hash = hashlib.sha256()
             data = data[len(piece) :]
+
+    def digests(self) -> list[str]:
+        """Of every block, a partial last one too."""
+        return [*self.whole, *([self.hash.hexdigest()] if self.size % BLOCK_BYTES else [])]
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
@@ -267,8 +273,22 @@ def _digest(manifest: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
-def _same_digest(check: tuple[Path, int, int, str]) -> bool:
-    file, start, end, digest = check
+def _blocks(file: Path, size: int, step: int, digests: Sequence[str]) -> list[_Block]:
+    return [(file, i * step, min(size, (i + 1) * step), digest) for i, digest in enumerate(digests)]
+
+
+def _check_blocks(blocks: Sequence[_Block]) -> None:
+    """Reads them all. Raises an InputError for the first whose bytes are others."""
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for (file, start, end, _), same in zip(blocks, pool.map(_same_digest, blocks), strict=True):
+            if not same:
+                raise InputError(
+                    f"{file}: bytes {start} to {end} are not what was written; {_remake(file.parent)}"
+                )
+
+
+def _same_digest(block: _Block) -> bool:
+    file, start, end, digest = block
     with open(file, "rb") as handle:
         handle.seek(start)
         found = hashlib.sha256()

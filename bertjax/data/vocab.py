@@ -1,6 +1,7 @@
 """Training of a vocabulary on a bounded sample of the corpus. The same text always gives the same bytes."""
 
 import io
+import re
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -62,9 +63,7 @@ def train_wordpiece(sample: Sample, vocab_size: int, lower_case: bool) -> list[s
     # number is given beforehand. Its own choice of an alphabet has ties too.
     given = [*SPECIAL_TOKENS, *alphabet, *("##" + character for character in continuing)]
     if vocab_size < len(given):
-        raise InputError(
-            f"--vocab_size={vocab_size}: too small for {len(given)} characters and special tokens; raise it"
-        )
+        raise _too_small(vocab_size, len(given))
     model = tokenizers.Tokenizer(models.WordPiece(unk_token="[UNK]"))
     model.normalizer = bert_normalizer(lower_case)
     model.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -118,7 +117,8 @@ def _code_points(sentences: Sequence[str]) -> np.ndarray:
 def train_sentencepiece(sample: Sample, vocab_size: int, kind: str, lower_case: bool) -> bytes:
     """A serialised SentencePiece model of `kind` ("unigram" or "bpe") with the special tokens as ids 0 to 4.
 
-    Raises InputError with the trainer's reason, such as a vocabulary too large for the text.
+    Raises InputError if the characters alone are more than `vocab_size`, or with the trainer's reason, such
+    as a vocabulary too large for the text.
     """
     output = io.BytesIO()
     try:
@@ -143,5 +143,14 @@ def train_sentencepiece(sample: Sample, vocab_size: int, kind: str, lower_case: 
         )
     except (RuntimeError, OSError) as error:
         reason = str(error).strip().splitlines()[-1].rpartition("] ")[2]
+        if small := re.search(r"smaller than required_chars\. \d+ vs (\d+)", reason):
+            raise _too_small(vocab_size, int(small[1])) from error  # it names an option that is not ours
         raise InputError(f"--vocab_size={vocab_size}: SentencePiece found no vocabulary: {reason}") from error
     return output.getvalue()
+
+
+def _too_small(vocab_size: int, needed: int) -> InputError:
+    return InputError(
+        f"--vocab_size={vocab_size}: too small for {needed} characters and special tokens; "
+        f"give {needed} or more"
+    )

@@ -2,6 +2,7 @@ import bz2
 import gzip
 import json
 import lzma
+import os
 import pickle
 import random
 import re
@@ -134,10 +135,18 @@ def test_paths(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "links").mkdir()
     (tmp_path / "links/broken.txt").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "pipes").mkdir()
+    os.mkfifo(tmp_path / "pipes/pipe.txt")
     for path, message in (
         ("", "path is empty"),
         (f"{tmp_path}/no", "no such file"),
         (f"{tmp_path}/empty", "no files"),
+        (f"{tmp_path}/links/broken.txt", r"/broken\.txt: cannot be read \(a broken link\)"),
+        (f"{tmp_path}/links", r"/broken\.txt: cannot be read \(a broken link\); mend or remove it"),
+        (f"{tmp_path}/l*/*", r"/broken\.txt: cannot be read \(a broken link\)"),
+        (f"{tmp_path}/pipes/pipe.txt", r"/pipe\.txt: is a pipe or device, not a file; write its text to"),
+        (f"{tmp_path}/pipes", r"/pipe\.txt: is a pipe or device"),
+        ("/dev/null", "/dev/null: is a pipe or device, not a file"),
     ):
         with pytest.raises(InputError, match=message):
             read(Input(path, "sentences"))

@@ -144,6 +144,29 @@ def test_resume_refuses_a_file_that_lost_bytes(tmp_path):
         StoreWriter(tmp_path, 1000, state)
 
 
+@pytest.mark.parametrize("name", store_module.DATA_FILES)
+def test_resume_refuses_a_file_that_changed(tmp_path, name):
+    writer = StoreWriter(tmp_path, 1000)
+    append(writer, make_documents())
+    state = json.loads(json.dumps(writer.state()))
+    append(writer, make_documents(3))  # lost: no state covers it
+    writer.close()
+    size = state["files"][name][0]
+    assert size > 256
+    assert size % 256
+    good = (tmp_path / name).read_bytes()
+    for position in (0, size - 1):  # in a whole block, and in the partial one
+        bad = bytearray(good)
+        bad[position] ^= 1
+        (tmp_path / name).write_bytes(bad)
+        start = position // 256 * 256
+        where = rf"{name}: bytes {start} to {min(size, start + 256)} are not what was written; remove"
+        with pytest.raises(InputError, match=where):
+            StoreWriter(tmp_path, 1000, state)
+    (tmp_path / name).write_bytes(good)
+    StoreWriter(tmp_path, 1000, state).close()
+
+
 @pytest.mark.parametrize("name", ["tokens.bin", "sentences.bin", "documents.bin", "vocab.txt"])
 def test_damage_is_named(tmp_path, name):
     make_store(tmp_path, make_documents())

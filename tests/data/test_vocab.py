@@ -91,6 +91,9 @@ def test_alphabet_keeps_the_most_frequent_characters(monkeypatch):
 def test_too_small_and_too_large():
     with pytest.raises(InputError, match=r"--vocab_size=20: too small for \d+ characters"):
         train_wordpiece(make_sample(), 20, True)
+    for kind in ("unigram", "bpe"):
+        with pytest.raises(InputError, match=r"^--vocab_size=20: too small for 32 .*; give 32 or more$"):
+            train_sentencepiece(make_sample(), 20, kind, True)
     with pytest.raises(InputError, match="SentencePiece found no vocabulary: Vocabulary size too high"):
         train_sentencepiece(make_sample(), 100_000, "unigram", True)
     with pytest.raises(InputError, match="no text"):
