@@ -340,7 +340,7 @@ def check_config(workdir: str, config: ConfigDict, fingerprints: Mapping[str, st
         with open(path, encoding="utf-8") as file:
             old = json.load(file)
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; use another workdir") from error
+        raise InputError(f"{path}: {error.strerror}; make room or use another workdir") from error
     except ValueError as error:
         raise InputError(f"{path}: not JSON ({error}); mend it or use another workdir") from error
     if not isinstance(old, dict):

@@ -59,7 +59,7 @@ def run_command(command: Callable[[Sequence[str]], None]) -> None:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         if not (full or error.filename):
             raise
-        where, reason = error.filename or "a file", error.strerror or error
+        where, reason = error.filename or "standard output or a file", error.strerror or error
         advice = "make room" if full else "mend the path or its permissions"
         _exit(f"{name}: error: {where}: {reason}; {advice}, then the same command", EXIT_BAD_INPUT)
 

@@ -15,11 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from trained_fixture import make_trained
 
 import bertjax.checkpoint
 from bertjax import config as config_lib
 from bertjax.checkpoint import Checkpoints, check_config, load_params, lock_workdir
 from bertjax.errors import InputError, NotFiniteError
+from bertjax.manifest import write_atomically
+from bertjax.trained import load_trained
 
 
 def sharding(devices: int, *axes: str | None) -> NamedSharding:
@@ -168,13 +171,17 @@ def test_a_step_damaged_after_this_object_saved_it_is_written_again(tmp_path):
         assert checkpoints.restore(target_of(make_state()))[2] == 2
 
 
-def test_all_damaged_is_an_error_and_nothing_is_deleted(tmp_path):
+def test_all_damaged_is_an_error_and_nothing_is_deleted(tmp_path, capsys):
     save_steps(tmp_path, 1, 2)
     for step in (1, 2):
         flip_bit(tmp_path / str(step) / "_METADATA")
     with opened(tmp_path) as checkpoints:
-        with pytest.raises(InputError, match="no whole checkpoint \\(tried step 1, 2\\)"):
+        with pytest.raises(InputError, match="no whole checkpoint") as caught:
             checkpoints.restore(target_of(make_state()))
+        faults = [f"step {step}: {tmp_path}/{step}/_METADATA: its content changed" for step in (2, 1)]
+        assert [fault for fault in faults if fault in str(caught.value)] == faults
+        assert "\n" not in str(caught.value)
+        assert capsys.readouterr().err == ""  # the error says it all
         with pytest.raises(InputError, match="no checkpoint of step 9; there are: 1, 2"):
             checkpoints.restore(target_of(make_state()), step=9)
     assert {"1", "2"} < set(os.listdir(tmp_path))
@@ -392,24 +399,62 @@ def test_a_workdir_that_cannot_be_made_is_one_line(tmp_path):
 
 def test_config_of_a_workdir(tmp_path):
     config = config_lib.default()
-    workdir = str(tmp_path / "run")
-    check_config(workdir, config)
+    workdir, store = str(tmp_path / "run"), {"data.store sha256": "abc"}
+    check_config(workdir, config, store)
     assert json.loads((tmp_path / "run" / "config.json").read_text())["train.steps"] == 900_000
+    (tmp_path / "run" / "checkpoints" / "5").mkdir(parents=True)
     config.mesh.fsdp, config.train.save_every, config.model.remat, config.log.tensorboard = (
         4,
         1,
         "full",
         False,
     )
-    check_config(workdir, config)
+    config.data.store = "/moved"
+    check_config(workdir, config, store)
     config.train.steps, config.data.mask_split = 10, (0.5, 0.25, 0.25)
     with pytest.raises(InputError) as caught:
-        check_config(workdir, config)
+        check_config(workdir, config, {"data.store sha256": "def"})
     message = str(caught.value)
+    assert "data.store sha256 was 'abc', now 'def'" in message
+    assert "/moved" not in message
     assert "train.steps was 900000, now 10" in message
     assert "data.mask_split was [0.8, 0.1, 0.1], now [0.5, 0.25, 0.25]" in message
     assert "mesh" not in message
     assert "another workdir" in message
-    (tmp_path / "run" / "config.json").write_text("{")
-    with pytest.raises(InputError, match="not JSON"):
-        check_config(workdir, config)
+    for text, fault in (("{", "not JSON"), ("[1]", "not a JSON object")):
+        (tmp_path / "run" / "config.json").write_text(text)
+        with pytest.raises(InputError, match=f"config.json: {fault}"):
+            check_config(workdir, config, store)
+
+
+def test_a_workdir_without_a_checkpoint_takes_any_config(tmp_path):
+    config, path = config_lib.default(), tmp_path / "config.json"
+    check_config(str(tmp_path), config, {})
+    (tmp_path / "checkpoints" / "digests").mkdir(parents=True)
+    config.train.steps = 10
+    check_config(str(tmp_path), config, {})
+    assert json.loads(path.read_text())["train.steps"] == 10
+    path.write_text("{")
+    check_config(str(tmp_path), config, {})
+    assert json.loads(path.read_text())["train.steps"] == 10
+
+
+def test_a_model_with_another_vocabulary_of_the_same_size_is_refused(tmp_path):
+    make_trained(str(tmp_path), **{"model.num_hidden_layers": 1})
+    load_trained(str(tmp_path))
+    path = tmp_path / "vocab.txt"
+    tokens = path.read_text().split("\n")
+    tokens[10], tokens[11] = tokens[11], tokens[10]
+    path.write_text("\n".join(tokens))
+    with pytest.raises(InputError, match=r"its vocabulary is as large as .*, but another; bring"):
+        load_trained(str(tmp_path))
+
+
+def test_a_full_disk_has_the_name_of_the_file(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        write_atomically(str(tmp_path / "file"), "text")
+    assert caught.value.filename == str(tmp_path / "file")

@@ -1,3 +1,4 @@
+import jax
 import pytest
 
 from bertjax import config as config_lib
@@ -120,6 +121,8 @@ def test_wrong_names_and_types(recipe, override, message):
         ("model.hidden_act=swish", "model.hidden_act=swish: .*gelu_new"),
         ("model.remat=half", "model.remat=half: .*full"),
         ("task=nothing", "task=nothing"),
+        ("task=../x", "task=../x: no such task"),
+        ("task=a.b", "task=a.b: no such task"),
         # Numbers that no run can use.
         ("model.layer_norm_eps=-1.0", "layer_norm_eps=-1.0"),
         ("model.initializer_range=-1.0", "initializer_range=-1.0"),
@@ -136,10 +139,23 @@ def test_wrong_names_and_types(recipe, override, message):
         ("eval.batch_size=0", "eval.batch_size=0"),
         ("eval.examples=-1", "eval.examples=-1"),
         ("optim.learning_rate=1e999", "optim.learning_rate=inf"),
+        ("data.mask_split=('a', 'b', 'c')", "mask_split=.*must hold finite numbers only"),
+        ("data.mask_split=(1e999, 0.0, 0.0)", "mask_split=.*must hold finite numbers only"),
+        ("data.weights=('a',)", "weights=.*must hold finite numbers only"),
+        ("data.weights=[[1.0]]", "weights=.*must hold finite numbers only"),
+        ("seed=-1", "seed=-1: must be from 0 to 4294967294"),
+        ("seed=4294967295", "seed=4294967295: must be from 0 to 4294967294"),
     ],
 )
 def test_values_out_of_range(recipe, override, message):
     fails(message, parse_args, [f"--config={recipe}", f"--config.{override}"])
+
+
+def test_every_seed_is_one_of_its_own(recipe):
+    """jax.random.key drops the higher bits of a number; 1 is added for dropout."""
+    largest = parse_args([f"--config={recipe}", "--config.seed=4294967294"]).seed
+    keys = [tuple(jax.random.key_data(jax.random.key(seed)).tolist()) for seed in (0, largest, largest + 1)]
+    assert len(set(keys)) == 3
 
 
 def test_phase_2_is_checked_only_if_there_is_one(recipe):
@@ -169,6 +185,10 @@ RECIPE = "from bertjax.config import *\ndef get_config():\n    c = default()\n  
         (RECIPE.format("c.trian.steps = 5"), r"bad.py.*trian"),
         (RECIPE.format("c.train.steps = 'x'"), r"bad.py.*(train.steps|int)"),
         (RECIPE.format("c.train.stepz = 5"), r"bad.py.*train.stepz.*train.steps"),
+        (RECIPE.format("del c.train.steps"), r"bad.py: train.steps: missing"),
+        (RECIPE.format("del c.log"), r"bad.py: log.tensorboard, log.wandb_project: missing"),
+        ("x = '\0'\n", r"bad.py: source code .*null bytes"),
+        ("import sys\nsys.exit(5)\n", r"bad.py:2: SystemExit: 5"),
     ],
     ids=[
         "no get_config",
@@ -178,6 +198,10 @@ RECIPE = "from bertjax.config import *\ndef get_config():\n    c = default()\n  
         "unknown section",
         "wrong type",
         "unknown field",
+        "no field",
+        "no section",
+        "NUL",
+        "exit",
     ],
 )
 def test_bad_config_files(tmp_path, text, message):

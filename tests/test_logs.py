@@ -91,6 +91,8 @@ def test_tensorboard_forgets_what_is_repeated(tmp_path):
         size = int.from_bytes(data[:8], "little")
         events.append(event_file.Event.FromString(data[12 : 12 + size]))
         data = data[16 + size :]
+    assert events[0].file_version == "brain.Event:2"
+    assert all(event.wall_time > 1e9 for event in events)
     assert 3 in [event.step for event in events if event.HasField("session_log")]
     assert [(e.step, v.tag, v.simple_value) for e in events for v in e.summary.value] == [(3, "loss", 0.5)]
 
@@ -158,3 +160,18 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
         with pytest.raises(InputError, match=f"{tmp_path}/metrics.jsonl: No space left on device"):
             log.metrics(1, {"loss": 1.0})
     log.close()
+
+
+@pytest.mark.parametrize("tensorboard", [False, True])
+def test_a_disk_that_stays_full_is_told_once(tmp_path, tensorboard, monkeypatch, capfd):
+    log = open_log(tmp_path, tensorboard=tensorboard)
+    name = "events/events" if tensorboard else "metrics.jsonl"
+    with open("/dev/full", "wb" if tensorboard else "w") as file:
+        owner = log._events if tensorboard else log
+        owner._file.close()
+        monkeypatch.setattr(owner, "_file", file)
+        with pytest.raises(InputError, match=f"{tmp_path}/{name}.*: No space left on device; run the same"):
+            log.metrics(1, {"loss": 1.0})
+        log.close()
+        assert file.closed
+    assert capfd.readouterr().err == ""

@@ -1,5 +1,7 @@
 """The command: exit codes, one-line errors, and a step of every shipped config at toy size."""
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -66,6 +68,56 @@ def test_a_mistake_leaves_no_checkpoint_behind(tmp_path, monkeypatch, capsys, st
     assert not (tmp_path / "run").exists()  # so the right command does not meet a wrong config.json
 
 
+def test_help_is_short_and_no_error(monkeypatch, capsys):
+    main(["--help"])
+    output = capsys.readouterr().out
+    assert "--config=configs/pretrain_tiny.py" in output
+    assert "bertjax/config.py" in output
+    assert len(output.splitlines()) < 20
+
+
+FAILING = """
+import sys
+from bertjax.errors import run_command
+
+def command(args):
+    print("x" * int(args[0]))
+    if len(args) > 1:
+        open(args[1])
+
+run_command(command)
+"""
+
+
+def failing(args, stdout):
+    command = [sys.executable, "-c", FAILING, *args]
+    environment = os.environ | {"PYTHONUNBUFFERED": ""}
+    return subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+@pytest.mark.parametrize("size", [10, 1_000_000])  # what is written at the end, and before
+def test_a_reader_that_has_ended_is_no_error(size):
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        ended = failing([str(size)], writer)
+    finally:
+        os.close(writer)
+    assert (ended.returncode, ended.stderr) == (141, "")
+
+
+def test_a_file_that_fails_is_one_line(tmp_path):
+    for args, output, message in (
+        (["1", "/nowhere/x"], "/dev/null", "/nowhere/x: No such file or directory; mend the path"),
+        (["1"], "/dev/full", "standard output: No space left on device; make room, then the same command"),
+    ):
+        with open(output, "w") as file:
+            failed = failing(args, file)
+        assert failed.returncode == 2
+        assert message in failed.stderr
+        assert failed.stderr.count("\n") == 1
+
+
 def test_the_function_does_not_start_its_callers_program_again(tmp_path, monkeypatch, store):
     """In a notebook or a test, execv() would end the session; only `python -m bertjax.main` may do that."""
     monkeypatch.delenv("GLIBC_TUNABLES")
@@ -74,15 +126,23 @@ def test_the_function_does_not_start_its_callers_program_again(tmp_path, monkeyp
         main(arguments(write_config(tmp_path), workdir=tmp_path / "run"))
 
 
-def test_unclear_processes_are_one_line(monkeypatch, capsys):
-    monkeypatch.setenv("BERTJAX_COORDINATOR", "localhost:1")
-    monkeypatch.setenv("BERTJAX_PROCESS_COUNT", "two")
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"BERTJAX_COORDINATOR": "localhost:1", "BERTJAX_PROCESS_COUNT": "two"},
+         "set the numbers BERTJAX_PROCESS_COUNT and BERTJAX_PROCESS_ID"),
+        ({"SLURM_NTASKS": "two"}, "SLURM_NTASKS=two: not a number"),
+    ],
+)  # fmt: skip
+def test_unclear_processes_are_one_line(monkeypatch, capsys, environment, message):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys, "argv", ["bertjax"])
     with pytest.raises(SystemExit) as stop:
         run_command(lambda args: start_processes())
     assert stop.value.code == 2
     error = capsys.readouterr().err
-    assert "set the numbers BERTJAX_PROCESS_COUNT and BERTJAX_PROCESS_ID" in error
+    assert message in error
     assert error.count("\n") == 1
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from store_fixture import start
+from store_fixture import make_store, start
 
 from bertjax.checkpoint import load_params
 from bertjax.data.examples import Examples
@@ -219,6 +219,18 @@ def test_another_recipe_in_the_same_workdir_is_refused(reference, monkeypatch, c
     command = [*args, f"--config.workdir={workdir}", "--config.optim.learning_rate=1e-2"]
     error = refused(monkeypatch, capsys, command)
     assert "the run began with another config: optim.learning_rate was 0.001, now 0.01" in error
+
+
+def test_another_store_is_refused_and_a_moved_one_is_not(reference, store, tmp_path, monkeypatch, capsys):
+    args, workdir = reference
+    args = [*args, f"--config.workdir={workdir}"]
+    vocabulary = (workdir / "vocab.txt").read_bytes()
+    error = refused(monkeypatch, capsys, [*args, f"--config.data.store={make_store(tmp_path, seed=1)}"])
+    assert "the run began with another config: data.store sha256 was " in error
+    assert (workdir / "vocab.txt").read_bytes() == vocabulary
+    shutil.copytree(store, tmp_path / "moved")
+    main([*args, f"--config.data.store={tmp_path / 'moved'}"])
+    assert f"complete: step {TOTAL}" in capsys.readouterr().out
 
 
 def test_init_from_takes_the_parameters_alone(reference, tmp_path, monkeypatch, capsys):

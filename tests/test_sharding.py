@@ -133,6 +133,21 @@ def test_a_mesh_that_does_not_fit_is_one_line(fields, devices, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("error", "reason"), [(RuntimeError("no libtpu.so\nmore"), r" \(no libtpu.so\)"), (AssertionError(), "")]
+)
+def test_a_device_that_is_not_there_is_one_line(monkeypatch, error, reason):
+    def fail():
+        raise error
+
+    monkeypatch.setattr(jax, "devices", fail)
+    monkeypatch.setenv("JAX_PLATFORMS", "tpu")
+    message = f"^JAX_PLATFORMS=tpu: JAX finds no such device{reason}; set JAX_PLATFORMS=cpu, or install"
+    with pytest.raises(InputError, match=message) as caught:
+        sharding.make_mesh(toy_config())
+    assert "\n" not in str(caught.value)
+
+
 def test_the_rest_of_the_devices_goes_to_the_axis_of_minus_one():
     assert dict(sharding.make_mesh(toy_config(**{"mesh.tensor": 2})).shape) == {
         "data": 4, "fsdp": 1, "tensor": 2,

@@ -1,4 +1,5 @@
 import json
+import types
 from pathlib import Path
 
 import jax
@@ -13,7 +14,7 @@ from bertjax.data.examples import Examples
 from bertjax.errors import NotFiniteError
 from bertjax.logs import read_metrics
 from bertjax.tasks import pretrain
-from bertjax.train import make_train_step, train
+from bertjax.train import Meter, make_train_step, train
 
 STEPS = 6
 # 8 heads, so that even 8 devices can share them; dropout is on.
@@ -145,9 +146,19 @@ def test_bad_updates_are_logged_and_too_many_in_a_row_end_the_run(store, tmp_pat
 
     monkeypatch.setattr(Examples, "rows", patched)
     config = toy_config(store, tmp_path, **{"train.steps": 20, "train.max_bad_steps": 3})
-    with pytest.raises(NotFiniteError, match=r"step 8: .* not finite 3 times in a row; lower") as error:
+    with pytest.raises(NotFiniteError, match=r"step 8: .* not finite 3 times in a row; begin") as error:
         train(config)
     assert "\n" not in str(error.value)
     rows = read_metrics(str(tmp_path / "metrics.jsonl"))
     assert [(row["step"], row["bad_steps"]) for row in rows[:5]] == [(1, 1), (2, 1), (3, 2), (4, 2), (5, 2)]
     assert [row.get("loss") is None for row in rows[:5]] == [True, False, True, False, False]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_to_do_about_bad_updates(dtype):
+    config = toy_config(**{"model.dtype": dtype, "train.max_bad_steps": 1})
+    meter = Meter(types.SimpleNamespace(config=config, task=pretrain), config.train)
+    meter.add(1, {"bad_in_a_row": 1.0, "sequences": 8.0, "tokens": 64.0})
+    with pytest.raises(NotFiniteError, match="begin in another workdir with a lower --config") as error:
+        meter.log()
+    assert ("dtype=float32" in str(error.value)) == (dtype != "float32")

@@ -23,8 +23,10 @@ def make_trained(workdir, step=7, tokens=VOCAB, **fields):
         "##s",
         *(f"{'##' if i % 4 == 3 else ''}w{i}" for i in range(len(SPECIAL_TOKENS) + 2, tokens)),
     ]
-    wordpiece_tokenizer([*SPECIAL_TOKENS, *words], lower_case=False, name="fixture").save(workdir)
-    meta = {"config": dict(config_lib.fields(config)), "metrics": METRICS}
+    tokenizer = wordpiece_tokenizer([*SPECIAL_TOKENS, *words], lower_case=False, name="fixture")
+    tokenizer.save(workdir)
+    fields = dict(config_lib.fields(config))
+    meta = {"config": fields, "metrics": METRICS, "tokenizer": tokenizer.sha256}
     folder = os.path.join(workdir, "checkpoints")
     with contextlib.closing(Checkpoints(folder, keep_last=2, keep_every=0)) as checkpoints:
         checkpoints.save(step, {"params": jax.device_put(params)}, meta, wait=True)

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 
@@ -141,10 +142,31 @@ def test_what_does_not_fit_the_store_is_one_line(store, tmp_path):
             "=90: .* has 96 tokens; set .*vocab_size=96",
         ),
         (toy_config(store, **{"data.weights": (1.0, 2.0)}), "2 numbers for the store's 1 inputs"),
+        (toy_config(store, **{"model.type_vocab_size": 1}), "type_vocab_size=1: .* it must be 2"),
     ):
         with pytest.raises(InputError, match=message) as error:
             pretrain.open_data(config)
         assert "\n" not in str(error.value)
+
+
+def test_the_fingerprint_is_of_what_decides_the_rows(tmp_path):
+    opened = open_store(make_store(tmp_path))
+    same = pretrain.open_data(toy_config(tmp_path)).fingerprints
+    assert same == {"data.store sha256": opened.sha256}
+
+    def changed(inputs=None, **manifest):
+        inputs = [opened.inputs[0] | (inputs or {})]
+        return dataclasses.replace(opened, inputs=inputs, manifest=opened.manifest | manifest).sha256
+
+    assert changed(inputs={"path": "elsewhere"}, summary={}) == opened.sha256
+    files = opened.manifest["files"]
+    others = [
+        changed(heldout=0.2),
+        changed(inputs={"weight": 2.0}),
+        changed(inputs={"end_document": 47}),
+        changed(files=files | {"tokens.bin": files["tokens.bin"] | {"sha256": ["0"]}}),
+    ]
+    assert len({opened.sha256, *others}) == 5
 
 
 def test_a_store_without_its_own_vocabulary_is_refused(tmp_path):
