@@ -68,7 +68,7 @@ def parse(args: Sequence[str]) -> argparse.Namespace:
         "--real_lengths", action="store_true", help="one row in ten is shorter than seq_length"
     )
     parser.add_argument("--keep_memory", action="store_true",
-                        help="every peer runs with the malloc settings that bertjax makes on a CPU")  # fmt: skip
+                        help="every peer gets the malloc settings that bertjax makes on a CPU")  # fmt: skip
     parser.add_argument("--peers", default="bertjax,torch,torch_compiled,hf_flax,keras_hub",
                         help=f"of {','.join(PEERS)}; ratios are to the first")  # fmt: skip
     parser.add_argument("--python", action="append", default=[], metavar="ENV=FILE",

@@ -40,6 +40,7 @@ from bertjax.manifest import (
     write_atomically,
     write_manifest,
 )
+from bertjax.processes import together
 
 FOLDER = "checkpoints"  # of a workdir
 _STAGING = "saving-"
@@ -126,7 +127,7 @@ class Checkpoints:
         if bad:
             raise NotFiniteError(f"step {step} is not saved: NaN or infinity in {', '.join(bad)}")
         meta = json.loads(json.dumps(meta))
-        self.wait()
+        together(self.wait)
         if step in self._good:
             return
         staging = os.path.join(self.folder, f"{_STAGING}{step}")

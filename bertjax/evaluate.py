@@ -15,7 +15,7 @@ def make_eval_step(config: ConfigDict, task: ModuleType, mesh: Mesh, param_shard
     """A compiled (params, batch) -> sums and weights of the batch, without dropout."""
 
     def eval_step(params: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        with sharding.tracing(config, mesh):
             return task.batch_sums(config, params, batch, None) | task.batch_weights(batch)
 
     on_batch = jax.sharding.NamedSharding(mesh, sharding.BATCH)
@@ -33,12 +33,10 @@ def evaluate(
       rows: the phase's task rows, with `heldout` and `num_heldout`.
     """
     size = config.eval.batch_size
-    first, stop = sharding.local_rows(mesh, size)
     totals: dict[str, float] = {}
     pending = []
     for position in range(0, rows.num_heldout, size):
-        batch = rows.heldout(position + first, stop - first)
-        pending.append(eval_step(params, sharding.to_global(mesh, batch, first, size)))
+        pending.append(eval_step(params, sharding.make_global(mesh, rows.heldout, position, size)))
         if len(pending) > 1:
             pending[-2] = jax.device_get(pending[-2])  # at most two batches are on their way
     for sums in jax.device_get(pending):

@@ -36,6 +36,7 @@ _TERMINAL = {  # metric: how a line shows it; "" hides it. Others are shown by n
     "learning_rate": "lr {:.2e}",
     "grad_norm": "grad norm {:.2f}",
     "steps_per_second": "",
+    "seconds_left": "",
     "sequences_per_second": "{:,.0f} seq/s",
     "tokens_per_second": "{:,.0f} tok/s",
     "peak_flops_per_second": "",
@@ -173,8 +174,8 @@ def format_line(step: int, total: int, values: Mapping[str, float]) -> str:
     }
     if held_out:
         parts += ["held-out:", *_parts(held_out)]
-    if values.get("steps_per_second"):
-        parts.append(f"ends in {_duration((total - step) / values['steps_per_second'])}")
+    if "seconds_left" in values:
+        parts.append(f"ends in {_duration(values['seconds_left'])}")
     return "  ".join(parts)
 
 

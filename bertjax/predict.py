@@ -43,7 +43,12 @@ def fill_mask(
     """
     config = ConfigDict({**config.to_dict(), "dtype": "float32"})
     rows = [_encode(tokenizer, text, config.max_position_embeddings) for text in texts]
-    predict = jax.jit(lambda params, batch: jax.nn.softmax(bert.bind(config, params)(batch)[0]))
+
+    def softmax(params: Any, batch: Any) -> jax.Array:
+        with jax.default_matmul_precision("highest"):
+            return jax.nn.softmax(bert.bind(config, params)(batch)[0])
+
+    predict = jax.jit(softmax)
     found: list[list[Guesses]] = []
     for first in range(0, len(rows), _ROWS):
         some = rows[first : first + _ROWS]

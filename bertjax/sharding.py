@@ -4,8 +4,10 @@ data: copies of the model, each with its part of the batch. fsdp: also splits th
 and moments with it. tensor: splits heads, feed-forward units and the vocabulary.
 """
 
+import contextlib
 import os
 import re
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -122,24 +124,59 @@ def split_rows(x: jax.Array) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, BATCH)
 
 
-def local_rows(mesh: Mesh, batch_size: int) -> tuple[int, int]:
-    """The rows [start, stop) of a global batch that this process's devices need."""
+@contextlib.contextmanager
+def tracing(config: ConfigDict, mesh: Mesh) -> Iterator[None]:
+    """What a step is traced under: `split_rows` sees the mesh, and config.model.dtype="float32" is float32.
+
+    By default TPUs multiply float32 in bfloat16 and H100s in TF32.
+    """
+    precision = "highest" if config.model.dtype == "float32" else None
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh), jax.default_matmul_precision(precision):
+        yield
+
+
+def local_rows(mesh: Mesh, batch_size: int) -> list[tuple[int, int]]:
+    """The ranges [start, stop) of a global batch that this process's devices need, in order.
+
+    There may be several: a TPU's mesh follows the wires between its chips, not the hosts.
+    """
     indices = NamedSharding(mesh, BATCH).addressable_devices_indices_map((batch_size,)).values()
-    slices = [index[0].indices(batch_size) for index in indices if index is not None]
-    return min(s[0] for s in slices), max(s[1] for s in slices)
+    slices = {index[0].indices(batch_size)[:2] for index in indices if index is not None}
+    ranges: list[tuple[int, int]] = []
+    for start, stop in sorted(slices):
+        if ranges and ranges[-1][1] == start:
+            start = ranges.pop()[0]
+        ranges.append((start, stop))
+    return ranges
 
 
-def to_global(
-    mesh: Mesh, batch: dict[str, np.ndarray], first_row: int, batch_size: int
+def make_global(
+    mesh: Mesh, rows: Callable[[int, int], dict[str, np.ndarray]], position: int, batch_size: int
 ) -> dict[str, jax.Array]:
-    """Global arrays [batch_size, ...] from the rows of this process, which start at `first_row`."""
+    """Global arrays [batch_size, ...] of the rows from `position` on.
+
+    Args:
+      rows: (first row, count) -> rows; it is asked only for those of this process's devices.
+    """
+    parts = [(start, rows(position + start, stop - start)) for start, stop in local_rows(mesh, batch_size)]
     sharding = NamedSharding(mesh, BATCH)
 
-    def place(x: np.ndarray) -> jax.Array:
-        def rows(index: Any) -> np.ndarray:
-            start, stop, _ = index[0].indices(batch_size)
-            return x[start - first_row : stop - first_row]
+    def place(name: str) -> jax.Array:
+        def on_device(index: Any) -> np.ndarray:
+            first, stop, _ = index[0].indices(batch_size)
+            start, part = next(each for each in reversed(parts) if each[0] <= first)
+            return part[name][first - start : stop - start]
 
-        return jax.make_array_from_callback((batch_size, *x.shape[1:]), sharding, rows)
+        shape = parts[0][1][name].shape[1:]
+        return jax.make_array_from_callback((batch_size, *shape), sharding, on_device)
 
-    return {name: place(x) for name, x in batch.items()}
+    return {name: place(name) for name in parts[0][1]}
+
+
+def to_global(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    """Global arrays of a batch that every process has as a whole."""
+
+    def rows(first: int, count: int) -> dict[str, np.ndarray]:
+        return {name: x[first : first + count] for name, x in batch.items()}
+
+    return make_global(mesh, rows, 0, len(next(iter(batch.values()))))

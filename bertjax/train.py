@@ -12,19 +12,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 
 from bertjax import config as config_lib
 from bertjax import optim, sharding
-from bertjax.checkpoint import Checkpoints, check_config, load_params, lock_workdir
+from bertjax.checkpoint import FOLDER, Checkpoints, check_config, load_params, lock_workdir
 from bertjax.data.loader import prefetch
 from bertjax.errors import InputError, Interrupted, NotFiniteError, naming
 from bertjax.evaluate import evaluate, make_eval_step
 from bertjax.logs import Log
 from bertjax.models.layers import dropout_keys
+from bertjax.processes import any_process, together
 from bertjax.throughput import Throughput
 
 State = dict[str, Any]
@@ -112,7 +111,7 @@ def make_train_step(config: ConfigDict, task: ModuleType, mesh: Mesh) -> tuple[A
     """
 
     def step(state: State, batch: Batch) -> tuple[State, Batch]:
-        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        with sharding.tracing(config, mesh):
             return train_step(config, task, state, batch)
 
     def init() -> State:
@@ -169,30 +168,35 @@ def train(config: ConfigDict) -> dict[str, float]:
 
     with contextlib.ExitStack() as stack:
         # The workdir: one writer, one config, the newest good checkpoint.
-        stack.enter_context(lock_workdir(config.workdir))
-        check_config(config.workdir, config, data.fingerprints)
-        keep = {"keep_last": config.train.keep_last, "keep_every": config.train.keep_every}
-        checkpoints = stack.enter_context(
-            contextlib.closing(Checkpoints(os.path.join(config.workdir, "checkpoints"), **keep))
-        )
+        def enter_workdir() -> Checkpoints:
+            stack.enter_context(lock_workdir(config.workdir))
+            check_config(config.workdir, config, data.fingerprints)
+            keep = {"keep_last": config.train.keep_last, "keep_every": config.train.keep_every}
+            folder = os.path.join(config.workdir, FOLDER)
+            return stack.enter_context(contextlib.closing(Checkpoints(folder, **keep)))
+
+        checkpoints = together(enter_workdir)
         restored = checkpoints.restore(abstract_state(config, task, shardings))
         state, step = (
             (restored[0], restored[2]) if restored else (_fresh_state(config, init_fn, shardings), 0)
         )
-        if jax.process_index() == 0:
-            with naming(config.workdir):
-                data.tokenizer.save(config.workdir)
-
         total = sum(config[section].steps for section in data.rows)
-        log = Log(
-            config.workdir,
-            total_steps=total,
-            start_step=step,
-            tensorboard=config.log.tensorboard,
-            wandb_project=config.log.wandb_project,
-            config=dict(config_lib.fields(config)),
-        )
-        stack.enter_context(contextlib.closing(log))
+
+        def open_log() -> Log:
+            if jax.process_index() == 0:
+                with naming(config.workdir):
+                    data.tokenizer.save(config.workdir)
+            log = Log(
+                config.workdir,
+                total_steps=total,
+                start_step=step,
+                tensorboard=config.log.tensorboard,
+                wandb_project=config.log.wandb_project,
+                config=dict(config_lib.fields(config)),
+            )
+            return stack.enter_context(contextlib.closing(log))
+
+        log = together(open_log)
         log.note(_headline(mesh, state, step, total))
 
         # The phases, one after the other: each has its own batch shape, and so its own compiled step.
@@ -242,7 +246,8 @@ def run_phase(
                 held_out = {f"eval/{name}": value for name, value in (values | run.data.constants).items()}
                 log.metrics(step, held_out)
             if saving:
-                meta = {"config": dict(config_lib.fields(config)), "metrics": held_out,
+                meta = {"config": dict(config_lib.fields(config)),
+                        "metrics": held_out if evaluating else {},
                         "tokenizer": run.data.tokenizer.sha256}  # fmt: skip
                 run.checkpoints.save(step, state, meta, wait=bool(stopping or step == run.total_steps))
             if evaluating or saving:
@@ -293,11 +298,9 @@ def _abstract_batch(run: Run, phase: ConfigDict) -> Any:
 
 def _batch_maker(mesh: Mesh, phase: ConfigDict, rows: Any, begin: int) -> Callable[[int], Batch]:
     """step -> its global batch, of which this process makes the rows that its devices need."""
-    first, stop = sharding.local_rows(mesh, phase.batch_size)
 
     def make(step: int) -> Batch:
-        local = rows.train((step - begin) * phase.batch_size + first, stop - first)
-        return sharding.to_global(mesh, local, first, phase.batch_size)
+        return sharding.make_global(mesh, rows.train, (step - begin) * phase.batch_size, phase.batch_size)
 
     return make
 
@@ -344,7 +347,21 @@ class Meter:
                     totals[name] = totals.get(name, 0.0) + float(value)
         means = self.run.task.metrics(totals) if totals else {}
         state = {name: float(measured[name]) for name in ("learning_rate", "grad_norm", "bad_steps")}
-        self.run.log.metrics(step, means | state | self.throughput.read())
+        rates = self.throughput.read()
+        if rates:
+            speed = rates["mfu"] * rates["peak_flops_per_second"]
+            rates["seconds_left"] = self._flops_after(step) / speed
+        self.run.log.metrics(step, means | state | rates)
+
+    def _flops_after(self, step: int) -> float:
+        """Of the run's steps behind `step`, in every phase."""
+        total, begin = 0.0, 0
+        for section in self.run.data.rows:
+            end = begin + self.run.config[section].steps
+            flops = self.run.task.flops_per_step(self.run.config, self.run.config[section])
+            total += max(0, end - max(step, begin)) * flops
+            begin = end
+        return total
 
 
 @contextlib.contextmanager
@@ -360,7 +377,7 @@ def _stop_signal() -> Iterator[Callable[[int], bool]]:
     def asked(step: int) -> bool:
         if jax.process_count() == 1:
             return bool(came)
-        return step % _AGREE_EVERY == 0 and bool(multihost_utils.process_allgather(np.int32(len(came))).any())
+        return step % _AGREE_EVERY == 0 and any_process(bool(came))
 
     try:
         yield asked

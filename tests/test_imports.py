@@ -11,12 +11,12 @@ PACKAGE = Path(bertjax.__file__).parent
 # A part may import from the rows above its own, and within itself.
 ORDER = (
     ("errors",),
-    ("config", "flags", "host", "manifest"),
+    ("config", "flags", "host", "manifest", "processes"),
     ("sharding",),
-    ("data", "models", "kernels"),
+    ("data", "models"),
     ("tasks",),
     ("optim",),
-    ("checkpoint", "logs", "metrics", "throughput"),
+    ("checkpoint", "logs", "throughput"),
     ("evaluate", "trained"),
     ("train",),
     ("convert",),

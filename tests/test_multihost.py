@@ -9,6 +9,7 @@ import pytest
 from store_fixture import start
 from test_resume import assert_logged_like, last_step, wait_until
 
+from bertjax.checkpoint import lock_workdir
 from bertjax.main import main
 
 # The command as it is, but each call for rows is written down.
@@ -36,13 +37,9 @@ def free_port():
         return probe.getsockname()[1]
 
 
-@pytest.fixture(scope="module")
-def stopped(reference, tmp_path_factory):
-    """(folder, flags, exit codes) of a run of two processes of which the second alone got SIGTERM."""
-    folder = tmp_path_factory.mktemp("multihost")
-    args = [*reference[0], f"--config.workdir={folder / 'run'}"]
+def start_two(args, folder):
     port = free_port()
-    processes = [
+    return [
         start(
             args,
             folder / f"output{i}",
@@ -55,6 +52,14 @@ def stopped(reference, tmp_path_factory):
         )
         for i in range(2)
     ]
+
+
+@pytest.fixture(scope="module")
+def stopped(reference, tmp_path_factory):
+    """(folder, flags, exit codes) of a run of two processes of which the second alone got SIGTERM."""
+    folder = tmp_path_factory.mktemp("multihost")
+    args = [*reference[0], f"--config.workdir={folder / 'run'}"]
+    processes = start_two(args, folder)
     try:
         wait_until(processes[0], lambda: last_step(folder / "run") >= 3, folder / "output0")
         processes[1].send_signal(signal.SIGTERM)
@@ -97,3 +102,20 @@ def test_the_run_goes_on_in_one_process_and_ends_with_the_same_losses(stopped, r
     main(args)
     assert before >= 20
     assert_logged_like(folder / "run", reference[1], rtol=1e-5)
+
+
+def test_what_stops_one_process_stops_the_other(reference, tmp_path):
+    workdir = tmp_path / "run"
+    with lock_workdir(str(workdir)):
+        processes = start_two([*reference[0], f"--config.workdir={workdir}"], tmp_path)
+        try:
+            codes = [process.wait(100) for process in processes]
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()
+    assert codes == [2, 2], outputs(tmp_path)
+    lines = [(tmp_path / f"output{i}").read_text().splitlines()[-1] for i in range(2)]
+    assert f"{workdir}: in use by pid" in lines[0]
+    assert "another process of the run could not go on" in lines[1]
+    assert "Traceback" not in outputs(tmp_path)

@@ -385,7 +385,7 @@ def test_single_sentence_documents_are_seen_early(tmp_path, monkeypatch):
         ("", [], r"a\.txt: holds no text"),
         ("\u200b\n\n\u200b\n", ["--vocab_size=50"], "sample has no text"),
         ("One.\nTwo.\n", [], r"a\.txt: one document only"),
-        ("A b.\nC d.\n\nE f.\nG h.\n", ["--heldout=0.5"], "1 of 2 documents are held out, but at least 2"),
+        ("A b.\nC d.\n\nE f.\nG h.\n", ["--heldout=0.5"], "2 of 2 documents are held out, but at least 2"),
         ("A b.\nC d.\n\nE f.\nG h.\n", ["--heldout=1"], "--heldout=1.0: must be at least 0 and below 1"),
         ("A b.\nC d.\n\nE f.\nG h.\n", ["--processes=0"], "--processes=0: must be positive"),
         ("A b.\nC d.\n\nE f.\nG h.\n", ["--vocab_size=5"], "--vocab_size=5: must be above 5"),

@@ -112,6 +112,10 @@ def test_the_reference_has_its_lines_and_checkpoints(reference):
     train, held_out = figures(workdir)
     assert list(held_out) == [40, 80]
     assert all(row["eval/unigram_entropy"] > 3 for row in held_out.values())
+    # A step of phase 2 has twice the tokens, and its time is that much longer.
+    last_of_phase_1 = train[max(steps for steps in train if steps[1] <= 40)]
+    steps_left = last_of_phase_1["seconds_left"] * last_of_phase_1["steps_per_second"]
+    assert 2 * 40 * 0.9 < steps_left < 2 * 40 * 1.1
     for (_, step), row in train.items():
         rate = 0 if step == 1 else 0.5e-3 if step == 2 else 1e-3 * (1 - (step - 1) / TOTAL)
         np.testing.assert_allclose(row["learning_rate"], rate, rtol=1e-5)

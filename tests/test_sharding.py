@@ -30,7 +30,7 @@ def after_a_step():
     config = toy_config(**CUBE)
     mesh = sharding.make_mesh(config)
     step, init, shardings = train.make_train_step(config, pretrain, mesh)
-    batch = sharding.to_global(mesh, make_batch(config), 0, 8)
+    batch = sharding.to_global(mesh, make_batch(config))
     state, measured = step(init(), batch)
     return flat(shardings), flat(state), measured
 
@@ -158,10 +158,32 @@ def test_the_rest_of_the_devices_goes_to_the_axis_of_minus_one():
 
 def test_rows_of_a_batch_come_to_the_devices_in_order():
     mesh = sharding.make_mesh(toy_config(**CUBE))
-    assert sharding.local_rows(mesh, 16) == (0, 16)
+    assert sharding.local_rows(mesh, 16) == [(0, 16)]
     x = np.arange(48).reshape(16, 3)
-    placed = sharding.to_global(mesh, {"x": x}, 0, 16)["x"]
+    placed = sharding.to_global(mesh, {"x": x})["x"]
     np.testing.assert_array_equal(placed, x)
     assert placed.sharding.is_equivalent_to(NamedSharding(mesh, PartitionSpec(("data", "fsdp"))), 2)
     assert {shard.data.shape for shard in placed.addressable_shards} == {(4, 3)}
     assert jnp.asarray(placed).dtype == x.dtype or x.dtype == np.int64
+
+
+def test_a_process_makes_the_rows_of_its_devices_only(monkeypatch):
+    """On a v5e slice of 4 x 4 chips the mesh runs in a ring, so a host of 2 x 2 has places that lie apart."""
+    places = {0: (slice(0, 2),), 1: (slice(2, 4),), 2: (slice(12, 14),), 3: (slice(30, 32),)}
+    mesh = sharding.make_mesh(toy_config())
+    with monkeypatch.context() as patch:
+        patch.setattr(NamedSharding, "addressable_devices_indices_map", lambda self, shape: places)
+        assert sharding.local_rows(mesh, 32) == [(0, 4), (12, 14), (30, 32)]
+
+    turned = sharding.make_mesh(toy_config(), jax.devices()[::-1])
+    asked = []
+
+    def rows(first, count):
+        asked.append((first, count))
+        return {"x": np.arange(first, first + count)}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sharding, "local_rows", lambda mesh, size: [(0, 4), (4, 14), (14, 16)])
+        placed = sharding.make_global(turned, rows, 100, 16)
+    assert asked == [(100, 4), (104, 10), (114, 2)]
+    np.testing.assert_array_equal(placed["x"], np.arange(100, 116))

@@ -31,7 +31,7 @@ def run(mesh, step, state, steps=STEPS):
     """Losses, gradient norms and the last parameters of a few steps from `state`, which is consumed."""
     losses, norms = [], []
     for i in range(steps):
-        state, measured = step(state, sharding.to_global(mesh, make_batch(toy_config(), seed=i), 0, 8))
+        state, measured = step(state, sharding.to_global(mesh, make_batch(toy_config(), seed=i)))
         losses.append(pretrain.metrics({name: float(x) for name, x in measured.items()})["loss"])
         norms.append(float(measured["grad_norm"]))
     assert state["step"] == state["optimizer"]["count"] == steps
@@ -81,7 +81,7 @@ def test_a_step_is_a_pure_function_of_state_and_batch(one, on_one_device):
 
 def test_dropout_differs_from_step_to_step(one):
     mesh, step, init = one
-    batch = sharding.to_global(mesh, make_batch(toy_config()), 0, 8)
+    batch = sharding.to_global(mesh, make_batch(toy_config()))
     losses = [float(step(init() | {"step": jnp.int32(i)}, batch)[1]["mlm_loss"]) for i in (0, 1, 2)]
     assert len(set(losses)) == 3
 
@@ -91,15 +91,15 @@ def test_a_non_finite_update_is_left_out_and_counted(one, bad):
     mesh, step, init = one
     good = make_batch(toy_config())
     broken = good | {"masked_lm_weights": np.full_like(good["masked_lm_weights"], bad)}
-    state, _ = step(init(), sharding.to_global(mesh, good, 0, 8))
+    state, _ = step(init(), sharding.to_global(mesh, good))
     before = jax.tree.map(np.array, state)
     for times in (1, 2):
-        state, measured = step(state, sharding.to_global(mesh, broken, 0, 8))
+        state, measured = step(state, sharding.to_global(mesh, broken))
         for part in ("params", "optimizer"):
             jax.tree.map(np.testing.assert_array_equal, state[part], before[part])
         assert state["step"] == 1 + times
         assert state["bad_steps"] == state["bad_in_a_row"] == times == measured["bad_in_a_row"]
-    state, measured = step(state, sharding.to_global(mesh, good, 0, 8))
+    state, measured = step(state, sharding.to_global(mesh, good))
     assert (state["bad_steps"], state["bad_in_a_row"]) == (2, 0)
     assert measured["bad_steps"] == 2
     assert (state["params"]["mlm_kernel"] != before["params"]["mlm_kernel"]).any()
@@ -119,7 +119,7 @@ def test_the_vocabularys_padding_stays_zero(one, on_one_device):
 def test_what_a_step_measures(one):
     mesh, step, init = one
     batch = make_batch(toy_config())
-    _, measured = step(init(), sharding.to_global(mesh, batch, 0, 8))
+    _, measured = step(init(), sharding.to_global(mesh, batch))
     assert measured["tokens"] == (batch["segment_ids"] > 0).sum()
     assert measured["sequences"] == 8
     assert measured["mlm"] == batch["masked_lm_weights"].sum()

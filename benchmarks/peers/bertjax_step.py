@@ -16,7 +16,7 @@ def setup(settings, batch):
     mesh = sharding.make_mesh(config)
     step, init, _ = make_train_step(config, pretrain, mesh)
     state = [init()]
-    data = sharding.to_global(mesh, batch, 0, settings.batch)
+    data = sharding.to_global(mesh, batch)
     padding = padded_vocab_size(settings.vocab_size) - settings.vocab_size  # rows of the table, not of BERT
     stored = sum(x.size for x in jax.tree.leaves(state[0]["params"]))
 

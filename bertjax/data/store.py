@@ -87,8 +87,9 @@ def open_store(path: str | os.PathLike) -> Store:
 def split_documents(documents: int, heldout: float) -> tuple[np.ndarray, np.ndarray]:
     """(train, held-out) document indices, int64, ascending.
 
-    Held out are max(1, round(heldout * documents)) documents (0 for heldout 0): those whose index has the
-    smallest SplitMix64 value (Steele, Lea and Flood 2014), so that the choice needs no seed and no list.
+    Held out are max(2, round(heldout * documents)) documents (0 for heldout 0): a random next sentence needs
+    another one. They are those whose index has the smallest SplitMix64 value (Steele, Lea and Flood 2014), so
+    that the choice needs no seed and no list.
     """
     index = np.arange(documents, dtype=np.int64)
     if not heldout or not documents:
@@ -98,7 +99,7 @@ def split_documents(documents: int, heldout: float) -> tuple[np.ndarray, np.ndar
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     z ^= z >> np.uint64(31)
     is_heldout = np.zeros(documents, bool)
-    is_heldout[np.argsort(z)[: max(1, round(heldout * documents))]] = True
+    is_heldout[np.argsort(z)[: max(2, round(heldout * documents))]] = True
     return index[~is_heldout], index[is_heldout]
 
 

@@ -187,7 +187,7 @@ def _open_rows(
     if not (len(store.heldout_documents) and config.train.eval_every):
         return Rows(train.rows, train.rows, 0)
     once = ConfigDict(config.data.to_dict())
-    once.update(masking="static", dupe_factor=1, weights=())
+    once.update(masking="static", dupe_factor=1, weights=(1.0,) * len(store.inputs))
     heldout = examples(once, EVAL_SEED, store.heldout_documents)
     total = heldout.epoch_rows(0)
     total = min(total, config.eval.examples or total)

@@ -23,7 +23,7 @@ def loss_curve():
     step, init, _ = make_train_step(config, pretrain, mesh)
     state, losses = init(), []
     for i in range(10):
-        state, measured = step(state, sharding.to_global(mesh, make_batch(config, seed=i % 4), 0, 8))
+        state, measured = step(state, sharding.to_global(mesh, make_batch(config, seed=i % 4)))
         losses.append(pretrain.metrics({name: float(x) for name, x in measured.items()})["loss"])
     return losses
 
