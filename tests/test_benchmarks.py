@@ -12,7 +12,7 @@ from bertjax.tasks import pretrain
 
 BASE = SimpleNamespace(
     layers=12, hidden=768, heads=12, vocab_size=30522, batch=8, seq_length=128, predictions=20,
-    dropout=0.1, dtype="float32", learning_rate=1e-4, override=[],
+    dropout=0.1, dtype="float32", device="cpu", learning_rate=1e-4, override=[], keep_memory=False,
 )  # fmt: skip
 
 
@@ -119,7 +119,7 @@ def start_peer(tmp_path, monkeypatch):
     monkeypatch.setitem(pretrain_step.PEERS, "stand_in", ("", "stand_in.py"))
 
     def start(**changes):
-        sent = {**vars(settings()), "device": "cpu", "dropout": 0.1, **changes}
+        sent = {**vars(settings()), **changes}
         return pretrain_step.Peer("stand_in", pretrain_step.sys.executable, sent, tmp_path / "batch.npz",
                                   tmp_path / "log")  # fmt: skip
 
