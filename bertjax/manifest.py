@@ -71,7 +71,11 @@ def read_manifest(folder: str, step: int) -> dict[str, Any]:
 
 def digest_files(folder: str) -> dict[str, dict[str, Any]]:
     """{relative path: {"bytes", "sha256"}} of all files below `folder`, each flushed to the disk."""
-    paths = sorted(os.path.join(root, name) for root, _, names in os.walk(folder) for name in names)
+    paths = []
+    for root, _, names in os.walk(folder):
+        paths += [os.path.join(root, name) for name in names]
+        sync_folder(root)
+    paths.sort()
 
     def digest(path: str) -> dict[str, Any]:
         with open(path, "rb") as file:

@@ -24,14 +24,14 @@ from typing import Any
 
 import jax
 from jax.experimental import topologies
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from bertjax import config as config_lib
 from bertjax import sharding
 from bertjax.errors import InputError, run_command
 from bertjax.flags import Parser
-from bertjax.train import abstract_state, make_train_step
+from bertjax.train import abstract_batch, abstract_state, make_train_step
 
 GIB = 2**30
 # Memory of a chip: cloud.google.com/tpu/docs. The compiler keeps some of it for itself and refuses what does
@@ -151,11 +151,7 @@ def _h100(count: int) -> list[Any]:
 def compile_step(config: ConfigDict, task: ModuleType, mesh: Mesh, phase: str) -> Any:
     """The compiled train step of a phase ("train" or "phase2"), which no data was needed for."""
     step_fn, _, shardings = make_train_step(config, task, mesh)
-    on_batch = NamedSharding(mesh, sharding.BATCH)
-    batch = {
-        name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=on_batch)
-        for name, x in task.batch_shapes(config, config[phase]).items()
-    }
+    batch = abstract_batch(config, task, mesh, config[phase])
     return step_fn.lower(abstract_state(config, task, shardings), batch).compile()
 
 

@@ -7,12 +7,13 @@ import fcntl
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from bertjax.data.build import Settings, arguments_of, build_store, compare_arguments
 from bertjax.data.corpus import FORMATS, Input
 from bertjax.data.store import open_store
 from bertjax.errors import InputError, run_command
+from bertjax.flags import Parser
 
 UNKNOWN_SHARE = 0.05  # above it, the vocabulary hardly fits the text
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -65,8 +66,8 @@ def main(argv: Sequence[str]) -> None:
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     """The flags, each checked by itself. Raises InputError."""
-    parser = _Parser(prog="python -m bertjax.prepare", description=__doc__, epilog=EXAMPLE,
-                     allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = Parser(prog="python -m bertjax.prepare", description=__doc__, epilog=EXAMPLE,
+                    formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     add = parser.add_argument
     several: dict[str, Any] = {"nargs": "+", "action": "extend"}
     each = "for all inputs, or for each in order"
@@ -104,11 +105,6 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     return args
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}; see --help")
-
-
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -140,7 +136,7 @@ def _locked(out: Path) -> Iterator[None]:
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: is a file; --out names a folder")
     out.mkdir(parents=True, exist_ok=True)
-    names = {path.name for path in out.iterdir()} - {"progress.json.part"}
+    names = {path.name for path in out.iterdir()} - {"progress.json.tmp"}
     if names and not names & {"store.json", "progress.json"}:
         raise InputError(f"{out}: has files but is no token store; give --out a new or an empty folder")
     folder = os.open(out, os.O_RDONLY)

@@ -131,6 +131,13 @@ def abstract_state(config: ConfigDict, task: ModuleType, shardings: Any) -> Stat
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
 
 
+def abstract_batch(config: ConfigDict, task: ModuleType, mesh: Mesh, phase: ConfigDict) -> Any:
+    """A batch of config.train or config.phase2 as jax.ShapeDtypeStruct with shardings."""
+    on_batch = NamedSharding(mesh, sharding.BATCH)
+    shapes = task.batch_shapes(config, phase)
+    return {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=on_batch) for name, x in shapes.items()}
+
+
 @dataclass(frozen=True)
 class Run:
     """What stays the same through a run."""
@@ -222,7 +229,8 @@ def run_phase(
     """
     config, log = run.config, run.log
     started = time.perf_counter()
-    step_fn = run.step_fn.lower(state, _abstract_batch(run, phase)).compile()
+    batch = abstract_batch(config, run.task, run.mesh, phase)
+    step_fn = run.step_fn.lower(state, batch).compile()
     log.note(f"compiled for {phase.batch_size} x {phase.seq_length} in {time.perf_counter() - started:.1f} s")
     meter = Meter(run, phase)
     held_out: dict[str, float] = {}
@@ -288,12 +296,6 @@ def _fresh_state(config: ConfigDict, init_fn: Any, shardings: Any) -> State:
             f"--config.init_from={config.init_from}: not this model's parameters: {'; '.join(wrong)}"
         )
     return state | {"params": jax.device_put(params, shardings["params"])}
-
-
-def _abstract_batch(run: Run, phase: ConfigDict) -> Any:
-    on_batch = NamedSharding(run.mesh, sharding.BATCH)
-    shapes = run.task.batch_shapes(run.config, phase)
-    return {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=on_batch) for name, x in shapes.items()}
 
 
 def _batch_maker(mesh: Mesh, phase: ConfigDict, rows: Any, begin: int) -> Callable[[int], Batch]:

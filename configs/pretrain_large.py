@@ -2,7 +2,7 @@
 
     python -m bertjax.main --config=configs/pretrain_large.py --config.data.store=STORE --config.workdir=DIR
 
-Hardware: 16 TPU chips (v4, v5e, v5p, v6e). docs/performance.md lists what other devices need.
+Hardware: 16 TPU chips (v4, v5e, v5p, v6e); docs/performance.md lists the memory that it takes.
 Time: not measured. Score: not measured.
 """
 

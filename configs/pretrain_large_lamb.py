@@ -7,7 +7,7 @@ LAMB is You et al. 2020. Batches, steps, rates and warm-ups are those of NVIDIA'
 (PyTorch/LanguageModeling/BERT/scripts/configs/pretrain_config.sh): phase 1 with 65,536 sequences of 128,
 phase 2 with 32,768 of 512 and a schedule of its own. Warm-ups are 28.43% and 12.8% of the phase.
 
-Hardware: 16 TPU chips (v4, v5e, v5p, v6e). docs/performance.md lists what other devices need.
+Hardware: 16 TPU v5p chips; docs/performance.md lists the memory that it takes.
 Time: not measured. Score: not measured.
 """
 

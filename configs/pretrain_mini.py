@@ -17,7 +17,7 @@ def get_config():
     c.model.dtype = "float32"
     c.model.scan_layers = False
     c.model.max_position_embeddings = 128
-    # Two passes over little text, masked anew each time: a small model has no time to overfit.
+    # Few passes over little text, masked anew each time: a small model has no time to overfit.
     c.model.hidden_dropout_prob = 0.0
     c.model.attention_probs_dropout_prob = 0.0
     c.data.masking = "dynamic"

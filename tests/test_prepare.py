@@ -443,10 +443,10 @@ def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
     path = write(tmp_path / "a.txt", make_documents(20))
 
     def refuse(file, value):  # permissions would not stop root
-        raise OSError(errno.EROFS, "Read-only file system", f"{file}.part")
+        raise OSError(errno.EROFS, "Read-only file system", f"{file}.tmp")
 
     monkeypatch.setattr(build, "write_json", refuse)
-    with pytest.raises(InputError, match=r"progress\.json\.part: cannot be read or written \(read-only file"):
+    with pytest.raises(InputError, match=r"progress\.json\.tmp: cannot be read or written \(read-only file"):
         run(path, tmp_path / "out")
 
 

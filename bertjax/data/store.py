@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from bertjax.errors import InputError
+from bertjax.manifest import sync_folder, write_atomically
 
 VERSION = 1
 BLOCK_BYTES = 16 << 20  # a checksum each
@@ -116,22 +117,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Replaces the file in one step: after a crash it is either the old or the new one."""
-    part = path.with_name(path.name + ".part")
-    with open(part, "w") as file:
-        json.dump(value, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
-    sync_folder(path.parent)
-
-
-def sync_folder(path: Path) -> None:
-    """Makes the names of new files in the folder survive a power cut."""
-    folder = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    write_atomically(str(path), json.dumps(value, indent=1))
+    sync_folder(str(path.parent))
 
 
 class StoreWriter:
