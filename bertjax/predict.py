@@ -2,107 +2,18 @@
 
 import argparse
 import json
+import os
 import sys
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, BinaryIO
 
-import jax
 import numpy as np
-from ml_collections import ConfigDict
+from tqdm import tqdm
 
-from bertjax.data.tokenizer import Tokenizer
+from bertjax.convert.load import load
 from bertjax.errors import InputError, run_command
 from bertjax.flags import Parser
-from bertjax.models import bert
-from bertjax.trained import load_trained
-
-MASK = "[MASK]"
-_ROWS = 16  # texts computed together
-_LENGTHS = 32  # rows are filled up to a multiple of so many tokens, so that few shapes are compiled
-
-Guesses = list[tuple[str, float]]  # (token, probability), the likeliest first
-
-
-def fill_mask(
-    config: ConfigDict, params: Any, tokenizer: Tokenizer, texts: Sequence[str], top_k: int
-) -> list[list[Guesses]]:
-    """The likeliest tokens at each [MASK] of each text. Computed in float32, whatever config.dtype.
-
-    Args:
-      config: config.model.
-      params: of bertjax.models.bert.BertForPreTraining.
-      texts: each with one [MASK] or several, which are guessed independently.
-      top_k: guesses for each; no more than the vocabulary has.
-
-    Returns:
-      For each text and each of its masks, in order, `top_k` tokens with their probabilities.
-
-    Raises:
-      InputError: a text without [MASK], with more tokens than the model has positions, or from bytes that
-        are not UTF-8.
-    """
-    config = ConfigDict({**config.to_dict(), "dtype": "float32"})
-    rows = [_encode(tokenizer, text, config.max_position_embeddings) for text in texts]
-
-    def softmax(params: Any, batch: Any) -> jax.Array:
-        with jax.default_matmul_precision("highest"):
-            return jax.nn.softmax(bert.bind(config, params)(batch)[0])
-
-    predict = jax.jit(softmax)
-    found: list[list[Guesses]] = []
-    for first in range(0, len(rows), _ROWS):
-        some = rows[first : first + _ROWS]
-        batch, counts = _batch(some, tokenizer, config.max_position_embeddings)
-        for masks_MV, count in zip(np.asarray(predict(params, batch)), counts, strict=True):
-            found.append([_best(tokenizer, masks_MV[i, : config.vocab_size], top_k) for i in range(count)])
-    return found
-
-
-def _encode(tokenizer: Tokenizer, text: str, most: int) -> list[int]:
-    """[CLS] text [SEP]. The tokenizer takes "[MASK]" for plain text, so what lies between is encoded."""
-    shown = text if len(text) <= 60 else f"{text[:57]}..."
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:  # a surrogate: Python's stand-in for a wrong byte of an argument
-        raise InputError(f"{shown!r}: is not UTF-8; convert the text") from error
-    parts = tokenizer.encode_batch(text.split(MASK))
-    if len(parts) == 1:
-        raise InputError(f"{shown!r}: has no {MASK}; put one where a word is to be guessed")
-    ids = [tokenizer.cls_id, *parts[0]]
-    for part in parts[1:]:
-        ids += [tokenizer.mask_id, *part]
-    ids.append(tokenizer.sep_id)
-    if len(ids) > most:
-        raise InputError(f"{shown!r}: has {len(ids)} tokens, the model takes {most}; shorten it")
-    return ids
-
-
-def _batch(rows: list[list[int]], tokenizer: Tokenizer, most: int) -> tuple[dict[str, np.ndarray], list[int]]:
-    """The model's batch, and how many masks each row has."""
-    length = min(-(-max(map(len, rows)) // _LENGTHS) * _LENGTHS, most)
-    ids_BS = np.full((len(rows), length), tokenizer.pad_id, np.int32)
-    segments_BS = np.zeros_like(ids_BS)
-    for i, row in enumerate(rows):
-        ids_BS[i, : len(row)] = row
-        segments_BS[i, : len(row)] = 1
-    masks = [np.flatnonzero(ids == tokenizer.mask_id) for ids in ids_BS]
-    positions_BM = np.zeros((len(rows), max(map(len, masks))), np.int32)
-    for i, found in enumerate(masks):
-        positions_BM[i, : len(found)] = found
-    batch = {
-        "input_ids": ids_BS,
-        "token_type_ids": np.zeros_like(ids_BS),
-        "position_ids": np.broadcast_to(np.arange(length, dtype=np.int32), ids_BS.shape),
-        "segment_ids": segments_BS,
-        "masked_lm_positions": positions_BM,
-        "next_sentence_positions": np.zeros((len(rows), 1), np.int32),
-    }
-    return batch, [len(found) for found in masks]
-
-
-def _best(tokenizer: Tokenizer, probabilities_V: np.ndarray, top_k: int) -> Guesses:
-    best = np.argsort(-probabilities_V, kind="stable")[:top_k]
-    return [(tokenizer.tokens[i], float(probabilities_V[i])) for i in best]
+from bertjax.inference import POOLINGS, Guesses, Predictor, encode, show, windows
 
 
 def format_guesses(text: str, masks: list[Guesses]) -> str:
@@ -118,16 +29,60 @@ def main(args: Sequence[str]) -> None:
     """Reads the flags and runs the sub-command. Raises InputError."""
     parser = Parser(prog="python -m bertjax.predict", description="Asks a trained model.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    add = commands.add_parser(
-        "fill-mask",
+
+    def add(name: str, run: Callable[[argparse.Namespace], None], text: str, **words: str) -> Any:
+        command = commands.add_parser(name, help=words["help"], description=words["description"])
+        command.add_argument(
+            "--model", required=True, metavar="PATH",
+            help="the workdir of a run, a Hugging Face folder, or a folder of Google's 2018 release",
+        )  # fmt: skip
+        command.add_argument("--input", metavar="FILE", help=f"{text} a line (default: standard input)")
+        command.add_argument("--json", action="store_true", help="print a JSON object a line")
+        command.add_argument(
+            "--allow_pickle", action="store_true", help="read pytorch_model.bin; builds tensors, runs no code"
+        )
+        command.set_defaults(run=run)
+        return command
+
+    fill = add(
+        "fill-mask", _fill_mask, "one text",
         help="guess the words that [MASK] stands for",
         description="Prints the likeliest tokens for each [MASK] of each text, with their probabilities.",
+    )  # fmt: skip
+    fill.add_argument("--top_k", type=int, default=5, metavar="N", help="guesses for each mask (default: 5)")
+    fill.add_argument("texts", nargs="*", metavar="TEXT", help="instead of --input")
+
+    following = add(
+        "next-sentence", _next_sentence, "two texts, with a tab between them,",
+        help="tell whether one text follows another",
+        description="Prints the probability that the second of two texts follows the first.",
+    )  # fmt: skip
+    following.add_argument("texts", nargs="*", metavar="TEXT", help="two and two, instead of --input")
+
+    embed = add(
+        "embed", _embed, "one text, or two with a tab between them,",
+        help="write hidden states to a file",
+        description="Writes the hidden states of each text to an .npz file as 'embeddings' [texts, hidden]. "
+        "With --pool=tokens that is [tokens of all texts, hidden], 'tokens' and 'starts' [texts + 1], "
+        "the first token of each text and the end.",
+    )  # fmt: skip
+    embed.add_argument("--out", metavar="FILE.npz", help="where to; or use --json")
+    embed.add_argument(
+        "--pool", choices=POOLINGS, default="mean",
+        help="mean over the tokens (default), the state of [CLS], the pooler's output, or all tokens",
+    )  # fmt: skip
+    embed.add_argument(
+        "--layer",
+        type=int,
+        default=-1,
+        metavar="N",
+        help="0: embeddings; 1 and up: layers; -1: the last (default)",
     )
-    add.add_argument("--model", required=True, metavar="WORKDIR", help="of the run")
-    add.add_argument("--top_k", type=int, default=5, metavar="N", help="guesses for each mask (default: 5)")
-    add.add_argument("--json", action="store_true", help="print a JSON object a line")
-    add.add_argument("texts", nargs="*", metavar="TEXT", help="default: one a line from standard input")
-    add.set_defaults(run=_fill_mask)
+    for command in (following, embed):
+        command.add_argument(
+            "--truncate", action="store_true", help="cut what is longer than the model takes"
+        )
+    embed.add_argument("texts", nargs="*", metavar="TEXT", help="instead of --input")
     flags = parser.parse_args(args)
     flags.run(flags)
 
@@ -135,35 +90,132 @@ def main(args: Sequence[str]) -> None:
 def _fill_mask(flags: argparse.Namespace) -> None:
     if flags.top_k < 1:
         raise InputError(f"--top_k={flags.top_k}: must be positive")
-    texts = flags.texts or list(_lines_of_stdin())
-    model = load_trained(flags.model)
-    expected = jax.eval_shape(lambda: bert.init_params(model.config, jax.random.key(0)))
-    if jax.tree.map(np.shape, model.params) != jax.tree.map(np.shape, expected):
-        raise InputError(f"{flags.model}: not a pre-trained model; name the workdir of a pre-training run")
-    answers = fill_mask(model.config, model.params, model.tokenizer, texts, flags.top_k)
-    for text, masks in zip(texts, answers, strict=True):
-        if flags.json:
-            guesses = [[{"token": token, "probability": p} for token, p in mask] for mask in masks]
-            print(json.dumps({"text": text, "masks": guesses}, ensure_ascii=False))
-        else:
-            print(format_guesses(text, masks))
+    texts = _texts(flags)
+    model = _open(flags)
+    for window in windows(texts):
+        for text, masks in zip(window, model.fill_mask(window, flags.top_k), strict=True):
+            if flags.json:
+                guesses = [[{"token": token, "probability": p} for token, p in mask] for mask in masks]
+                _print_json({"text": text, "masks": guesses})
+            else:
+                _print(format_guesses(text, masks))
 
 
-def _lines_of_stdin() -> Iterator[str]:
-    """Standard input's lines but blank ones."""
+def _next_sentence(flags: argparse.Namespace) -> None:
+    if len(flags.texts) % 2:
+        raise InputError(f"{len(flags.texts)} texts; give two and two")
+    if flags.texts:
+        pairs: Iterator[Any] = iter(list(zip(flags.texts[::2], flags.texts[1::2], strict=True)))
+    else:
+        pairs = _texts(flags, _pair)
+    model = _open(flags)
+    for window in windows(pairs):
+        for (a, b), share in zip(window, model.next_sentence(window, flags.truncate), strict=True):
+            if flags.json:
+                _print_json({"text": a, "next": b, "probability": share})
+            else:
+                _print(f"{share:6.1%}  {a} | {b}")
+
+
+def _embed(flags: argparse.Namespace) -> None:
+    if bool(flags.out) == flags.json:
+        raise InputError("give either --out=FILE.npz or --json")
+    if flags.out and not flags.out.endswith(".npz"):
+        raise InputError(f"--out={flags.out}: must end with .npz")
+    if flags.out and not os.path.isdir(os.path.dirname(flags.out) or "."):
+        raise InputError(f"--out={flags.out}: no such folder; make it first")
+    texts = _texts(flags, lambda text: _pair(text) if "\t" in text else text)
+    model = _open(flags)
+    found, tokens = [], []
+    for window in windows(texts):
+        embedded = model.embed(window, flags.pool, flags.layer, flags.truncate)
+        names: list[list[str]] = [[] for _ in window]
+        if flags.pool == "tokens":
+            rows = encode(model.tokenizer, window, model.most, flags.truncate)
+            names = [[model.tokenizer.tokens[i] for i in row.ids] for row in rows]
+        for text, x, of_text in zip(window, embedded, names, strict=True):
+            if flags.json:
+                more = {"tokens": of_text} if flags.pool == "tokens" else {}
+                _print_json({"text": text, **more, "embedding": x.tolist()})
+            else:
+                found.append(x)
+                tokens.append(of_text)
+    if flags.json:
+        return
+    arrays: dict[str, Any] = {
+        "embeddings": np.stack(found) if flags.pool != "tokens" else np.concatenate(found)
+    }
+    if flags.pool == "tokens":
+        arrays["tokens"] = np.array([token for of_text in tokens for token in of_text])
+        arrays["starts"] = np.cumsum([0, *map(len, tokens)])
+    part = f"{flags.out}.part-{os.getpid()}.npz"
+    try:
+        np.savez(part, **arrays)
+        os.replace(part, flags.out)
+    finally:
+        if os.path.exists(part):
+            os.remove(part)
+    print(f"{flags.out}: {', '.join(f'{name} {list(x.shape)}' for name, x in arrays.items())}")
+
+
+def _open(flags: argparse.Namespace) -> Predictor:
+    model = load(flags.model, allow_pickle=flags.allow_pickle)
+    return Predictor(model.config, model.params, model.tokenizer)
+
+
+def _texts(flags: argparse.Namespace, parse: Callable[[str], Any] = str) -> Iterator[Any]:
+    """parse(text) of those that were given: arguments, or the lines of a file but blank ones.
+
+    Raises InputError.
+    """
+    if flags.texts and flags.input:
+        raise InputError(f"--input={flags.input}: there are texts among the arguments too; give one of them")
+    if flags.texts:
+        return map(parse, flags.texts)
+    if flags.input:
+        return _lines(open(flags.input, "rb"), flags.input, os.path.getsize(flags.input), parse)
     if sys.stdin.isatty():
-        raise InputError("no text; give texts as arguments, or one a line on standard input")
-    found = []
-    for number, line in enumerate(sys.stdin.buffer, 1):
-        try:
-            found.append(line.decode().strip())
-        except UnicodeDecodeError as error:
-            raise InputError(
-                f"standard input:{number}: byte 0x{line[error.start]:02x} is not UTF-8; convert the text"
-            ) from error
-    if not any(found):
-        raise InputError("standard input has no text; give one a line")
-    yield from filter(None, found)
+        raise InputError("no text; give texts as arguments, --input=FILE, or one a line on standard input")
+    return _lines(sys.stdin.buffer, "standard input", 0, parse)
+
+
+def _lines(file: BinaryIO, name: str, size: int, parse: Callable[[str], Any]) -> Iterator[Any]:
+    """parse() of the file's lines but blank ones, with a progress bar on a terminal."""
+    found = False
+    hidden = not (size and sys.stderr.isatty())
+    with file, tqdm(total=size, unit="B", unit_scale=True, disable=hidden, leave=False) as bar:
+        for number, line in enumerate(file, 1):
+            bar.update(len(line))
+            try:
+                text = line.decode().strip()
+            except UnicodeDecodeError as error:
+                raise InputError(
+                    f"{name}:{number}: byte 0x{line[error.start]:02x} is not UTF-8; convert the text"
+                ) from error
+            if not text:
+                continue
+            found = True
+            try:
+                yield parse(text)
+            except InputError as error:
+                raise InputError(f"{name}:{number}: {error}") from error
+    if not found:
+        raise InputError(f"{name} has no text; give one a line")
+
+
+def _pair(text: str) -> tuple[str, str]:
+    a, *rest = text.split("\t")
+    if len(rest) != 1:
+        raise InputError(f"{show(text)}: expected two texts with a tab between them, found {len(rest)} tabs")
+    return a, rest[0]
+
+
+def _print(text: str) -> None:
+    tqdm.write(text, file=sys.stdout)  # leaves the progress bar below
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    _print(json.dumps(value, ensure_ascii=False))
 
 
 if __name__ == "__main__":

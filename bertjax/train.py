@@ -17,14 +17,18 @@ from ml_collections import ConfigDict
 
 from bertjax import config as config_lib
 from bertjax import optim, sharding
-from bertjax.checkpoint import FOLDER, Checkpoints, check_config, load_params, lock_workdir
+from bertjax.checkpoint import FOLDER, Checkpoints, check_config, lock_workdir
+from bertjax.convert.load import load
 from bertjax.data.loader import prefetch
+from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import InputError, Interrupted, NotFiniteError, naming
 from bertjax.evaluate import evaluate, make_eval_step
 from bertjax.logs import Log
+from bertjax.models import bert
 from bertjax.models.layers import dropout_keys
 from bertjax.processes import any_process, together
 from bertjax.throughput import Throughput
+from bertjax.trained import checkpoint_meta
 
 State = dict[str, Any]
 Batch = dict[str, jax.Array]
@@ -184,9 +188,12 @@ def train(config: ConfigDict) -> dict[str, float]:
 
         checkpoints = together(enter_workdir)
         restored = checkpoints.restore(abstract_state(config, task, shardings))
-        state, step = (
-            (restored[0], restored[2]) if restored else (_fresh_state(config, init_fn, shardings), 0)
-        )
+        if restored:
+            state, _, step = restored
+            origin = ""
+        else:
+            step = 0
+            state, origin = _fresh_state(config, task, data.tokenizer, init_fn, shardings)
         total = sum(config[section].steps for section in data.rows)
 
         def open_log() -> Log:
@@ -205,6 +212,8 @@ def train(config: ConfigDict) -> dict[str, float]:
 
         log = together(open_log)
         log.note(_headline(mesh, state, step, total))
+        if origin:
+            log.note(origin)
 
         # The phases, one after the other: each has its own batch shape, and so its own compiled step.
         run = Run(config, task, mesh, step_fn, make_eval_step(config, task, mesh, shardings["params"]),
@@ -254,9 +263,8 @@ def run_phase(
                 held_out = {f"eval/{name}": value for name, value in (values | run.data.constants).items()}
                 log.metrics(step, held_out)
             if saving:
-                meta = {"config": dict(config_lib.fields(config)),
-                        "metrics": held_out if evaluating else {},
-                        "tokenizer": run.data.tokenizer.sha256}  # fmt: skip
+                meta = checkpoint_meta(dict(config_lib.fields(config)), run.task.HEAD, (),
+                                       run.data.tokenizer, held_out if evaluating else {})  # fmt: skip
                 run.checkpoints.save(step, state, meta, wait=bool(stopping or step == run.total_steps))
             if evaluating or saving:
                 meter.throughput.reset()
@@ -277,25 +285,36 @@ def _headline(mesh: Mesh, state: State, step: int, total: int) -> str:
     return f"{parameters:.1f}M parameters on {devices} ({axes}), {where}"
 
 
-def _fresh_state(config: ConfigDict, init_fn: Any, shardings: Any) -> State:
+def _fresh_state(
+    config: ConfigDict, task: ModuleType, tokenizer: Tokenizer, init_fn: Any, shardings: Any
+) -> tuple[State, str]:
+    """The state before the first step, and a line on the parameters of config.init_from in it, if any."""
     state = init_fn()
     if not config.init_from:
-        return state
-    params, _, _ = load_params(config.init_from)
-    ours, theirs = (
-        {sharding.path_name(path): x.shape for path, x in jax.tree_util.tree_leaves_with_path(tree)}
-        for tree in (state["params"], params)
-    )
-    wrong = [
-        f"{name} (model {ours.get(name, 'none')}, checkpoint {theirs.get(name, 'none')})"
-        for name in sorted(ours.keys() | theirs.keys())
-        if ours.get(name) != theirs.get(name)
-    ]
-    if wrong:
+        return state, ""
+    model = load(config.init_from)
+    where = f"--config.init_from={config.init_from}"
+    other = [name for name in config_lib.ARCHITECTURE if model.config[name] != config.model[name]]
+    if other:
+        flags = " ".join(f"--config.model.{name}={model.config[name]}" for name in other)
+        raise InputError(f"{where}: another model than config.model; to train one like it add {flags}")
+    if model.tokenizer.sha256 != tokenizer.sha256:
         raise InputError(
-            f"--config.init_from={config.init_from}: not this model's parameters: {'; '.join(wrong)}"
+            f"{where}: its vocabulary is not that of the data; prepare the data with the model's"
         )
-    return state | {"params": jax.device_put(params, shardings["params"])}
+    given, wanted = bert.parts_of(model.params), bert.HEADS[task.HEAD]
+    params = {
+        name: jax.device_put(model.params[name], shardings["params"][name]) if name in model.params else fresh
+        for name, fresh in state["params"].items()
+    }
+    line = f"parameters of {config.init_from}: {', '.join(('encoder', *(p for p in wanted if p in given)))}"
+    for what, parts in (
+        ("drawn anew", [part for part in wanted if part not in given]),
+        ("left out", [*(part for part in given if part not in wanted), *model.left_out]),
+    ):
+        if parts:
+            line += f"; {what}: {', '.join(parts)}"
+    return state | {"params": params}, line
 
 
 def _batch_maker(mesh: Mesh, phase: ConfigDict, rows: Any, begin: int) -> Callable[[int], Batch]:

@@ -1,26 +1,44 @@
-"""A trained model, read back from the workdir of its run."""
+"""A trained model: read from the workdir of a run, or written as one."""
 
+import contextlib
+import os
+import shutil
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 from bertjax import config as config_lib
 from bertjax import sharding
-from bertjax.checkpoint import load_params
+from bertjax.checkpoint import FOLDER, Checkpoints, load_params
 from bertjax.data.tokenizer import Tokenizer, load_tokenizer
-from bertjax.errors import InputError
+from bertjax.errors import InputError, NotFiniteError
+from bertjax.models import bert
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What `load_trained` found."""
+    """A model with all that is needed to use it; `bertjax.load` gives one.
+
+    `jax.jit(lambda params, batch: bert.bind(model.config, params).encoder(batch))` computes with it.
+    """
 
     config: ConfigDict  # config.model of the run
-    params: dict[str, Any]  # nested dict of numpy arrays
+    head: str  # of bertjax.models.bert.HEADS
+    labels: tuple[str, ...]  # [C], names of what the classifier tells apart; () if it has none
+    params: dict[str, Any]  # of bertjax.models.bert.Bert, nested dict of float32 NumPy arrays
     tokenizer: Tokenizer
-    meta: dict[str, Any]  # "config": {"train.steps": value}; "metrics": held-out; "tokenizer": its sha256
-    step: int
+    meta: dict[str, Any]  # "config": {"train.steps": value} of the run; "metrics": held-out
+    step: int  # updates made
+    left_out: tuple[str, ...] = ()  # parts that the files hold and the head does not have
+
+    def module(self, params: Any = None) -> bert.Bert:
+        """The Flax module with its parameters, or with those given (as inside jax.jit and jax.grad).
+
+        It computes in `config.dtype`: float32 for what was imported, the run's for what was trained here.
+        """
+        return bert.bind(self.config, self.params if params is None else params)
 
 
 def load_trained(workdir: str, step: int | None = None) -> Trained:
@@ -34,20 +52,60 @@ def load_trained(workdir: str, step: int | None = None) -> Trained:
     tokenizer = load_tokenizer(workdir)
     names = {name: f"model.{name}" for name in config_lib.default().model}
     absent = [field for field in names.values() if field not in meta["config"]]
-    if "tokenizer" not in meta:
-        absent.append("which tokenizer it needs")
+    absent += [what for what in ("tokenizer", "head", "labels") if what not in meta]
     if absent:
         raise InputError(f"{workdir}: the checkpoint of step {step} does not say {', '.join(absent)}; "
                          "it was saved by another version of bertjax")  # fmt: skip
     config = ConfigDict({name: meta["config"][field] for name, field in names.items()})
-    if tokenizer.vocab_size != config.vocab_size:
-        raise InputError(
-            f"{workdir}: its vocabulary has {tokenizer.vocab_size} tokens, but the model was trained with "
-            f"{config.vocab_size}; bring back the run's own vocabulary files"
-        )
     if tokenizer.sha256 != meta["tokenizer"]:
+        size, tokens = config.vocab_size, tokenizer.vocab_size
+        what = "has as many tokens as" if tokens == size else f"has {tokens} tokens, not {size} as"
         raise InputError(
-            f"{workdir}: its vocabulary is as large as the one that the model was trained with, but another; "
+            f"{workdir}: its vocabulary {what} the one that the model was trained with, and is another; "
             "bring back the run's own vocabulary files"
         )
-    return Trained(config, params, tokenizer, meta, step)
+    return Trained(config, meta["head"], tuple(meta["labels"]), params, tokenizer, meta, step)
+
+
+def checkpoint_meta(
+    config_fields: dict[str, Any], head: str, labels: tuple[str, ...], tokenizer: Tokenizer, metrics: Any
+) -> dict[str, Any]:
+    """What a checkpoint holds beside its arrays, for `load_trained`."""
+    return {
+        "config": config_fields,
+        "head": head,
+        "labels": list(labels),
+        "metrics": metrics,
+        "tokenizer": tokenizer.sha256,
+    }
+
+
+def save_trained(model: Trained, folder: str) -> None:
+    """Writes a workdir with one checkpoint of `model.params`: all of it or nothing.
+
+    Raises:
+      InputError: the folder exists and is not empty, or cannot be written; a parameter is not finite.
+    """
+    folder = os.path.abspath(folder)
+    if os.path.exists(folder) and not (os.path.isdir(folder) and not os.listdir(folder)):
+        raise InputError(f"{folder}: exists; name a new folder")
+    part = os.path.join(os.path.dirname(folder), f".{os.path.basename(folder)}.part-{os.getpid()}")
+    meta = checkpoint_meta(
+        model.meta["config"], model.head, model.labels, model.tokenizer, model.meta["metrics"]
+    )
+    try:
+        os.makedirs(part)
+        model.tokenizer.save(part)
+        inner = os.path.join(part, FOLDER)
+        with contextlib.closing(Checkpoints(inner, keep_last=1, keep_every=0)) as checkpoints:
+            checkpoints.save(model.step, {"params": jax.device_put(model.params)}, meta, wait=True)
+        os.replace(part, folder)
+    except NotFiniteError as error:
+        shutil.rmtree(part, ignore_errors=True)
+        raise InputError(f"{folder}: {error}") from error
+    except OSError as error:
+        shutil.rmtree(part, ignore_errors=True)
+        raise InputError(f"{folder}: {error.strerror}; make room or name another folder") from error
+    except InputError:
+        shutil.rmtree(part, ignore_errors=True)
+        raise

@@ -18,8 +18,8 @@ ORDER = (
     ("optim",),
     ("checkpoint", "logs", "throughput"),
     ("evaluate", "trained"),
-    ("train",),
     ("convert",),
+    ("inference", "train"),
     ("main", "prepare", "predict", "plan", "report"),
     ("demo",),
 )
@@ -44,7 +44,9 @@ def offences(sources):
     found = []
     for name, source in sources.items():
         part = name.removeprefix("bertjax").removeprefix(".").partition(".")[0]
-        if part and part not in RANK:
+        if not part:  # the package itself, whose door `bertjax.load` stands above all
+            continue
+        if part not in RANK:
             found.append(f"{name}: has no place in ORDER of tests/test_imports.py")
             continue
         for line, target in imported(source, sources):

@@ -49,7 +49,7 @@ def exits(monkeypatch, capsys, *args):
         ("model.vocab_size=50", "set --config.model.vocab_size=96"),
         ("mesh.data=3", "does not divide the 8 devices"),
         ("train.batch_size=12", "--config.mesh: data x fsdp=8 does not divide train.batch_size"),
-        ("init_from=/nowhere", "/nowhere: no checkpoint"),
+        ("init_from=/nowhere", "/nowhere: no such folder"),
         ("task=nothing", "task=nothing"),
     ],
 )

@@ -9,6 +9,7 @@ from trained_fixture import make_trained
 
 from bertjax import predict
 from bertjax.errors import InputError
+from bertjax.inference import Predictor, encode
 from bertjax.models import bert
 from bertjax.trained import load_trained
 
@@ -30,7 +31,7 @@ def give_stdin(monkeypatch, data):
 
 
 def fill_mask(model, texts, top_k=3):
-    return predict.fill_mask(model.config, model.params, model.tokenizer, texts, top_k)
+    return Predictor(model.config, model.params, model.tokenizer).fill_mask(texts, top_k)
 
 
 def test_guesses_are_the_models_likeliest(model):
@@ -41,7 +42,7 @@ def test_guesses_are_the_models_likeliest(model):
     row = {"input_ids": ids, "token_type_ids": [0] * len(ids), "position_ids": range(len(ids)),
            "segment_ids": [1] * len(ids), **position}  # fmt: skip
     batch = {name: np.array([values], np.int32) for name, values in row.items()}
-    logits, _ = bert.bind(model.config, model.params)(batch)
+    logits, _ = bert.bind(model.config, model.params).pretraining(batch)
     want = np.asarray(jax.nn.softmax(logits[0]))
     [found] = fill_mask(model, ["The w8s [MASK] w9[MASK]"], top_k=96)
     for mask, probabilities in zip(found, want, strict=True):
@@ -64,11 +65,10 @@ def test_a_text_is_answered_alike_alone_and_among_longer_ones(model):
 def test_untrained_and_bfloat16_parameters_will_do(model):
     config = model.config.copy_and_resolve_references()
     config.dtype = "bfloat16"  # answers are float32 all the same
-    assert predict.fill_mask(config, model.params, model.tokenizer, ["a [MASK]"], 2) == fill_mask(
-        model, ["a [MASK]"], 2
-    )
+    rounded = Predictor(config, model.params, model.tokenizer)
+    assert rounded.fill_mask(["a [MASK]"], 2) == fill_mask(model, ["a [MASK]"], 2)
     params = bert.init_params(config, jax.random.key(0))
-    [[guesses]] = predict.fill_mask(config, params, model.tokenizer, ["a [MASK]"], 5)
+    [[guesses]] = Predictor(config, params, model.tokenizer).fill_mask(["a [MASK]"], 5)
     assert len(guesses) == 5
 
 
@@ -107,7 +107,7 @@ def test_the_command(workdir, model, capsys, monkeypatch):
         ([], "required: COMMAND"),
         (["guess"], "invalid choice: 'guess'"),
         (["fill-mask", "a [MASK]"], "required: --model"),
-        (["fill-mask", "--model=/nowhere", "a [MASK]"], "/nowhere: no checkpoint"),
+        (["fill-mask", "--model=/nowhere", "a [MASK]"], "/nowhere: no such folder"),
         (["fill-mask", "--model={workdir}", "--top_k=0", "a [MASK]"], "--top_k=0: must be positive"),
         (["fill-mask", "--model={workdir}", "--top_k=two", "a [MASK]"], "--top_k: invalid int value"),
         (["fill-mask", "--model={workdir}"], "standard input has no text"),
@@ -129,10 +129,128 @@ def test_text_that_is_not_utf8(workdir, monkeypatch):
         predict.main(["fill-mask", f"--model={workdir}", argument])
 
 
-def test_a_model_without_the_heads_is_refused(workdir, model, monkeypatch):
-    import dataclasses
+def test_a_model_without_the_heads_is_refused(model):
+    params = {name: x for name, x in model.params.items() if not name.startswith(("mlm", "nsp", "pooler"))}
+    bare = Predictor(model.config, params, model.tokenizer)
+    with pytest.raises(InputError, match="has no mlm part, so it cannot guess words"):
+        bare.fill_mask(["a [MASK]"], 1)
+    with pytest.raises(InputError, match="has no nsp part"):
+        bare.next_sentence([("w8", "w9")])
+    with pytest.raises(InputError, match="has no pooler part"):
+        bare.embed(["w8"], "pooled")
+    assert bare.embed(["w8"])[0].shape == (32,)
 
-    params = {name: x for name, x in model.params.items() if not name.startswith("mlm")}
-    monkeypatch.setattr(predict, "load_trained", lambda _: dataclasses.replace(model, params=params))
-    with pytest.raises(InputError, match="not a pre-trained model"):
-        predict.main(["fill-mask", f"--model={workdir}", "a [MASK]"])
+
+def states(model, a, b=None):
+    """Hidden states [1 + L, tokens, D] of one text or two, computed alone."""
+    tokenizer = model.tokenizer
+    parts = tokenizer.encode_batch([a] if b is None else [a, b])
+    ids, types = [tokenizer.cls_id], [0]
+    for number, part in enumerate(parts):
+        ids += [*part, tokenizer.sep_id]
+        types += [number] * (len(ids) - len(types))
+    row = {"input_ids": ids, "token_type_ids": types, "position_ids": range(len(ids)),
+           "segment_ids": [1] * len(ids)}  # fmt: skip
+    batch = {name: np.array([values], np.int32) for name, values in row.items()}
+    return np.asarray(model.module().encoder(batch, every_layer=True))[:, 0]
+
+
+def test_embeddings_are_the_encoders_states(model):
+    texts = ["w8 w9", ("w8 w10s", "The w12"), "w9 " * 40, *(f"w{8 + i % 40}" for i in range(30))]
+    predictor = Predictor(model.config, model.params, model.tokenizer)
+    wanted = [states(model, *((text,) if isinstance(text, str) else text)) for text in texts]
+    for layer in (-1, 0, 2, -3):
+        for x, want in zip(predictor.embed(texts, "tokens", layer), wanted, strict=True):
+            np.testing.assert_allclose(x, want[layer], atol=1e-5)
+        for x, want in zip(predictor.embed(texts, "mean", layer), wanted, strict=True):
+            np.testing.assert_allclose(x, want[layer].mean(0), atol=1e-5)
+        for x, want in zip(predictor.embed(texts, "cls", layer), wanted, strict=True):
+            np.testing.assert_allclose(x, want[layer][0], atol=1e-5)
+    module = model.module()
+    for x, want in zip(predictor.embed(texts, "pooled"), wanted, strict=True):
+        np.testing.assert_allclose(x, module.pool(want[-1][None, :1])[0, 0], atol=1e-5)
+
+
+def test_next_sentence_is_the_heads_first_class(model):
+    pairs = [("w8 w9", "The w12"), ("w8", "w9 " * 30)]
+    found = Predictor(model.config, model.params, model.tokenizer).next_sentence(pairs)
+    for pair, share in zip(pairs, found, strict=True):
+        module = model.module()
+        logits = module.next_sentence(module.pool(states(model, *pair)[-1][None, :1]))
+        np.testing.assert_allclose(share, jax.nn.softmax(logits)[0, 0, 0], rtol=1e-4)
+
+
+def test_layers_and_poolings_that_there_are_not(model):
+    predictor = Predictor(model.config, model.params, model.tokenizer)
+    with pytest.raises(InputError, match=r"layer 4: the model has 0 \(embeddings\) to 3, or -4 to -1"):
+        predictor.embed(["w8"], layer=4)
+    with pytest.raises(InputError, match="pooling max: it is one of mean, cls, pooled, tokens"):
+        predictor.embed(["w8"], "max")
+    with pytest.raises(InputError, match="the pooler stands on the last layer"):
+        predictor.embed(["w8"], "pooled", 1)
+
+
+def test_truncation_takes_from_the_longer_text(model):
+    tokenizer = model.tokenizer
+    pair = ("w8 " * 60, "w9 " * 20)
+    with pytest.raises(InputError, match=r"has 83 tokens, the model takes 64; .*--truncate"):
+        encode(tokenizer, [pair], 64)
+    [row] = encode(tokenizer, [pair], 64, truncate=True)
+    assert (len(row.ids), row.types.count(0), row.types.count(1)) == (64, 43, 21)
+    [row] = encode(tokenizer, [("w8 " * 70, "w9 " * 80)], 64, truncate=True)
+    assert (row.types.count(0), row.types.count(1)) == (33, 31)
+    [row] = encode(tokenizer, ["w8 " * 70], 64, truncate=True)
+    assert (len(row.ids), row.ids[-1], set(row.types)) == (64, tokenizer.sep_id, {0})
+
+
+def test_the_embed_command(workdir, model, tmp_path, capsys):
+    predictor = Predictor(model.config, model.params, model.tokenizer)
+    file = tmp_path / "texts.txt"
+    file.write_text("w8 w9\n\nw8 w10s\tThe w12\n")
+    texts = ["w8 w9", ("w8 w10s", "The w12")]
+    out = tmp_path / "states.npz"
+    predict.main(["embed", f"--model={workdir}", f"--input={file}", f"--out={out}", "--layer=1"])
+    assert capsys.readouterr().out == f"{out}: embeddings [2, 32]\n"
+    np.testing.assert_allclose(np.load(out)["embeddings"], predictor.embed(texts, layer=1), atol=1e-6)
+
+    predict.main(["embed", f"--model={workdir}", f"--input={file}", f"--out={out}", "--pool=tokens"])
+    found = np.load(out)
+    tokens = predictor.embed(texts, "tokens")
+    np.testing.assert_allclose(found["embeddings"], np.concatenate(tokens), atol=1e-6)
+    assert found["starts"].tolist() == [0, 4, 4 + len(tokens[1])]
+    assert found["tokens"].tolist()[:5] == ["[CLS]", "w8", "w9", "[SEP]", "[CLS]"]
+    capsys.readouterr()
+
+    predict.main(["embed", f"--model={workdir}", "--json", "--pool=pooled", "w8 w9"])
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["text"] == "w8 w9"
+    np.testing.assert_allclose(answer["embedding"], predictor.embed(["w8 w9"], "pooled")[0], atol=1e-6)
+
+
+def test_the_next_sentence_command(workdir, model, capsys, monkeypatch):
+    [share] = Predictor(model.config, model.params, model.tokenizer).next_sentence([("w8 w9", "The w12")])
+    predict.main(["next-sentence", f"--model={workdir}", "w8 w9", "The w12"])
+    assert capsys.readouterr().out == f"{share:6.1%}  w8 w9 | The w12\n"
+    give_stdin(monkeypatch, b"w8 w9\tThe w12\n")
+    predict.main(["next-sentence", f"--model={workdir}", "--json"])
+    answer = json.loads(capsys.readouterr().out)
+    assert answer == {"text": "w8 w9", "next": "The w12", "probability": pytest.approx(share)}
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["next-sentence", "--model={workdir}", "w8"], "1 texts; give two and two"),
+        (["next-sentence", "--model={workdir}", "--input={file}"], "{file}:2: 'w9': expected two texts"),
+        (["embed", "--model={workdir}", "w8"], "give either --out=FILE.npz or --json"),
+        (["embed", "--model={workdir}", "w8", "--out=x.csv"], "--out=x.csv: must end with .npz"),
+        (["embed", "--model={workdir}", "w8", "--out=/nowhere/x.npz"], "no such folder"),
+        (["embed", "--model={workdir}", "--input={file}", "--json", "w8"], "texts among the arguments too"),
+    ],
+)
+def test_bad_flags_of_the_others(workdir, tmp_path, args, message):
+    file = tmp_path / "pairs.txt"
+    file.write_text("w8\tw9\nw9\n")
+    with pytest.raises(InputError) as error:
+        predict.main([arg.format(workdir=workdir, file=file) for arg in args])
+    assert message.format(file=file) in str(error.value)

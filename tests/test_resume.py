@@ -249,5 +249,5 @@ def test_init_from_takes_the_parameters_alone(reference, tmp_path, monkeypatch, 
         monkeypatch, capsys,
         [*command, f"--config.workdir={tmp_path / 'other'}", "--config.model.num_hidden_layers=3"],
     )  # fmt: skip
-    assert "not this model's parameters: encoder/layers/" in error
+    assert "to train one like it add --config.model.num_hidden_layers=2" in error
     assert os.path.basename(str(workdir)) in error

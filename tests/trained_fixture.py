@@ -9,6 +9,7 @@ from store_fixture import VOCAB, random_params, toy_config
 from bertjax import config as config_lib
 from bertjax.checkpoint import Checkpoints
 from bertjax.data.tokenizer import SPECIAL_TOKENS, wordpiece_tokenizer
+from bertjax.trained import checkpoint_meta
 
 METRICS = {"eval/mlm_loss": 3.25, "eval/nsp_accuracy": 0.75, "eval/unigram_entropy": 4.5}
 
@@ -26,7 +27,7 @@ def make_trained(workdir, step=7, tokens=VOCAB, **fields):
     tokenizer = wordpiece_tokenizer([*SPECIAL_TOKENS, *words], lower_case=False, name="fixture")
     tokenizer.save(workdir)
     fields = dict(config_lib.fields(config))
-    meta = {"config": fields, "metrics": METRICS, "tokenizer": tokenizer.sha256}
+    meta = checkpoint_meta(fields, "pretraining", (), tokenizer, METRICS)
     folder = os.path.join(workdir, "checkpoints")
     with contextlib.closing(Checkpoints(folder, keep_last=2, keep_every=0)) as checkpoints:
         checkpoints.save(step, {"params": jax.device_put(params)}, meta, wait=True)

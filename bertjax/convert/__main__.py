@@ -1,24 +1,43 @@
-"""Exports the model of a run as a Hugging Face folder: weights, config, tokenizer and model card."""
+"""Converts a BERT: a run's checkpoint to a Hugging Face folder; a Hugging Face folder, or one of Google's
+2018 release, to a checkpoint that every command takes."""
 
 from collections.abc import Sequence
 
-from bertjax.errors import run_command
+from bertjax.errors import InputError, run_command
 from bertjax.flags import Parser
 
 
 def main(args: Sequence[str]) -> None:
-    """Reads the flags, exports, prints where to. Raises InputError."""
+    """Reads the flags, converts, prints where to. Raises InputError."""
     parser = Parser(prog="python -m bertjax.convert", description=__doc__)
-    parser.add_argument("--from", dest="workdir", required=True, metavar="WORKDIR", help="of the run")
+    parser.add_argument(
+        "--from", dest="source", required=True, metavar="PATH",
+        help="the workdir of a run, a Hugging Face folder, or a folder (or checkpoint) of Google's",
+    )  # fmt: skip
     parser.add_argument("--to", required=True, metavar="FOLDER", help="new, empty, or an earlier export")
-    parser.add_argument("--step", type=int, metavar="N", help="of the checkpoint (default: the newest)")
+    parser.add_argument(
+        "--format", choices=("bertjax", "huggingface"), help="of --to (default: huggingface from a workdir)"
+    )
+    parser.add_argument("--step", type=int, metavar="N", help="of the run (default: the newest)")
+    parser.add_argument("--head", metavar="NAME", help="keep this head of the model only, such as encoder")
+    parser.add_argument(
+        "--allow_pickle", action="store_true", help="read pytorch_model.bin; builds tensors, runs no code"
+    )
     flags = parser.parse_args(args)
-    from bertjax.convert.huggingface import export  # after the flags: JAX takes a second to load
-    from bertjax.trained import load_trained
+    from bertjax.convert.export import export  # after the flags: JAX takes a second to load
+    from bertjax.convert.load import kind_of, load
+    from bertjax.trained import save_trained
 
-    model = load_trained(flags.workdir, flags.step)
-    export(model, flags.to)
-    print(f"step {model.step} of {flags.workdir} is in {flags.to}")
+    kind = kind_of(flags.source)
+    wanted = flags.format or ("huggingface" if kind == "bertjax" else "bertjax")
+    if kind == wanted == "bertjax":
+        raise InputError(f"{flags.source}: is a workdir already; copy it, or add --format=huggingface")
+    model = load(flags.source, step=flags.step, head=flags.head, allow_pickle=flags.allow_pickle)
+    (export if wanted == "huggingface" else save_trained)(model, flags.to)
+    if model.left_out:
+        print(f"left out, since {model.head} has no such part: {', '.join(model.left_out)}")
+    what = f"step {model.step} of {flags.source}" if kind == "bertjax" else flags.source
+    print(f"{what} ({model.head}) is in {flags.to}")
 
 
 if __name__ == "__main__":

@@ -1,283 +1,255 @@
-"""A trained model as a Hugging Face folder, which `BertForPreTraining.from_pretrained` reads.
-
-Shapes: D hidden, K the 3 of queries, keys and values, N heads, H head size, F feed-forward, V vocabulary,
-P vocabulary with its padding.
-"""
+"""Reads Hugging Face's BERT folders."""
 
 import json
-import math
-import os
-import shutil
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
-import jax
-import numpy as np
-import safetensors
 from ml_collections import ConfigDict
-from safetensors.numpy import save
 
-from bertjax.data.tokenizer import SPECIAL_TOKENS
+from bertjax import config as config_lib
+from bertjax.convert import names
+from bertjax.convert.safetensors_file import read_safetensors
+from bertjax.convert.torch_pickle import read_torch_pickle
+from bertjax.convert.weights import Tensor
+from bertjax.data.tokenizer import Tokenizer, load_tokenizer, wordpiece_tokenizer
 from bertjax.errors import InputError
-from bertjax.sharding import path_name
+from bertjax.models import bert
 from bertjax.trained import Trained
 
 WEIGHTS = "model.safetensors"
-FILES = (WEIGHTS, "config.json", "vocab.txt", "tokenizer.json", "tokenizer_config.json", "README.md")
-_MARK = "bertjax_step"  # in the header of WEIGHTS: that the folder is ours, and may be replaced
-_LAYERS = "encoder/layers/"  # parameters stacked over the layers
+INDEX = "model.safetensors.index.json"
+PICKLE = "pytorch_model.bin"
+_MOST = 1_000_000  # of any size in config.json: more is absurd, and is not tried
 
-# Fields of config.model that are BertConfig's; the others say how it is computed here.
-_CONFIG_FIELDS = (
-    "vocab_size",
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "intermediate_size",
-    "hidden_act",
-    "hidden_dropout_prob",
-    "attention_probs_dropout_prob",
-    "max_position_embeddings",
-    "type_vocab_size",
-    "initializer_range",
-    "layer_norm_eps",
-)
-
-# What of a run's config the model card shows: not its paths and its machines.
-_RECIPE = ("model.", "data.", "train.", "phase2.", "optim.", "seed")
-
-
-def _to_linear(x: np.ndarray, inputs: int) -> np.ndarray:
-    """A kernel whose first `inputs` axes are the input, as torch.nn.Linear's [out, in]."""
-    return x.reshape(math.prod(x.shape[:inputs]), -1).T
-
-
-# What happens to the array of one layer, or of no layer, on the way out.
-LAYOUTS: dict[str, Callable[[np.ndarray, ConfigDict], np.ndarray]] = {
-    "same": lambda x, _: x,
-    "linear": lambda x, _: _to_linear(x, 1),  # [D, F] -> [F, D]
-    "linear from heads": lambda x, _: _to_linear(x, 2),  # [N, H, D] -> [D, D]
-    "query kernel": lambda x, _: _to_linear(x[:, 0], 1),  # [D, K, N, H] -> [D, D]
-    "key kernel": lambda x, _: _to_linear(x[:, 1], 1),
-    "value kernel": lambda x, _: _to_linear(x[:, 2], 1),
-    "query bias": lambda x, _: x[0].reshape(-1),  # [K, N, H] -> [D]
-    "key bias": lambda x, _: x[1].reshape(-1),
-    "value bias": lambda x, _: x[2].reshape(-1),
-    "vocabulary": lambda x, config: x[: config.vocab_size],  # [P, ...] -> [V, ...]
+# Fields of config.model that are BertConfig's; the others say how it is computed here. Those with a value may
+# be absent where a file is read: it is BertConfig's own default, which early releases did not write.
+CONFIG_FIELDS: dict[str, Any] = {
+    "vocab_size": None,
+    "hidden_size": None,
+    "num_hidden_layers": None,
+    "num_attention_heads": None,
+    "intermediate_size": None,
+    "hidden_act": None,
+    "hidden_dropout_prob": 0.1,
+    "attention_probs_dropout_prob": 0.1,
+    "max_position_embeddings": None,
+    "type_vocab_size": 2,
+    "initializer_range": 0.02,
+    "layer_norm_eps": 1e-12,
+}
+# Switches of BertConfig that change the mathematics, and the value that is BERT.
+_ONLY = {
+    "position_embedding_type": "absolute",
+    "is_decoder": False,
+    "add_cross_attention": False,
+    "tie_word_embeddings": True,
+    "pruned_heads": {},
 }
 
 
-class Row(NamedTuple):
-    """One parameter in both worlds.
+def read(folder: str, head: str | None, allow_pickle: bool) -> Trained:
+    """The model of a folder.
 
-    An array stacked over layers here is one tensor per {layer} there; queries, keys and values, which are one
-    array here, have a row each.
+    Args:
+      head: of bertjax.models.bert.HEADS; None: the one that config.json names, or that the weights show.
+      allow_pickle: whether pytorch_model.bin may be read where there is no safetensors file. The reader
+        builds nothing but tensors, whatever the file says.
+
+    Raises:
+      InputError: a file is absent, broken, or contradicts another one.
     """
-
-    ours: str
-    theirs: str
-    layout: str = "same"
-
-
-# The decoder's weight (the word embeddings) and bias are tied there as here, so neither is written again.
-TABLE = (
-    Row("encoder/embeddings/word", "bert.embeddings.word_embeddings.weight", "vocabulary"),
-    Row("encoder/embeddings/position", "bert.embeddings.position_embeddings.weight"),
-    Row("encoder/embeddings/token_type", "bert.embeddings.token_type_embeddings.weight"),
-    Row("encoder/embeddings/norm/scale", "bert.embeddings.LayerNorm.weight"),
-    Row("encoder/embeddings/norm/bias", "bert.embeddings.LayerNorm.bias"),
-    *(
-        Row(_LAYERS + ours, f"bert.encoder.layer.{{layer}}.{theirs}", layout)
-        for ours, theirs, layout in (
-            ("attention/qkv_kernel", "attention.self.query.weight", "query kernel"),
-            ("attention/qkv_bias", "attention.self.query.bias", "query bias"),
-            ("attention/qkv_kernel", "attention.self.key.weight", "key kernel"),
-            ("attention/qkv_bias", "attention.self.key.bias", "key bias"),
-            ("attention/qkv_kernel", "attention.self.value.weight", "value kernel"),
-            ("attention/qkv_bias", "attention.self.value.bias", "value bias"),
-            ("attention/output_kernel", "attention.output.dense.weight", "linear from heads"),
-            ("attention/output_bias", "attention.output.dense.bias", "same"),
-            ("attention_norm/scale", "attention.output.LayerNorm.weight", "same"),
-            ("attention_norm/bias", "attention.output.LayerNorm.bias", "same"),
-            ("intermediate_kernel", "intermediate.dense.weight", "linear"),
-            ("intermediate_bias", "intermediate.dense.bias", "same"),
-            ("output_kernel", "output.dense.weight", "linear"),
-            ("output_bias", "output.dense.bias", "same"),
-            ("output_norm/scale", "output.LayerNorm.weight", "same"),
-            ("output_norm/bias", "output.LayerNorm.bias", "same"),
-        )
-    ),
-    Row("pooler_kernel", "bert.pooler.dense.weight", "linear"),
-    Row("pooler_bias", "bert.pooler.dense.bias"),
-    Row("mlm_kernel", "cls.predictions.transform.dense.weight", "linear"),
-    Row("mlm_bias", "cls.predictions.transform.dense.bias"),
-    Row("mlm_norm/scale", "cls.predictions.transform.LayerNorm.weight"),
-    Row("mlm_norm/bias", "cls.predictions.transform.LayerNorm.bias"),
-    Row("mlm_output_bias", "cls.predictions.bias", "vocabulary"),
-    Row("nsp_kernel", "cls.seq_relationship.weight", "linear"),
-    Row("nsp_bias", "cls.seq_relationship.bias"),
-)
+    path = Path(folder)
+    fields = read_json(path / "config.json")
+    config = read_config(fields, str(path / "config.json"))
+    weights, tensors = _read_weights(path, allow_pickle)
+    tokenizer = read_tokenizer(path, config.vocab_size)
+    return assemble(config, fields, names.canonical(tensors), tokenizer, head, str(weights))
 
 
-def to_huggingface(config: ConfigDict, params: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Hugging Face's tensors, by name.
+def assemble(
+    config: ConfigDict,
+    fields: dict[str, Any],
+    tensors: Mapping[str, Tensor],
+    tokenizer: Tokenizer,
+    head: str | None,
+    where: str,
+) -> Trained:
+    """A model of tensors with Hugging Face's names.
 
     Args:
       config: config.model.
-      params: of bertjax.models.bert.BertForPreTraining.
-
-    Raises:
-      InputError: parameters that TABLE does not name, or named ones that are missing (all are listed), or
-        a stack of another number of layers than config's.
+      fields: of config.json.
+      where: names the file of the tensors in messages.
     """
-    arrays = {path_name(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(params)}
-    known = {row.ours for row in TABLE}
-    faults = [f"{name} is missing" for name in sorted(known - arrays.keys())]
-    faults += [f"{name} is not known" for name in sorted(arrays.keys() - known)]
-    layers = config.num_hidden_layers
-    faults += [
-        f"{name} has {len(x)} layers, not {layers}"
-        for name, x in arrays.items()
-        if name.startswith(_LAYERS) and len(x) != layers
-    ]
-    if faults:
-        raise InputError(f"not the parameters of BERT with its pre-training heads: {'; '.join(faults)}")
-    tensors = {}
-    for row in TABLE:
-        array, layout = arrays[row.ours], LAYOUTS[row.layout]
-        if row.ours.startswith(_LAYERS):
-            for i in range(layers):
-                tensors[row.theirs.format(layer=i)] = layout(array[i], config)
-        else:
-            tensors[row.theirs] = layout(array, config)
-    return {name: np.ascontiguousarray(x) for name, x in tensors.items()}
+    layers = names.layers_in(tensors)
+    if layers != config.num_hidden_layers:  # said before a name is made for each layer
+        raise InputError(f"{where}: has {layers} layers, but its config says {config.num_hidden_layers}")
+    found = names.parts_in(tensors)
+    head = head or _find_head(fields, found)
+    parts = bert.HEADS[head]
+    if head == "encoder":  # some are saved without the pooler
+        parts = tuple(part for part in parts if part in found)
+    params = names.from_huggingface(config, tensors, parts, where)
+    labels = _read_labels(fields, params, where) if head in bert.LABELLED else ()
+    left_out = tuple(part for part in found if part not in parts)
+    meta = {
+        "config": {f"model.{name}": value for name, value in config.items()},
+        "metrics": {},
+        "tokenizer": tokenizer.sha256,
+    }
+    return Trained(config, head, labels, params, tokenizer, meta, 0, left_out)
 
 
-def export(model: Trained, folder: str) -> None:
-    """Writes the folder: all of it or nothing. A folder that `export` wrote before is replaced.
+def _find_head(fields: dict[str, Any], found: tuple[str, ...]) -> str:
+    """The head that config.json names; a larger one where the weights hold all of it; without a name, the
+    first that the weights hold."""
+    named = (fields.get("architectures") or [None])[0]
+    heads = {architecture: head for head, architecture in names.ARCHITECTURES.items()}
+    exact = [head for head, parts in bert.HEADS.items() if set(parts) == set(found)]
+    if named in heads:
+        head = heads[named]
+        larger = [other for other in exact if set(bert.HEADS[head]) < set(bert.HEADS[other])]
+        return larger[0] if larger else head
+    if exact:
+        return exact[0]
+    return max(
+        (head for head, parts in bert.HEADS.items() if set(parts) <= set(found)),
+        key=lambda head: len(bert.HEADS[head]),
+        default="encoder",
+    )
 
-    Raises:
-      InputError: the folder holds anything else; the tokenizer is a SentencePiece model; see to_huggingface.
-    """
-    if model.tokenizer.kind != "wordpiece":
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A file with one JSON object. Raises InputError."""
+    try:
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; name a folder that holds one") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not JSON ({error}); take a whole copy of the model") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: not a JSON object; take a whole copy of the model")
+    return value
+
+
+def read_config(fields: dict[str, Any], where: str) -> ConfigDict:
+    """config.model of a BertConfig's fields. Raises InputError for what is absent, absurd or not BERT."""
+    if fields.get("model_type", "bert") != "bert":
+        raise InputError(f"{where}: model_type is {fields['model_type']!r}; only BERT is read")
+    for name, value in _ONLY.items():
+        if fields.get(name, value) not in (value, None):
+            raise InputError(f"{where}: {name} is {fields[name]!r}; only {value!r} is BERT as it is here")
+    config = config_lib.default()
+    config.model.dtype = "float32"  # as PyTorch computes; a run sets its own
+    for name, default in CONFIG_FIELDS.items():
+        value = fields.get(name, default)
+        if value is None:
+            raise InputError(f"{where}: has no {name}; take a whole copy of the model")
+        kind = type(config.model[name])
+        if kind is float and type(value) is int:
+            value = float(value)
+        if type(value) is not kind or (kind is int and not 0 < value <= _MOST):
+            raise InputError(f"{where}: {name}={value!r}: expected {_expected(kind)}")
+        config.model[name] = value
+    try:
+        config_lib.check_model(config.model)
+    except InputError as error:
+        raise InputError(f"{where}: {str(error).removeprefix('--config.model.')}") from error
+    return config.model
+
+
+def _expected(kind: type) -> str:
+    return {int: f"a whole number from 1 to {_MOST:,}", float: "a number", str: "a word"}[kind]
+
+
+def _read_weights(folder: Path, allow_pickle: bool) -> tuple[Path, Mapping[str, Tensor]]:
+    for name in (WEIGHTS, INDEX):
+        if (folder / name).is_file():
+            return folder / name, read_safetensors(str(folder / name))
+    pickles = [folder / name for name in (PICKLE, f"{PICKLE}.index.json") if (folder / name).is_file()]
+    if not pickles:
+        raise InputError(f"{folder}: holds no {WEIGHTS}, {INDEX} or {PICKLE}")
+    if not allow_pickle:
         raise InputError(
-            f"{folder}: the model's tokenizer is SentencePiece ({model.tokenizer.kind}), which Hugging "
-            "Face's BERT cannot read; only models with a WordPiece vocabulary are exported"
+            f"{pickles[0]}: a pickle, which is read only when asked for: python -m bertjax.convert "
+            "--allow_pickle (it builds tensors only, and runs no code)"
         )
-    tensors = to_huggingface(model.config, model.params)
-    folder = os.path.abspath(folder)
-    _check_replaceable(folder)
-    name = os.path.basename(folder)
-    part = os.path.join(os.path.dirname(folder), f".{name}.part-{os.getpid()}")
-    contents = {
-        WEIGHTS: save(tensors, metadata={"format": "pt", _MARK: str(model.step)}),
-        "config.json": _json(bert_config(model)),
-        "tokenizer_config.json": _json(_tokenizer_config(model)),
-        "README.md": model_card(model, name).encode(),
-    }
+    if pickles[0].name != PICKLE:
+        raise InputError(f"{pickles[0]}: a pickle in several files; convert it to {WEIGHTS} first")
+    return pickles[0], read_torch_pickle(str(pickles[0]))
+
+
+def read_tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
+    """The tokenizer of vocab.txt, or of tokenizer.json where that is all there is.
+
+    Raises:
+      InputError: neither is there; a file contradicts another one or has rules that are not BERT's; more
+        tokens than `vocab_size`.
+    """
+    lower_case = _declared_case(folder / "tokenizer_config.json")
+    if (folder / "vocab.txt").is_file():
+        tokenizer = load_tokenizer(folder, lower_case)
+        where = folder / "vocab.txt"
+    else:
+        where = folder / "tokenizer.json"
+        tokens, normalizer = _read_tokenizer_json(where)
+        stated = normalizer.get("lowercase")
+        if None not in (stated, lower_case) and stated != lower_case:
+            raise InputError(f"{where}: lowercase is {stated}, but tokenizer_config.json says {lower_case}")
+        lower_case = lower_case if stated is None else bool(stated)
+        tokenizer = wordpiece_tokenizer(tokens, bool(lower_case), str(where))
+    if tokenizer.vocab_size > vocab_size:
+        raise InputError(
+            f"{where}: has {tokenizer.vocab_size} tokens, but the model of config.json only {vocab_size}; "
+            "take both from one model"
+        )
+    return tokenizer
+
+
+def _declared_case(path: Path) -> bool | None:
+    """Whether tokenizer_config.json lower-cases; None if it does not say."""
+    if not path.is_file():
+        return None
+    fields = read_json(path)
+    lower_case = fields.get("do_lower_case")
+    for name, wanted in (("tokenize_chinese_chars", True), ("do_basic_tokenize", True),
+                         ("strip_accents", lower_case)):  # fmt: skip
+        if fields.get(name, wanted) not in (wanted, None):
+            raise InputError(f"{path}: {name} is {fields[name]!r}; the rules are the 2018 release's only")
+    if lower_case not in (True, False, None):
+        raise InputError(f"{path}: do_lower_case is {lower_case!r}; expected true or false")
+    return lower_case
+
+
+def _read_tokenizer_json(path: Path) -> tuple[list[str], dict[str, Any]]:
+    """Its tokens in the order of their ids, and its BertNormalizer."""
+    fields = read_json(path)
     try:
-        os.makedirs(part)
-        for file_name, content in contents.items():
-            with open(os.path.join(part, file_name), "wb") as file:
-                file.write(content)
-        model.tokenizer.save(part)
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(part, folder)
-    except OSError as error:
-        shutil.rmtree(part, ignore_errors=True)
-        raise InputError(f"{folder}: {error.strerror}; make room or name another folder") from error
+        model, normalizer = fields["model"], fields["normalizer"]
+        ids = model["vocab"]
+        steps = normalizer.get("normalizers", [normalizer])
+        bert_step = next(step for step in steps if step["type"] == "BertNormalizer")
+        if model["type"] != "WordPiece" or sorted(ids.values()) != list(range(len(ids))):
+            raise ValueError
+    except (KeyError, TypeError, AttributeError, StopIteration, ValueError) as error:
+        raise InputError(f"{path}: not a BERT tokenizer (WordPiece); add the model's vocab.txt") from error
+    return sorted(ids, key=ids.__getitem__), bert_step
 
 
-def _check_replaceable(folder: str) -> None:
-    if not os.path.exists(folder):
-        return
-    if not os.path.isdir(folder):
-        raise InputError(f"{folder}: is a file; name a new folder")
-    others = sorted(set(os.listdir(folder)) - set(FILES))
-    if others:
-        raise InputError(f"{folder}: holds other files ({others[0]}), which stay; name a new folder")
-    if os.listdir(folder) and not _is_ours(os.path.join(folder, WEIGHTS)):
-        raise InputError(f"{folder}: holds a model that was not exported by bertjax; name a new folder")
-
-
-def _is_ours(weights: str) -> bool:
+def _read_labels(fields: dict[str, Any], params: dict[str, Any], where: str) -> tuple[str, ...]:
+    """The classifier's labels; LABEL_0 and so on where config.json does not name them."""
+    count = len(params["classifier_bias"])
+    plain = tuple(f"LABEL_{i}" for i in range(count))
+    given = fields.get("id2label") or {}
     try:
-        with safetensors.safe_open(weights, framework="numpy") as file:
-            return _MARK in (file.metadata() or {})
-    except (OSError, safetensors.SafetensorError):
-        return False
-
-
-def bert_config(model: Trained) -> dict[str, Any]:
-    """config.json: the fields of Hugging Face's BertConfig."""
-    return {
-        "architectures": ["BertForPreTraining"],
-        "model_type": "bert",
-        **{name: model.config[name] for name in _CONFIG_FIELDS},
-        "pad_token_id": model.tokenizer.pad_id,
-        "dtype": "float32",
-    }
-
-
-def _tokenizer_config(model: Trained) -> dict[str, Any]:
-    return {
-        # The class that takes tokenizer.json as it is; BertTokenizer's own rules differ from the 2018
-        # release's on control and private-use characters and on words of over 100 characters.
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "do_lower_case": model.tokenizer.lower_case,
-        "model_max_length": model.config.max_position_embeddings,
-        "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
-        **{f"{token.strip('[]').lower()}_token": token for token in SPECIAL_TOKENS},
-    }
-
-
-def model_card(model: Trained, name: str) -> str:
-    """README.md: what the model is, how to use it, its held-out metrics and the config of its run."""
-    c, run = model.config, model.meta["config"]
-    metrics = {
-        key.removeprefix("eval/").replace("_", " "): f"{value:.4g}"
-        for key, value in model.meta["metrics"].items()
-    }
-    recipe = {
-        key: json.dumps(value)
-        for key, value in sorted(run.items())
-        if key.startswith(_RECIPE) and key != "data.store" and (run["phase2.steps"] or "phase2." not in key)
-    }
-    parameters = sum(x.size for x in to_huggingface(c, model.params).values())
-    case = "lower-case" if model.tokenizer.lower_case else "cased"
-    return f"""---
-library_name: transformers
-pipeline_tag: fill-mask
-tags:
-- bert
----
-
-# {name}
-
-BERT of {c.num_hidden_layers} layers, {c.hidden_size} hidden units and {c.num_attention_heads} heads \
-({parameters / 1e6:.1f}M parameters), with a {case} WordPiece vocabulary of {c.vocab_size:,} tokens.
-Trained with bertjax; this is the checkpoint of step {model.step:,}.
-
-```python
-from transformers import pipeline
-
-fill_mask = pipeline("fill-mask", model="{name}")  # this folder
-fill_mask("Return the [MASK] of the list.")
-```
-
-## Held-out metrics
-
-{_table("metric", metrics) if metrics else "None: the run was not evaluated at this step."}
-
-## Config of the run
-
-{_table("field", recipe)}
-"""
-
-
-def _table(head: str, rows: dict[str, str]) -> str:
-    return "\n".join([f"| {head} | value |", "| --- | --- |", *(f"| {k} | {v} |" for k, v in rows.items())])
-
-
-def _json(value: dict[str, Any]) -> bytes:
-    return (json.dumps(value, indent=2) + "\n").encode()
+        labels = tuple(given[str(i)] for i in range(len(given)))
+        if not all(isinstance(label, str) for label in labels):
+            raise ValueError
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{where}: id2label of config.json does not name the labels 0, 1, ...") from error
+    if all(label == f"LABEL_{i}" for i, label in enumerate(labels)):  # what an absent id2label is filled with
+        return plain
+    if len(labels) != count:
+        raise InputError(f"{where}: has {count} labels, but id2label of config.json names {len(labels)}")
+    return labels

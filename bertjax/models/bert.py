@@ -1,14 +1,15 @@
-"""BERT's encoder and its two pre-training heads (Devlin et al. 2018; the 2018 release's modeling.py).
+"""BERT's encoder and the heads that stand on it (Devlin et al. 2018; the 2018 release's modeling.py).
 
 Modules declare parameters and the forward pass. `init` gives the parameters as a plain nested dict of arrays,
 `apply` runs a module's forward pass on such a dict. The parameters of the L layers are stacked on a leading
 axis, whether the layers are scanned or unrolled.
 
 Shapes: B batch, S sequence, T attended sequence (= S), D hidden, N heads, H head size, F feed-forward,
-M masked positions, V vocabulary (see padded_vocab_size), L layers.
+M masked positions, V vocabulary (see padded_vocab_size), L layers, C labels.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -22,6 +23,23 @@ from bertjax.models.layers import ACTIVATIONS, add_bias, dropout, fold_in, layer
 from bertjax.sharding import split_rows
 
 MASKED = -10000.0  # what the 2018 release adds to the scores of positions that may not be attended to
+
+# What stands on the encoder: the first words of the parameters' names, in the order in which they are drawn.
+PARTS = ("pooler", "mlm", "nsp", "classifier", "span")
+
+# The models that are made of them; "multiple_choice" has one label, the score of a choice.
+HEADS: dict[str, tuple[str, ...]] = {
+    "encoder": ("pooler",),
+    "pretraining": ("pooler", "mlm", "nsp"),
+    "masked_lm": ("mlm",),
+    "next_sentence": ("pooler", "nsp"),
+    "sequence_classification": ("pooler", "classifier"),
+    "token_classification": ("classifier",),
+    "question_answering": ("span",),
+    "multiple_choice": ("pooler", "classifier"),
+}
+
+LABELLED = ("sequence_classification", "token_classification")  # heads whose labels have names
 
 # For config.remat: what is kept of a layer's forward pass for the backward pass.
 _KEPT = {
@@ -155,34 +173,45 @@ class Encoder(nnx.Module):
 
         self.layers = stack(init.rngs)
 
-    def __call__(self, batch: Batch, *, packed: bool, keys: jax.Array | None) -> jax.Array:
+    def __call__(
+        self, batch: Batch, *, packed: bool = False, keys: jax.Array | None = None, every_layer: bool = False
+    ) -> jax.Array:
         """Hidden states [B, S, D] after the last layer.
 
         Args:
           batch: input_ids, token_type_ids, position_ids, segment_ids, each int32 [B, S].
           packed: whether a row may hold several segments; if not, attention only leaves out the padding.
           keys: uint32 [B, 2] of `dropout_keys`; None: no dropout.
+          every_layer: True gives those after the embeddings and after each layer, [1 + L, B, S, D].
         """
         x_BSD = self.embeddings(batch, self.dtype, None if keys is None else fold_in(keys, 0))
         bias_BNST = attention_bias(batch["segment_ids"], packed)
         graph, stacked = nnx.split(self.layers)
 
-        def body(x_BSD: jax.Array, inputs: tuple[Any, jax.Array]) -> tuple[jax.Array, None]:
+        def body(x_BSD: jax.Array, inputs: tuple[Any, jax.Array]) -> tuple[jax.Array, jax.Array | None]:
             params, number = inputs
             layer_keys = None if keys is None else fold_in(keys, number)
-            return nnx.merge(graph, params)(x_BSD, bias_BNST, layer_keys), None
+            x_BSD = nnx.merge(graph, params)(x_BSD, bias_BNST, layer_keys)
+            return x_BSD, x_BSD if every_layer else None
 
         if self.remat in _KEPT:
             body = jax.checkpoint(body, policy=_KEPT[self.remat], prevent_cse=not self.scan)
         numbers = jnp.arange(1, self.num_layers + 1)
+        first_BSD = x_BSD
+        states: Any
         if self.scan:
-            return lax.scan(body, x_BSD, (stacked, numbers))[0]
-        leaves, tree = jax.tree_util.tree_flatten(stacked)
-        # lax.split, unlike indexing, has a cheap transpose: the layers' gradients are concatenated once.
-        parts = [lax.split(leaf, (1,) * self.num_layers) for leaf in leaves]
-        for i, layer in enumerate(zip(*parts, strict=True)):
-            params = jax.tree_util.tree_unflatten(tree, [leaf[0] for leaf in layer])
-            x_BSD, _ = body(x_BSD, (params, numbers[i]))
+            x_BSD, states = lax.scan(body, x_BSD, (stacked, numbers))
+        else:
+            leaves, tree = jax.tree_util.tree_flatten(stacked)
+            # lax.split, unlike indexing, has a cheap transpose: the layers' gradients are concatenated once.
+            parts = [lax.split(leaf, (1,) * self.num_layers) for leaf in leaves]
+            states = []
+            for i, layer in enumerate(zip(*parts, strict=True)):
+                params = jax.tree_util.tree_unflatten(tree, [leaf[0] for leaf in layer])
+                x_BSD, state = body(x_BSD, (params, numbers[i]))
+                states.append(state)
+        if every_layer:
+            return jnp.concatenate([first_BSD[None], jnp.stack(states)])
         return x_BSD
 
 
@@ -196,22 +225,35 @@ def attention_bias(segment_ids: jax.Array, packed: bool) -> jax.Array:
     return jnp.where(allowed, 0.0, MASKED).astype(jnp.float32)
 
 
-class BertForPreTraining(nnx.Module):
-    """Encoder with the masked-LM and next-sentence heads."""
+class Bert(nnx.Module):
+    """The encoder and some of the parts that stand on it."""
 
-    def __init__(self, config: ConfigDict, rngs: nnx.Rngs):
+    def __init__(self, config: ConfigDict, rngs: nnx.Rngs, parts: Sequence[str], num_labels: int = 0):
+        """Args:
+        config: config.model.
+        parts: of PARTS.
+        num_labels: C, of the classifier.
+        """
         init = _Init(config, rngs)
         d = config.hidden_size
         self.vocab_size = config.vocab_size
         self.act = ACTIVATIONS[config.hidden_act]
         self.encoder = Encoder(init)
-        self.pooler_kernel, self.pooler_bias = init.normal(d, d), init.zeros(d)
-        self.mlm_kernel, self.mlm_bias = init.normal(d, d), init.zeros(d)
-        self.mlm_norm = LayerNorm(init)
-        self.mlm_output_bias = init.zeros(padded_vocab_size(config.vocab_size))
-        self.nsp_kernel, self.nsp_bias = init.normal(d, 2), init.zeros(2)
+        if "pooler" in parts:
+            self.pooler_kernel, self.pooler_bias = init.normal(d, d), init.zeros(d)
+        if "mlm" in parts:
+            self.mlm_kernel, self.mlm_bias = init.normal(d, d), init.zeros(d)
+            self.mlm_norm = LayerNorm(init)
+            self.mlm_output_bias = init.zeros(padded_vocab_size(config.vocab_size))
+        if "nsp" in parts:
+            self.nsp_kernel, self.nsp_bias = init.normal(d, 2), init.zeros(2)
+        if "classifier" in parts:
+            self.classifier_kernel = init.normal(d, num_labels)
+            self.classifier_bias = init.zeros(num_labels)
+        if "span" in parts:
+            self.span_kernel, self.span_bias = init.normal(d, 2), init.zeros(2)
 
-    def __call__(
+    def pretraining(
         self, batch: Batch, *, packed: bool = False, keys: jax.Array | None = None
     ) -> tuple[jax.Array, jax.Array]:
         """Logits of the masked positions and of the next-sentence label.
@@ -250,18 +292,42 @@ class BertForPreTraining(nnx.Module):
         """float32 logits [B, N, 2]."""
         return pooled_BND.astype(jnp.float32) @ self.nsp_kernel[...] + self.nsp_bias[...]
 
+    def classify(self, x: jax.Array) -> jax.Array:
+        """float32 logits [..., C] of pooled output or hidden states [..., D]."""
+        return x.astype(jnp.float32) @ self.classifier_kernel[...] + self.classifier_bias[...]
+
+    def spans(self, x_BSD: jax.Array) -> jax.Array:
+        """float32 logits [B, S, 2] of an answer's beginning and ending at each position."""
+        return x_BSD.astype(jnp.float32) @ self.span_kernel[...] + self.span_bias[...]
+
 
 def take_positions(x_BSD: jax.Array, positions_BM: jax.Array) -> jax.Array:
     """Hidden states at the given positions: [B, M, D]."""
     return jnp.take_along_axis(x_BSD, positions_BM[:, :, None], axis=1)
 
 
-def init_params(config: ConfigDict, key: jax.Array) -> Params:
-    """Parameters of BertForPreTraining as a nested dict of float32 arrays. `config` is config.model."""
-    return nnx.to_pure_dict(nnx.state(BertForPreTraining(config, nnx.Rngs(params=key)), nnx.Param))
+def init_params(
+    config: ConfigDict,
+    key: jax.Array,
+    parts: Sequence[str] = HEADS["pretraining"],
+    num_labels: int = 0,
+) -> Params:
+    """Parameters of Bert as a nested dict of float32 arrays. For the arguments see Bert."""
+    module = Bert(config, nnx.Rngs(params=key), parts, num_labels)
+    return nnx.to_pure_dict(nnx.state(module, nnx.Param))
 
 
-def bind(config: ConfigDict, params: Params) -> BertForPreTraining:
-    """The module with these parameters (arrays of JAX or NumPy), for use inside a traced function."""
-    graph = nnx.graphdef(nnx.eval_shape(lambda: BertForPreTraining(config, nnx.Rngs(0))))
+def bind(config: ConfigDict, params: Params) -> Bert:
+    """The module with these parameters (arrays of JAX or NumPy), for use inside a traced function.
+
+    It has the parts whose parameters there are.
+    """
+    parts = parts_of(params)
+    labels = params["classifier_bias"].shape[0] if "classifier" in parts else 0
+    graph = nnx.graphdef(nnx.eval_shape(lambda: Bert(config, nnx.Rngs(0), parts, labels)))
     return nnx.merge(graph, jax.tree.map(jnp.asarray, params))
+
+
+def parts_of(params: Params) -> tuple[str, ...]:
+    """Which of PARTS have parameters here."""
+    return tuple(part for part in PARTS if any(name.startswith(part) for name in params))

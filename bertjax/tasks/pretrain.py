@@ -21,12 +21,13 @@ from bertjax.errors import InputError
 from bertjax.models import bert
 from bertjax.models.layers import cross_entropy
 
+HEAD = "pretraining"  # of bertjax.models.bert.HEADS
 Sums = dict[str, jax.Array]
 EVAL_SEED = 0  # held-out examples are the same in every run, whatever its seed
 
 
 def init_params(config: ConfigDict, key: jax.Array) -> bert.Params:
-    """Parameters of BertForPreTraining as a nested dict of float32 arrays."""
+    """Parameters of the encoder with its pre-training heads as a nested dict of float32 arrays."""
     return bert.init_params(config.model, key)
 
 
@@ -43,7 +44,7 @@ def batch_sums(config: ConfigDict, params: bert.Params, batch: bert.Batch, keys:
       keys: uint32 [B, 2] for dropout (bertjax.models.layers.dropout_keys), None for none.
     """
     model = bert.bind(config.model, params)
-    mlm_logits_BMV, nsp_logits_BN2 = model(batch, packed=config.data.pack > 1, keys=keys)
+    mlm_logits_BMV, nsp_logits_BN2 = model.pretraining(batch, packed=config.data.pack > 1, keys=keys)
     sums: Sums = {}
     for name, logits, labels, weights in (
         ("mlm", mlm_logits_BMV, batch["masked_lm_ids"], batch["masked_lm_weights"]),

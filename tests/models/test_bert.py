@@ -90,7 +90,7 @@ def test_forward_equals_the_equations_of_the_release(fields):
     @jax.jit
     def forward(params, batch):
         model = bert.bind(config.model, params)
-        return model.encoder(batch, packed=False, keys=None), *model(batch)
+        return model.encoder(batch, packed=False, keys=None), *model.pretraining(batch)
 
     hidden, mlm, nsp = forward(params, batch)
     exact = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
@@ -108,12 +108,12 @@ def test_bfloat16_keeps_logits_in_float32_and_near():
     fields = {"model.num_hidden_layers": 4}
     exact, rounded = toy_config(**fields), toy_config(**fields, **{"model.dtype": "bfloat16"})
     batch, params = make_batch(exact), random_params(exact)
-    mlm, nsp = jax.jit(lambda params: bert.bind(exact.model, params)(batch))(params)
+    mlm, nsp = jax.jit(lambda params: bert.bind(exact.model, params).pretraining(batch))(params)
 
     @jax.jit
     def forward(params):
         model = bert.bind(rounded.model, params)
-        return model.encoder(batch, packed=False, keys=None), *model(batch)
+        return model.encoder(batch, packed=False, keys=None), *model.pretraining(batch)
 
     hidden, mlm16, nsp16 = forward(params)
     assert hidden.dtype == jnp.bfloat16
@@ -234,7 +234,8 @@ def test_packed_rows_equal_the_same_sequences_apart():
     config, packed, apart = packed_and_apart()
     params = random_params(config)
     forward = jax.jit(
-        lambda params, batch, packed: bert.bind(config.model, params)(batch, packed=packed), static_argnums=2
+        lambda params, batch, packed: bert.bind(config.model, params).pretraining(batch, packed=packed),
+        static_argnums=2,
     )
     mlm, nsp = forward(params, packed, True)
     mlm_apart, nsp_apart = forward(params, apart, False)

@@ -19,7 +19,7 @@ def test_sums_are_of_the_weighted_positions():
     batch, params = make_batch(config), random_params(config)
     batch["masked_lm_weights"][0] *= 0.5
     batch["next_sentence_weights"][1] = 0
-    mlm, nsp = jax.jit(lambda params: bert.bind(config.model, params)(batch))(params)
+    mlm, nsp = jax.jit(lambda params: bert.bind(config.model, params).pretraining(batch))(params)
     sums = jax.jit(lambda params: pretrain.batch_sums(config, params, batch, None))(params)
     expected = {}
     for name, logits, labels, weights in (

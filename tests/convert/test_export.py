@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from store_fixture import make_batch
 from trained_fixture import make_trained
 
-from bertjax.convert import huggingface
+from bertjax.convert import export, names
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import InputError
 from bertjax.models import bert
@@ -112,7 +112,7 @@ def plain_bert(config, tensors, ids, types, mask):
 
 
 def test_names_and_shapes_are_hugging_faces(model):
-    tensors = huggingface.to_huggingface(model.config, model.params)
+    tensors = names.to_huggingface(model.config, model.params)
     assert {name: x.shape for name, x in tensors.items()} == SHAPES
     assert {x.dtype for x in tensors.values()} == {np.dtype(np.float32)}
 
@@ -120,13 +120,13 @@ def test_names_and_shapes_are_hugging_faces(model):
 @pytest.mark.parametrize("act", ["gelu", "gelu_new", "relu"])
 def test_a_plain_bert_on_the_exported_tensors_gives_the_same_logits(tmp_path, act):
     config, params = make_trained(str(tmp_path / "run"), **{"model.hidden_act": act})
-    huggingface.export(load_trained(str(tmp_path / "run")), str(tmp_path / "out"))
+    export.export(load_trained(str(tmp_path / "run")), str(tmp_path / "out"))
     tensors = load_file(tmp_path / "out/model.safetensors")
     written = json.loads((tmp_path / "out/config.json").read_text())
     batch = make_batch(config, rows=4)
-    masked_lm, next_sentence = jax.jit(lambda params, batch: bert.bind(config.model, params)(batch))(
-        params, batch
-    )
+    masked_lm, next_sentence = jax.jit(
+        lambda params, batch: bert.bind(config.model, params).pretraining(batch)
+    )(params, batch)
     for r in range(4):
         want_mlm, want_nsp = plain_bert(
             written, tensors, batch["input_ids"][r], batch["token_type_ids"][r], batch["segment_ids"][r] > 0
@@ -137,24 +137,27 @@ def test_a_plain_bert_on_the_exported_tensors_gives_the_same_logits(tmp_path, ac
 
 
 def test_every_parameter_is_used_once_or_the_error_lists_it(model):
-    pairs = [(row.ours, row.theirs) for row in huggingface.TABLE]
+    pairs = [(row.ours, row.theirs) for row in names.TABLE]
     assert len({theirs for _, theirs in pairs}) == len(pairs)
     params = dict(model.params, extra=np.zeros(2))
     del params["pooler_bias"], params["nsp_kernel"]
     with pytest.raises(InputError) as error:
-        huggingface.to_huggingface(model.config, params)
+        names.to_huggingface(model.config, params)
     for fault in ("extra is not known", "pooler_bias is missing", "nsp_kernel is missing"):
         assert fault in str(error.value)
     config = model.config.copy_and_resolve_references()
     config.num_hidden_layers = 2
-    with pytest.raises(InputError, match="has 3 layers, not 2"):
-        huggingface.to_huggingface(config, model.params)
+    with pytest.raises(
+        InputError,
+        match=r"attention/output_bias has shape \[3, 32\], the config's is \[2, 32\]; .*; and 4 more",
+    ):
+        names.to_huggingface(config, model.params)
 
 
 def test_the_folder_is_complete(model, tmp_path):
     out = tmp_path / "my-bert"
-    huggingface.export(model, str(out))
-    assert sorted(os.listdir(out)) == sorted(huggingface.FILES)
+    export.export(model, str(out))
+    assert sorted(os.listdir(out)) == sorted(export.FILES)
     config = json.loads((out / "config.json").read_text())
     assert config["architectures"] == ["BertForPreTraining"]
     assert (config["hidden_act"], config["vocab_size"], config["num_hidden_layers"]) == ("gelu_new", 96, 3)
@@ -177,33 +180,33 @@ def test_the_folder_is_complete(model, tmp_path):
 def test_an_export_is_replaced_and_nothing_else_is(model, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
-    huggingface.export(model, str(out))  # empty: fine
-    huggingface.export(dataclasses.replace(model, step=8), str(out))
+    export.export(model, str(out))  # empty: fine
+    export.export(dataclasses.replace(model, step=8), str(out))
     assert "step 8" in (out / "README.md").read_text()
     assert os.listdir(tmp_path) == ["out"]
 
     (out / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match=r"other files \(notes.txt\)"):
-        huggingface.export(model, str(out))
+        export.export(model, str(out))
     other = tmp_path / "other"
     other.mkdir()
     save_file({"x": np.zeros(1)}, other / "model.safetensors")
     with pytest.raises(InputError, match="not exported by bertjax"):
-        huggingface.export(model, str(other))
+        export.export(model, str(other))
     with pytest.raises(InputError, match="is a file"):
-        huggingface.export(model, str(out / "notes.txt"))
+        export.export(model, str(out / "notes.txt"))
 
 
 def test_a_full_disk_leaves_the_earlier_export(model, tmp_path, monkeypatch):
     out = tmp_path / "out"
-    huggingface.export(model, str(out))
+    export.export(model, str(out))
 
     def no_room(self, folder):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Tokenizer, "save", no_room)
     with pytest.raises(InputError, match="No space left"):
-        huggingface.export(dataclasses.replace(model, step=8), str(out))
+        export.export(dataclasses.replace(model, step=8), str(out))
     assert "step 7" in (out / "README.md").read_text()
     assert os.listdir(tmp_path) == ["out"]
 
@@ -211,7 +214,7 @@ def test_a_full_disk_leaves_the_earlier_export(model, tmp_path, monkeypatch):
 def test_sentencepiece_is_refused(model, tmp_path):
     tokenizer = dataclasses.replace(model.tokenizer, kind="unigram")
     with pytest.raises(InputError, match=r"SentencePiece \(unigram\)"):
-        huggingface.export(dataclasses.replace(model, tokenizer=tokenizer), str(tmp_path / "out"))
+        export.export(dataclasses.replace(model, tokenizer=tokenizer), str(tmp_path / "out"))
 
 
 def run(*flags):
@@ -223,7 +226,7 @@ def run(*flags):
 def test_the_command(workdir, tmp_path):
     done = run(f"--from={workdir}", f"--to={tmp_path / 'out'}")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == f"step 7 of {workdir} is in {tmp_path / 'out'}\n"
+    assert done.stdout == f"step 7 of {workdir} (pretraining) is in {tmp_path / 'out'}\n"
     assert (tmp_path / "out/model.safetensors").exists()
 
 
@@ -231,7 +234,9 @@ def test_the_command(workdir, tmp_path):
     ("flags", "message"),
     [
         (["--from={workdir}"], "required: --to"),
-        (["--from={out}", "--to={out}/x"], "no checkpoint"),
+        (["--from={out}", "--to={out}/x"], "no model; expected a workdir"),
+        (["--from={workdir}", "--to={out}/x", "--format=bertjax"], "is a workdir already"),
+        (["--from={workdir}", "--to={out}/x", "--head=encoder"], "leave out the head"),
         (["--from={workdir}", "--to={out}", "--step=3"], "no checkpoint of step 3"),
     ],
 )
@@ -243,6 +248,8 @@ def test_bad_flags_are_one_line(workdir, tmp_path, flags, message):
 
 
 def test_a_vocabulary_of_another_size_is_refused(tmp_path):
-    make_trained(str(tmp_path), tokens=80)
-    with pytest.raises(InputError, match="80 tokens, but the model was trained with 96"):
+    make_trained(str(tmp_path))
+    lines = (tmp_path / "vocab.txt").read_text().splitlines(keepends=True)
+    (tmp_path / "vocab.txt").write_text("".join(lines[:80]))
+    with pytest.raises(InputError, match="has 80 tokens, not 96 as the one that the model was trained with"):
         load_trained(str(tmp_path))

@@ -8,9 +8,10 @@ import pytest
 from store_fixture import make_batch
 from trained_fixture import make_trained
 
-from bertjax.convert import huggingface
+from bertjax.convert.export import export
+from bertjax.convert.huggingface import CONFIG_FIELDS
+from bertjax.inference import Predictor
 from bertjax.models import bert
-from bertjax.predict import fill_mask
 from bertjax.trained import load_trained
 
 torch = pytest.importorskip("torch", reason="torch is not installed; make parity installs it")
@@ -26,7 +27,7 @@ def exported(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("parity")
     config, _ = make_trained(str(folder / "run"), **{"model.hidden_act": request.param})
     model = load_trained(str(folder / "run"))
-    huggingface.export(model, str(folder / "out"))
+    export(model, str(folder / "out"))
     return config, model, str(folder / "out")
 
 
@@ -36,7 +37,7 @@ def test_logits(exported):
     assert type(theirs).__name__ == "BertForPreTraining"
     assert {name: list(found) for name, found in report.items() if found} == {}
     batch = make_batch(config, rows=6)
-    ours_mlm, ours_nsp = jax.jit(lambda params, batch: bert.bind(config.model, params)(batch))(
+    ours_mlm, ours_nsp = jax.jit(lambda params, batch: bert.bind(config.model, params).pretraining(batch))(
         model.params, batch
     )
     with torch.no_grad():
@@ -57,8 +58,8 @@ def test_the_config_is_read_whole(exported):
     with open(f"{folder}/config.json") as file:
         written = json.load(file)
     read = transformers.AutoConfig.from_pretrained(folder)
-    assert {name: getattr(read, name) for name in huggingface._CONFIG_FIELDS} == {
-        name: written[name] for name in huggingface._CONFIG_FIELDS
+    assert {name: getattr(read, name) for name in CONFIG_FIELDS} == {
+        name: written[name] for name in CONFIG_FIELDS
     }
 
 
@@ -86,7 +87,16 @@ def test_token_ids(exported):
 def test_fill_mask(exported):
     _, model, folder = exported
     text = "The w8s [MASK] w9w7"
-    [[ours]] = fill_mask(model.config, model.params, model.tokenizer, [text], top_k=5)
+    [[ours]] = Predictor(model.config, model.params, model.tokenizer).fill_mask([text], top_k=5)
     theirs = transformers.pipeline("fill-mask", model=folder)(text)
     assert [model.tokenizer.tokens[guess["token"]] for guess in theirs] == [token for token, _ in ours]
     np.testing.assert_allclose([guess["score"] for guess in theirs], [share for _, share in ours], atol=1e-5)
+
+
+def test_feature_extraction(exported):
+    _, model, folder = exported
+    texts = ["The w8s w9w7", "w12 w13 w14 w15"]
+    ours = Predictor(model.config, model.params, model.tokenizer).embed(texts, "tokens")
+    theirs = transformers.pipeline("feature-extraction", model=folder)(texts)
+    for text, x, [wanted] in zip(texts, ours, theirs, strict=True):
+        np.testing.assert_allclose(x, wanted, atol=2e-5, err_msg=text)

@@ -1,0 +1,110 @@
+"""Writes a model as a Hugging Face folder, which `from_pretrained` reads."""
+
+import json
+import os
+import shutil
+from typing import Any
+
+import safetensors
+from safetensors.numpy import save
+
+from bertjax.convert import names
+from bertjax.convert.huggingface import CONFIG_FIELDS, WEIGHTS
+from bertjax.convert.model_card import model_card
+from bertjax.data.tokenizer import SPECIAL_TOKENS
+from bertjax.errors import InputError
+from bertjax.trained import Trained
+
+FILES = (WEIGHTS, "config.json", "vocab.txt", "tokenizer.json", "tokenizer_config.json", "README.md")
+_MARK = "bertjax_step"  # in the header of WEIGHTS: that the folder is ours, and may be replaced
+
+
+def export(model: Trained, folder: str) -> None:
+    """Writes the folder: all of it or nothing. A folder that `export` wrote before is replaced.
+
+    Raises:
+      InputError: the folder holds anything else; the tokenizer is a SentencePiece model; see
+        bertjax.convert.names.to_huggingface.
+    """
+    if model.tokenizer.kind != "wordpiece":
+        raise InputError(
+            f"{folder}: the model's tokenizer is SentencePiece ({model.tokenizer.kind}), which Hugging "
+            "Face's BERT cannot read; only models with a WordPiece vocabulary are exported"
+        )
+    tensors = names.to_huggingface(model.config, model.params)
+    folder = os.path.abspath(folder)
+    _check_replaceable(folder)
+    name = os.path.basename(folder)
+    part = os.path.join(os.path.dirname(folder), f".{name}.part-{os.getpid()}")
+    size = sum(x.size for x in tensors.values())
+    contents = {
+        WEIGHTS: save(tensors, metadata={"format": "pt", _MARK: str(model.step)}),
+        "config.json": _json(bert_config(model)),
+        "tokenizer_config.json": _json(_tokenizer_config(model)),
+        "README.md": model_card(model, name, size).encode(),
+    }
+    try:
+        os.makedirs(part)
+        for file_name, content in contents.items():
+            with open(os.path.join(part, file_name), "wb") as file:
+                file.write(content)
+        model.tokenizer.save(part)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(part, folder)
+    except OSError as error:
+        shutil.rmtree(part, ignore_errors=True)
+        raise InputError(f"{folder}: {error.strerror}; make room or name another folder") from error
+
+
+def _check_replaceable(folder: str) -> None:
+    if not os.path.exists(folder):
+        return
+    if not os.path.isdir(folder):
+        raise InputError(f"{folder}: is a file; name a new folder")
+    others = sorted(set(os.listdir(folder)) - set(FILES))
+    if others:
+        raise InputError(f"{folder}: holds other files ({others[0]}), which stay; name a new folder")
+    if os.listdir(folder) and not _is_ours(os.path.join(folder, WEIGHTS)):
+        raise InputError(f"{folder}: holds a model that was not exported by bertjax; name a new folder")
+
+
+def _is_ours(weights: str) -> bool:
+    try:
+        with safetensors.safe_open(weights, framework="numpy") as file:
+            return _MARK in (file.metadata() or {})
+    except (OSError, safetensors.SafetensorError):
+        return False
+
+
+def bert_config(model: Trained) -> dict[str, Any]:
+    """config.json: the fields of Hugging Face's BertConfig."""
+    labels = {}
+    if model.labels:
+        labels = {
+            "id2label": {str(i): label for i, label in enumerate(model.labels)},
+            "label2id": {label: i for i, label in enumerate(model.labels)},
+        }
+    return {
+        "architectures": [names.ARCHITECTURES[model.head]],
+        "model_type": "bert",
+        **{name: model.config[name] for name in CONFIG_FIELDS},
+        **labels,
+        "pad_token_id": model.tokenizer.pad_id,
+        "dtype": "float32",
+    }
+
+
+def _tokenizer_config(model: Trained) -> dict[str, Any]:
+    return {
+        # The class that takes tokenizer.json as it is; BertTokenizer's own rules differ from the 2018
+        # release's on control and private-use characters and on words of over 100 characters.
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "do_lower_case": model.tokenizer.lower_case,
+        "model_max_length": model.config.max_position_embeddings,
+        "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
+        **{f"{token.strip('[]').lower()}_token": token for token in SPECIAL_TOKENS},
+    }
+
+
+def _json(value: dict[str, Any]) -> bytes:
+    return (json.dumps(value, indent=2) + "\n").encode()

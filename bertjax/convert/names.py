@@ -1,0 +1,286 @@
+"""The name table between bertjax's parameters and Hugging Face's tensors, read in both directions.
+
+Shapes: D hidden, K the 3 of queries, keys and values, N heads, H head size, F feed-forward, V vocabulary,
+P vocabulary with its padding, C labels.
+"""
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from bertjax.convert.weights import Tensor
+from bertjax.errors import InputError
+from bertjax.models import bert
+from bertjax.sharding import path_name
+
+_LAYERS = "encoder/layers/"  # parameters stacked over the layers
+_SHOWN = 8  # faults that a message lists; it says how many more there are
+
+# Hugging Face's classes.
+ARCHITECTURES = {
+    "encoder": "BertModel",
+    "pretraining": "BertForPreTraining",
+    "masked_lm": "BertForMaskedLM",
+    "next_sentence": "BertForNextSentencePrediction",
+    "sequence_classification": "BertForSequenceClassification",
+    "token_classification": "BertForTokenClassification",
+    "question_answering": "BertForQuestionAnswering",
+    "multiple_choice": "BertForMultipleChoice",
+}
+
+# Tensors that repeat others or are no parameters. The decoder is tied to the word embeddings and has the bias
+# of the predictions, there as here; older files hold both again.
+TIED = {
+    "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
+    "cls.predictions.decoder.bias": "cls.predictions.bias",
+}
+_BUFFERS = ("bert.embeddings.position_ids", "bert.embeddings.token_type_ids")
+
+
+class Layout(NamedTuple):
+    """How the array of one layer, or of no layer, lies there."""
+
+    part: Callable[[Any, ConfigDict], Any]  # what of our array the tensor holds
+    inputs: int = 0  # first axes of the part that are a kernel's input: theirs is torch.nn.Linear's [out, in]
+    flat: bool = False  # theirs has one axis
+
+
+LAYOUTS = {
+    "same": Layout(lambda x, _: x),
+    "linear": Layout(lambda x, _: x, inputs=1),  # [D, F] and [F, D]
+    "linear from heads": Layout(lambda x, _: x, inputs=2),  # [N, H, D] and [D, D]
+    "query kernel": Layout(lambda x, _: x[:, 0], inputs=1),  # [D, K, N, H] and [D, D]
+    "key kernel": Layout(lambda x, _: x[:, 1], inputs=1),
+    "value kernel": Layout(lambda x, _: x[:, 2], inputs=1),
+    "query bias": Layout(lambda x, _: x[0], flat=True),  # [K, N, H] and [D]
+    "key bias": Layout(lambda x, _: x[1], flat=True),
+    "value bias": Layout(lambda x, _: x[2], flat=True),
+    "vocabulary": Layout(lambda x, config: x[: config.vocab_size]),  # [P, ...] and [V, ...]
+}
+
+
+class Row(NamedTuple):
+    """One parameter in both worlds.
+
+    An array stacked over layers here is one tensor per {layer} there; queries, keys and values, which are one
+    array here, have a row each.
+    """
+
+    ours: str
+    theirs: str
+    layout: str = "same"
+
+
+TABLE = (
+    Row("encoder/embeddings/word", "bert.embeddings.word_embeddings.weight", "vocabulary"),
+    Row("encoder/embeddings/position", "bert.embeddings.position_embeddings.weight"),
+    Row("encoder/embeddings/token_type", "bert.embeddings.token_type_embeddings.weight"),
+    Row("encoder/embeddings/norm/scale", "bert.embeddings.LayerNorm.weight"),
+    Row("encoder/embeddings/norm/bias", "bert.embeddings.LayerNorm.bias"),
+    *(
+        Row(_LAYERS + ours, f"bert.encoder.layer.{{layer}}.{theirs}", layout)
+        for ours, theirs, layout in (
+            ("attention/qkv_kernel", "attention.self.query.weight", "query kernel"),
+            ("attention/qkv_bias", "attention.self.query.bias", "query bias"),
+            ("attention/qkv_kernel", "attention.self.key.weight", "key kernel"),
+            ("attention/qkv_bias", "attention.self.key.bias", "key bias"),
+            ("attention/qkv_kernel", "attention.self.value.weight", "value kernel"),
+            ("attention/qkv_bias", "attention.self.value.bias", "value bias"),
+            ("attention/output_kernel", "attention.output.dense.weight", "linear from heads"),
+            ("attention/output_bias", "attention.output.dense.bias", "same"),
+            ("attention_norm/scale", "attention.output.LayerNorm.weight", "same"),
+            ("attention_norm/bias", "attention.output.LayerNorm.bias", "same"),
+            ("intermediate_kernel", "intermediate.dense.weight", "linear"),
+            ("intermediate_bias", "intermediate.dense.bias", "same"),
+            ("output_kernel", "output.dense.weight", "linear"),
+            ("output_bias", "output.dense.bias", "same"),
+            ("output_norm/scale", "output.LayerNorm.weight", "same"),
+            ("output_norm/bias", "output.LayerNorm.bias", "same"),
+        )
+    ),
+    Row("pooler_kernel", "bert.pooler.dense.weight", "linear"),
+    Row("pooler_bias", "bert.pooler.dense.bias"),
+    Row("mlm_kernel", "cls.predictions.transform.dense.weight", "linear"),
+    Row("mlm_bias", "cls.predictions.transform.dense.bias"),
+    Row("mlm_norm/scale", "cls.predictions.transform.LayerNorm.weight"),
+    Row("mlm_norm/bias", "cls.predictions.transform.LayerNorm.bias"),
+    Row("mlm_output_bias", "cls.predictions.bias", "vocabulary"),
+    Row("nsp_kernel", "cls.seq_relationship.weight", "linear"),
+    Row("nsp_bias", "cls.seq_relationship.bias"),
+    Row("classifier_kernel", "classifier.weight", "linear"),
+    Row("classifier_bias", "classifier.bias"),
+    Row("span_kernel", "qa_outputs.weight", "linear"),
+    Row("span_bias", "qa_outputs.bias"),
+)
+
+
+def part_of(row: Row) -> str:
+    """ "encoder", or which of bertjax.models.bert.PARTS the row belongs to."""
+    return next((part for part in bert.PARTS if row.ours.startswith(part)), "encoder")
+
+
+def rows_of(parts: tuple[str, ...]) -> list[Row]:
+    """The rows of the encoder and of these parts."""
+    return [row for row in TABLE if part_of(row) in ("encoder", *parts)]
+
+
+def to_huggingface(config: ConfigDict, params: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Hugging Face's tensors, by name.
+
+    Args:
+      config: config.model.
+      params: of bertjax.models.bert.Bert.
+
+    Raises:
+      InputError: parameters that TABLE does not name, or named ones that are missing or misshapen (all are
+        listed).
+    """
+    arrays, parts = _flat(params), bert.parts_of(params)
+    labels = arrays["classifier_bias"].shape[0] if "classifier" in parts else 0
+    expected = {name: x.shape for name, x in _flat(abstract_params(config, parts, labels)).items()}
+    faults = [f"{name} is missing" for name in sorted(expected.keys() - arrays.keys())]
+    faults += [f"{name} is not known" for name in sorted(arrays.keys() - expected.keys())]
+    faults += [
+        f"{name} has shape {list(x.shape)}, the config's is {list(expected[name])}"
+        for name, x in arrays.items()
+        if name in expected and x.shape != expected[name]
+    ]
+    if faults:
+        raise InputError(f"not the parameters of a BERT of this config: {_list(faults)}")
+    tensors = {}
+    for row in rows_of(parts):
+        layout = LAYOUTS[row.layout]
+        for name, array in _layers(row, arrays[row.ours], config):
+            x = layout.part(array, config)
+            if layout.inputs:
+                x = x.reshape(math.prod(x.shape[: layout.inputs]), -1).T
+            tensors[name] = np.ascontiguousarray(x.reshape(-1) if layout.flat else x)
+    if parts in (("pooler",), ()):  # Hugging Face's bare BertModel
+        tensors = {name.removeprefix("bert."): x for name, x in tensors.items()}
+    return tensors
+
+
+def from_huggingface(
+    config: ConfigDict, tensors: Mapping[str, Tensor], parts: tuple[str, ...], where: str
+) -> dict[str, Any]:
+    """Parameters of bertjax.models.bert.Bert with `parts`, as a nested dict of float32 NumPy arrays.
+
+    Args:
+      config: config.model.
+      tensors: by the names that `canonical` gives.
+      parts: of bertjax.models.bert.PARTS. What `tensors` hold of other parts is left out.
+      where: names the file in messages.
+
+    Raises:
+      InputError: a tensor is missing, unexpected, misshapen or not finite, or a tied one differs from its
+        original. All missing, unexpected and misshapen ones are listed.
+    """
+    labels = tensors["classifier.bias"].shape[:1] if "classifier.bias" in tensors else ()
+    expected = abstract_params(config, parts, labels[0] if labels else 1)
+    arrays = {name: np.zeros(x.shape, np.float32) for name, x in _flat(expected).items()}
+    places = {
+        name: (LAYOUTS[row.layout], LAYOUTS[row.layout].part(array, config))
+        for row in rows_of(parts)
+        for name, array in _layers(row, arrays[row.ours], config)
+    }
+    known = {name for row in TABLE for name, _ in _layers(row, range(config.num_hidden_layers), config)}
+    faults = [f"{name} is missing" for name in places if name not in tensors]
+    for name, tensor in tensors.items():
+        if name in places:
+            shape = _their_shape(*places[name])
+            if tensor.shape != shape:
+                faults.append(f"{name} has shape {list(tensor.shape)}, the config's is {list(shape)}")
+        elif name not in known and name not in TIED:
+            faults.append(f"{name} is not known")
+    if faults:
+        raise InputError(f"{where}: does not fit its config: {_list(faults)}")
+    for name, (layout, place) in places.items():
+        x = tensors[name].read()
+        if not np.isfinite(x).all():
+            raise InputError(f"{where}: {name} holds NaN or infinity; take a whole copy of the model")
+        place[...] = (x.T if layout.inputs else x).reshape(place.shape)
+    for name, original in TIED.items():
+        if name in tensors and original in places:
+            _check_tied(tensors, name, original, where)
+    return _nested(arrays)
+
+
+def canonical(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors by the names of TABLE and TIED, without buffers.
+
+    A bare encoder's names lack "bert."; files of 2018 and 2019 call LayerNorm's parameters gamma and beta.
+    """
+    bare = not any(name.startswith("bert.") for name in tensors)
+    result = {}
+    for name, tensor in tensors.items():
+        name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name)
+        name = re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name)
+        if bare and name.startswith(("embeddings.", "encoder.", "pooler.")):
+            name = f"bert.{name}"
+        if name not in _BUFFERS:
+            result[name] = tensor
+    return result
+
+
+def parts_in(tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """Which of bertjax.models.bert.PARTS have a tensor here, by the names that `canonical` gives."""
+    found = {part_of(row) for row in TABLE if row.theirs in tensors}
+    return tuple(part for part in bert.PARTS if part in found)
+
+
+def layers_in(tensors: Mapping[str, Tensor]) -> int:
+    """The number of layers that have a tensor here, by the names that `canonical` gives."""
+    numbers = (re.match(r"bert\.encoder\.layer\.(\d+)\.", name) for name in tensors)
+    return len({match[1] for match in numbers if match})
+
+
+def abstract_params(config: ConfigDict, parts: tuple[str, ...], num_labels: int) -> Any:
+    """The parameters as jax.ShapeDtypeStruct."""
+    return jax.eval_shape(lambda: bert.init_params(config, jax.random.key(0), parts, num_labels))
+
+
+def _flat(tree: Any) -> dict[str, Any]:
+    return {path_name(path): x for path, x in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _nested(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for name, array in arrays.items():
+        *folders, last = name.split("/")
+        node = tree
+        for folder in folders:
+            node = node.setdefault(folder, {})
+        node[last] = array
+    return tree
+
+
+def _layers(row: Row, array: Any, config: ConfigDict) -> list[tuple[str, Any]]:
+    """(their name, our array) for each layer, or for the one array that has no layers."""
+    if not row.ours.startswith(_LAYERS):
+        return [(row.theirs, array)]
+    return [(row.theirs.format(layer=i), array[i]) for i in range(config.num_hidden_layers)]
+
+
+def _their_shape(layout: Layout, place: np.ndarray) -> tuple[int, ...]:
+    if layout.inputs:
+        return math.prod(place.shape[layout.inputs :]), math.prod(place.shape[: layout.inputs])
+    return (place.size,) if layout.flat else place.shape
+
+
+def _check_tied(tensors: Mapping[str, Tensor], name: str, original: str, where: str) -> None:
+    if tensors[name].shape != tensors[original].shape or not np.array_equal(
+        tensors[name].read(), tensors[original].read()
+    ):
+        raise InputError(
+            f"{where}: {name} differs from {original}; BERT ties them, so this model cannot be taken over"
+        )
+
+
+def _list(faults: list[str]) -> str:
+    more = f"; and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
+    return "; ".join(faults[:_SHOWN]) + more

@@ -1,0 +1,294 @@
+"""Questions to a trained model, over any number of texts: batched by length, answered in the texts' order.
+
+Everything is computed in float32, whatever config.dtype.
+
+Shapes: B rows, S sequence, M masked positions, D hidden, V vocabulary, L layers.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from bertjax.data.tokenizer import Tokenizer
+from bertjax.errors import InputError
+from bertjax.models import bert
+
+MASK = "[MASK]"
+POOLINGS = ("mean", "cls", "pooled", "tokens")
+_ROWS = 16  # texts computed together
+_LENGTHS = 32  # rows are filled up to a multiple of so many tokens, so that few shapes are compiled
+_WINDOW = 64 * _ROWS  # texts sorted by length among themselves
+
+Text = str | tuple[str, str]  # a text, or two that belong together
+Guesses = list[tuple[str, float]]  # (token, probability), the likeliest first
+
+
+class Row(NamedTuple):
+    """[CLS] A [SEP], or [CLS] A [SEP] B [SEP]."""
+
+    ids: list[int]
+    types: list[int]  # 0 up to the first [SEP], 1 after it
+
+
+def encode(tokenizer: Tokenizer, texts: Sequence[Text], most: int, truncate: bool = False) -> list[Row]:
+    """The rows of some texts; "[MASK]" written in one is plain text.
+
+    Args:
+      most: tokens that the model takes.
+      truncate: whether a longer row is shortened, token by token at the end of the longer text, as the 2018
+        release's run_classifier.py does.
+
+    Raises:
+      InputError: a row is longer and `truncate` is not set, or a text comes from bytes that are not UTF-8.
+    """
+    pairs = [(text, "") if isinstance(text, str) else text for text in texts]
+    both = [text for pair in pairs for text in pair]
+    for part in both:
+        check_utf8(part)
+    ids = tokenizer.encode_batch(both)
+    rows = []
+    for pair, text, a, b in zip(pairs, texts, ids[::2], ids[1::2], strict=True):
+        second = not isinstance(text, str)
+        room = most - (3 if second else 2)
+        if len(a) + len(b) > room and not truncate:
+            tokens = len(a) + len(b) + most - room
+            raise InputError(f"{show(pair[0])}: has {tokens} tokens, the model takes {most}; "
+                             "shorten it, or cut it with --truncate")  # fmt: skip
+        len_a, len_b = len(a), len(b)
+        while len_a + len_b > room:
+            if len_a > len_b:
+                len_a -= 1
+            else:
+                len_b -= 1
+        first = [tokenizer.cls_id, *a[:len_a], tokenizer.sep_id]
+        rest = [*b[:len_b], tokenizer.sep_id] if second else []
+        rows.append(Row(first + rest, [0] * len(first) + [1] * len(rest)))
+    return rows
+
+
+def encode_masked(tokenizer: Tokenizer, texts: Sequence[str], most: int) -> list[Row]:
+    """The rows of texts in which "[MASK]" stands for the mask token.
+
+    Raises:
+      InputError: a text has none, has too many tokens, or comes from bytes that are not UTF-8.
+    """
+    rows = []
+    for text in texts:
+        check_utf8(text)
+        # The tokenizer takes "[MASK]" for plain text, so what lies between is encoded.
+        parts = tokenizer.encode_batch(text.split(MASK))
+        if len(parts) == 1:
+            raise InputError(f"{show(text)}: has no {MASK}; put one where a word is to be guessed")
+        ids = [tokenizer.cls_id, *parts[0]]
+        for part in parts[1:]:
+            ids += [tokenizer.mask_id, *part]
+        ids.append(tokenizer.sep_id)
+        if len(ids) > most:
+            raise InputError(f"{show(text)}: has {len(ids)} tokens, the model takes {most}; shorten it")
+        rows.append(Row(ids, [0] * len(ids)))
+    return rows
+
+
+def check_utf8(text: str) -> None:
+    """Raises InputError for surrogates, Python's stand-in for wrong bytes of an argument."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{show(text)}: is not UTF-8; convert the text") from error
+
+
+def show(text: str) -> str:
+    """The text for a message."""
+    return repr(text if len(text) <= 60 else f"{text[:57]}...")
+
+
+def make_batch(rows: Sequence[Row], pad_id: int, length: int) -> dict[str, np.ndarray]:
+    """The encoder's batch: int32 [B, S] arrays of `length` tokens a row, filled up with padding."""
+    ids_BS = np.full((len(rows), length), pad_id, np.int32)
+    types_BS, segments_BS = np.zeros_like(ids_BS), np.zeros_like(ids_BS)
+    for i, row in enumerate(rows):
+        ids_BS[i, : len(row.ids)] = row.ids
+        types_BS[i, : len(row.ids)] = row.types
+        segments_BS[i, : len(row.ids)] = 1
+    positions_BS = np.broadcast_to(np.arange(length, dtype=np.int32), ids_BS.shape)
+    return {
+        "input_ids": ids_BS,
+        "token_type_ids": types_BS,
+        "position_ids": positions_BS,
+        "segment_ids": segments_BS,
+    }
+
+
+def _in_batches(
+    rows: Sequence[Row],
+    tokenizer: Tokenizer,
+    most: int,
+    compute: Callable[[dict[str, np.ndarray]], np.ndarray],
+    take: Callable[[np.ndarray, Row], Any],
+) -> list[Any]:
+    """take(result [...] of a row, row) for every row, in order; `compute` gives a batch's results [B, ...].
+
+    Rows of like length go together, and every batch of one length has one shape.
+    """
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))
+    empty = Row([tokenizer.cls_id, tokenizer.sep_id], [0, 0])
+    answers: list[Any] = [None] * len(rows)
+    for first in range(0, len(rows), _ROWS):
+        some = order[first : first + _ROWS]
+        length = min(-(-len(rows[some[-1]].ids) // _LENGTHS) * _LENGTHS, most)
+        batch = make_batch([rows[i] for i in some] + [empty] * (_ROWS - len(some)), tokenizer.pad_id, length)
+        for i, result in zip(some, compute(batch), strict=False):
+            answers[i] = take(result, rows[i])
+    return answers
+
+
+def windows(texts: Iterator[Any] | Sequence[Any]) -> Iterator[list[Any]]:
+    """The texts in lists that are worth one call of the functions below, so that no more are in memory."""
+    window = []
+    for text in texts:
+        window.append(text)
+        if len(window) == _WINDOW:
+            yield window
+            window = []
+    if window:
+        yield window
+
+
+class Predictor:
+    """A model's parameters on the device, with its compiled functions.
+
+    Args:
+      config: config.model.
+      params: of bertjax.models.bert.Bert.
+      tokenizer: the model's.
+    """
+
+    def __init__(self, config: ConfigDict, params: Any, tokenizer: Tokenizer):
+        self.config = ConfigDict({**config.to_dict(), "dtype": "float32", "remat": "none"})
+        self.params = jax.device_put(params)
+        self.tokenizer = tokenizer
+        self.parts = bert.parts_of(params)
+        self._compiled: dict[Any, Any] = {}
+
+    @property
+    def most(self) -> int:
+        """Tokens that the model takes."""
+        return int(self.config.max_position_embeddings)
+
+    def fill_mask(self, texts: Sequence[str], top_k: int) -> list[list[Guesses]]:
+        """The likeliest tokens at each [MASK] of each text.
+
+        Args:
+          texts: each with one [MASK] or several, which are guessed independently.
+          top_k: guesses for each; no more than the vocabulary has.
+
+        Returns:
+          For each text and each of its masks, in order, `top_k` tokens with their probabilities.
+
+        Raises:
+          InputError: see encode_masked; the model has no masked-LM head.
+        """
+        self._need("mlm", "guess words")
+        rows = encode_masked(self.tokenizer, texts, self.most)
+        mask = self.tokenizer.mask_id
+        widest = max((row.ids.count(mask) for row in rows), default=0)
+
+        def probabilities(model: bert.Bert, batch: Any, positions_BM: Any) -> jax.Array:
+            x_BSD = model.encoder(batch)
+            return jax.nn.softmax(model.masked_lm(bert.take_positions(x_BSD, positions_BM)))
+
+        def compute(batch: dict[str, np.ndarray]) -> np.ndarray:
+            positions_BM = np.zeros((len(batch["input_ids"]), widest), np.int32)
+            for i, ids in enumerate(batch["input_ids"]):
+                found = np.flatnonzero(ids == mask)
+                positions_BM[i, : len(found)] = found
+            return self._run("masked_lm", probabilities, batch, positions_BM)
+
+        def take(masks_MV: np.ndarray, row: Row) -> list[Guesses]:
+            return [self._best(masks_MV[i], top_k) for i in range(row.ids.count(mask))]
+
+        return _in_batches(rows, self.tokenizer, self.most, compute, take)
+
+    def next_sentence(self, pairs: Sequence[tuple[str, str]], truncate: bool = False) -> list[float]:
+        """The probability that the second text of each pair follows the first. Raises InputError."""
+        self._need("nsp", "tell whether a sentence is the next")
+        self._need("pooler", "tell whether a sentence is the next")
+
+        def probabilities(model: bert.Bert, batch: Any) -> jax.Array:
+            pooled_BD = model.pool(model.encoder(batch)[:, 0])
+            return jax.nn.softmax(model.next_sentence(pooled_BD))[:, 0]
+
+        return _in_batches(
+            encode(self.tokenizer, pairs, self.most, truncate),
+            self.tokenizer,
+            self.most,
+            lambda batch: self._run("next_sentence", probabilities, batch),
+            lambda share, _: float(share),
+        )
+
+    def embed(
+        self, texts: Sequence[Text], pooling: str = "mean", layer: int = -1, truncate: bool = False
+    ) -> list[np.ndarray]:
+        """Hidden states of each text, float32.
+
+        Args:
+          pooling: "mean" over the row's tokens, [CLS] and [SEP] among them: [D]; "cls", that of [CLS]: [D];
+            "pooled", the pooler's output: [D]; "tokens", all of them: [tokens, D].
+          layer: 0 the embeddings, 1 to L the layers; or from the end, -1 the last.
+
+        Raises:
+          InputError: no such layer or pooling, no pooler; see encode.
+        """
+        count = self.config.num_hidden_layers + 1
+        if not -count <= layer < count:
+            raise InputError(f"layer {layer}: the model has 0 (embeddings) to {count - 1}, or -{count} to -1")
+        if pooling not in POOLINGS:
+            raise InputError(f"pooling {pooling}: it is one of {', '.join(POOLINGS)}")
+        layer %= count
+        if pooling == "pooled":
+            self._need("pooler", "give pooled output")
+            if layer != count - 1:
+                raise InputError(f"layer {layer}: the pooler stands on the last layer; leave out the layer")
+
+        def states(model: bert.Bert, batch: Any) -> jax.Array:
+            if layer == count - 1:
+                x_BSD = model.encoder(batch)
+            else:
+                x_BSD = model.encoder(batch, every_layer=True)[layer]
+            if pooling == "tokens":
+                return x_BSD
+            if pooling == "mean":
+                weights_BS1 = (batch["segment_ids"] > 0)[:, :, None]
+                return (x_BSD * weights_BS1).sum(1) / weights_BS1.sum(1)
+            return x_BSD[:, 0] if pooling == "cls" else model.pool(x_BSD[:, 0])
+
+        return _in_batches(
+            encode(self.tokenizer, texts, self.most, truncate),
+            self.tokenizer,
+            self.most,
+            lambda batch: self._run(("embed", pooling, layer), states, batch),
+            lambda x, row: x[: len(row.ids)] if pooling == "tokens" else x,
+        )
+
+    def _run(self, name: Any, function: Any, *inputs: Any) -> np.ndarray:
+        """function(module, *inputs) as a NumPy array, compiled once for each shape."""
+        if name not in self._compiled:
+
+            def compute(params: Any, *inputs: Any) -> jax.Array:
+                with jax.default_matmul_precision("highest"):
+                    return function(bert.bind(self.config, params), *inputs)
+
+            self._compiled[name] = jax.jit(compute)
+        return np.asarray(self._compiled[name](self.params, *inputs))
+
+    def _need(self, part: str, what: str) -> None:
+        if part not in self.parts:
+            raise InputError(f"the model has no {part} part, so it cannot {what}; name one that has")
+
+    def _best(self, probabilities_V: np.ndarray, top_k: int) -> Guesses:
+        tokens = self.tokenizer.tokens
+        best = np.argsort(-probabilities_V[: len(tokens)], kind="stable")[:top_k]
+        return [(tokens[i], float(probabilities_V[i])) for i in best]

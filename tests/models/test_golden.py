@@ -1,0 +1,123 @@
+"""The model, its heads, gradients and optimizers against files made with PyTorch and NumPy by
+tests/golden/make_bert.py."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from bertjax import config as config_lib
+from bertjax import sharding
+from bertjax.convert import names
+from bertjax.convert.huggingface import read_config
+from bertjax.convert.weights import Tensor
+from bertjax.models import bert
+from bertjax.tasks import pretrain
+from bertjax.train import make_train_step
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+@pytest.fixture(scope="module", params=["bert_gelu_new", "bert_gelu_one_type"])
+def golden(request):
+    return dict(np.load(GOLDEN / f"{request.param}.npz"))
+
+
+def under(golden, prefix):
+    return {name.removeprefix(prefix): x for name, x in golden.items() if name.startswith(prefix)}
+
+
+def model_config(golden):
+    return read_config(json.loads(str(golden["config"])), "golden")
+
+
+def params_of(golden, config, head):
+    shared, own = (under(golden, f"{name}/tensors/") for name in ("pretraining", head))
+    tensors = {name: x for name, x in shared.items() if name.startswith("bert.")} | own
+    given = {name: Tensor(x.shape, str(x.dtype), lambda x=x: x) for name, x in tensors.items()}
+    return names.from_huggingface(config, given, bert.HEADS[head], head)
+
+
+def outputs(module, head, batch, choices):
+    """What the head's class gives: at every token that is not padding, or once a row."""
+    x_BSD = module.encoder(batch)
+    real = batch["segment_ids"] > 0
+    pooled = module.pool(x_BSD[:, 0]) if "pooler" in bert.HEADS[head] else None
+    if head == "encoder":
+        states = module.encoder(batch, every_layer=True)
+        return {"hidden_states": states[:, real], "pooled": pooled}
+    if head == "pretraining":
+        masked_lm = module.masked_lm(x_BSD)[real][:, : module.vocab_size]
+        return {"masked_lm": masked_lm, "next_sentence": module.next_sentence(pooled)}
+    logits = {
+        "masked_lm": lambda: module.masked_lm(x_BSD)[real][:, : module.vocab_size],
+        "next_sentence": lambda: module.next_sentence(pooled),
+        "sequence_classification": lambda: module.classify(pooled),
+        "token_classification": lambda: module.classify(x_BSD)[real],
+        "question_answering": lambda: module.spans(x_BSD)[real],
+        "multiple_choice": lambda: module.classify(pooled).reshape(-1, choices),
+    }
+    return {"logits": logits[head]()}
+
+
+@pytest.mark.parametrize("head", bert.HEADS)
+def test_outputs(golden, head):
+    config, batch = model_config(golden), under(golden, "batch/")
+    wanted = under(golden, f"{head}/outputs/")
+    choices = wanted["logits"].shape[-1] if head == "multiple_choice" else 0
+    params = params_of(golden, config, head)
+    found = outputs(bert.bind(config, params), head, batch, choices)
+    assert found.keys() == wanted.keys()
+    for name, x in found.items():
+        np.testing.assert_allclose(x, wanted[name], atol=2e-5, err_msg=name)
+
+
+def training_config(golden):
+    config = config_lib.default()
+    config.model = model_config(golden)
+    config.model.update(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    return config
+
+
+def test_loss_and_gradients(golden):
+    config, batch = training_config(golden), under(golden, "batch/")
+
+    def loss(params):
+        sums = pretrain.batch_sums(config, params, batch, None)
+        return pretrain.batch_loss(sums, pretrain.batch_weights(batch))
+
+    params = params_of(golden, config.model, "pretraining")
+    value, grads = jax.jit(jax.value_and_grad(loss))(params)
+    np.testing.assert_allclose(value, golden["loss"], atol=1e-5)
+    found = names.to_huggingface(config.model, jax.tree.map(np.asarray, grads))
+    wanted = under(golden, "gradients/")
+    assert found.keys() == wanted.keys()
+    whole = np.sqrt(sum(float((x**2).sum()) for x in wanted.values()))
+    for name, x in found.items():
+        # Softmax does not see the keys' biases, so their gradients are nothing but rounding.
+        scale = whole if name.endswith("key.bias") else np.linalg.norm(wanted[name])
+        assert np.linalg.norm(x - wanted[name]) <= 1e-4 * scale, name
+
+
+@pytest.mark.parametrize("kind", ["bert_adamw", "lamb"])
+def test_ten_steps(golden, kind):
+    config, batch = training_config(golden), under(golden, "batch/")
+    losses = golden[f"{kind}/losses"]
+    config.train.update(steps=len(losses), batch_size=2)
+    config.eval.batch_size = 2
+    config.phase2.steps = 0
+    config.optim.update(name=kind, learning_rate=1e-2, warmup_steps=3)
+    mesh = sharding.make_mesh(config, jax.devices()[:1])
+    step_fn, init, shardings = make_train_step(config, pretrain, mesh)
+    params = params_of(golden, config.model, "pretraining")
+    state = init() | {"params": jax.device_put(params, shardings["params"])}
+    for step, wanted in enumerate(losses):
+        rows = {name: np.roll(x, -step, axis=0)[:2] for name, x in batch.items()}
+        state, measured = step_fn(state, sharding.to_global(mesh, rows))
+        found = pretrain.metrics({name: float(x) for name, x in measured.items()})["loss"]
+        np.testing.assert_allclose(found, wanted, atol=1e-4, err_msg=f"step {step}")
+    found = names.to_huggingface(config.model, jax.device_get(state["params"]))
+    for name, x in under(golden, f"{kind}/tensors/").items():
+        np.testing.assert_allclose(found[name], x, atol=1e-4, err_msg=name)
