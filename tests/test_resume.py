@@ -1,5 +1,6 @@
 """Runs that are stopped, killed, moved to another mesh and repeated end like a run that nothing disturbs."""
 
+import dataclasses
 import os
 import random
 import shutil
@@ -13,7 +14,9 @@ import numpy as np
 import pytest
 from store_fixture import make_store, start
 
+import bertjax
 from bertjax.checkpoint import load_params
+from bertjax.convert.export import export
 from bertjax.data.examples import Examples
 from bertjax.errors import run_command
 from bertjax.logs import read_metrics
@@ -251,3 +254,27 @@ def test_init_from_takes_the_parameters_alone(reference, tmp_path, monkeypatch, 
     )  # fmt: skip
     assert "to train one like it add --config.model.num_hidden_layers=2" in error
     assert os.path.basename(str(workdir)) in error
+
+
+def test_init_from_a_hugging_face_folder(reference, tmp_path, monkeypatch, capsys):
+    args, workdir = reference
+    model = bertjax.load(workdir)
+    bare = {
+        name: x for name, x in model.params.items() if name in ("encoder", "pooler_kernel", "pooler_bias")
+    }
+    export(dataclasses.replace(model, params=bare, head="encoder"), str(tmp_path / "theirs"))
+    command = [*args, f"--config.workdir={tmp_path / 'run'}", f"--config.init_from={tmp_path / 'theirs'}"]
+    command += ["--config.train.steps=1", "--config.phase2.steps=0", "--config.train.eval_every=0"]
+    main([*command, "--config.optim.warmup_steps=5"])  # the rate of step 0 is 0
+    line = f"parameters of {tmp_path / 'theirs'}: encoder, pooler; drawn anew: mlm, nsp"
+    assert line in capsys.readouterr().out.splitlines()
+    params, _, _ = load_params(str(tmp_path / "run"))
+    jax.tree.map(np.testing.assert_array_equal, {name: params[name] for name in bare}, bare)
+    assert not np.array_equal(params["mlm_kernel"], model.params["mlm_kernel"])
+
+    vocabulary = tmp_path / "theirs/vocab.txt"
+    tokens = vocabulary.read_text().split("\n")
+    tokens[10], tokens[11] = tokens[11], tokens[10]
+    vocabulary.write_text("\n".join(tokens))
+    error = refused(monkeypatch, capsys, [*command, f"--config.workdir={tmp_path / 'other'}"])
+    assert "its vocabulary is not that of the data" in error
