@@ -11,9 +11,10 @@ import numpy as np
 from tqdm import tqdm
 
 from bertjax.convert.load import load
+from bertjax.data.texts import encode, show
 from bertjax.errors import InputError, run_command
 from bertjax.flags import Parser
-from bertjax.inference import POOLINGS, Guesses, Predictor, encode, show, windows
+from bertjax.inference import POOLINGS, Guesses, Predictor, windows
 
 
 def format_guesses(text: str, masks: list[Guesses]) -> str:

@@ -8,8 +8,9 @@ import pytest
 from trained_fixture import make_trained
 
 from bertjax import predict
+from bertjax.data.texts import encode
 from bertjax.errors import InputError
-from bertjax.inference import Predictor, encode
+from bertjax.inference import Predictor
 from bertjax.models import bert
 from bertjax.trained import load_trained
 

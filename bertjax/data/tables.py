@@ -1,0 +1,101 @@
+"""Labelled examples from TSV, CSV and JSON Lines files: a record a line, its columns by name."""
+
+import csv
+import difflib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from bertjax.errors import InputError
+
+KINDS = (".tsv", ".csv", ".jsonl")
+
+
+class Record(NamedTuple):
+    """One example as it is in its file."""
+
+    where: str  # "file:line"
+    fields: dict[str, str]
+
+    def __getitem__(self, column: str) -> str:  # type: ignore[override]
+        """The column's text. Raises InputError if there is none, naming the nearest."""
+        if column not in self.fields:
+            nearest = difflib.get_close_matches(column, self.fields, n=1, cutoff=0.0)
+            raise InputError(f"{self.where}: no column {column!r}; the nearest is {nearest[0]!r}")
+        return self.fields[column]
+
+
+def read_table(path: str, columns: Sequence[str] = ()) -> list[Record]:
+    """The records of a file.
+
+    .tsv has no quotes (as GLUE's files), .csv has those of RFC 4180, and .jsonl has an object a line. The
+    first line of the first two names the columns, unless `columns` does.
+
+    Raises:
+      InputError: no such file, another ending, no record, bytes that are not UTF-8, a line with another
+        number of columns than the first, or a line that is no JSON object.
+    """
+    file = Path(path)
+    if file.suffix not in KINDS:
+        raise InputError(f"{path}: the name must end with {', '.join(KINDS)}, which says what it holds")
+    if not file.is_file():
+        raise InputError(f"{path}: no such file")
+    lines = _lines(path)
+    records = list(_objects(path, lines) if file.suffix == ".jsonl" else _rows(path, lines, columns))
+    if not records:
+        raise InputError(f"{path}: has no example")
+    return records
+
+
+def _lines(path: str) -> Iterator[str]:
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise InputError(
+                    f"{path}:{number}: byte 0x{line[error.start]:02x} is not UTF-8; convert the file"
+                ) from error
+            yield text.removesuffix("\n").removesuffix("\r") if path.endswith(".tsv") else text
+
+
+def _rows(path: str, lines: Iterator[str], columns: Sequence[str]) -> Iterator[Record]:
+    tabs = path.endswith(".tsv")
+    reader = csv.reader(lines, strict=True)
+    cells = (line.split("\t") for line in lines) if tabs else reader
+    names, number = list(columns), 0
+    while True:
+        number = number + 1 if tabs else reader.line_num + 1
+        try:
+            row = next(cells)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise InputError(f"{path}:{number}: {error}; mend the line's quotes") from error
+        if not names:
+            names = row
+            repeated = sorted({name for name in names if names.count(name) > 1})
+            if repeated:
+                raise InputError(f"{path}:{number}: the column {repeated[0]!r} is named twice")
+        elif len(row) != len(names):
+            raise InputError(
+                f"{path}:{number}: expected {len(names)} columns ({', '.join(names)}), found {len(row)}"
+            )
+        else:
+            yield Record(f"{path}:{number}", dict(zip(names, row, strict=True)))
+
+
+def _objects(path: str, lines: Iterator[str]) -> Iterator[Record]:
+    for number, line in enumerate(lines, 1):
+        try:
+            fields = json.loads(line)
+        except ValueError as error:
+            raise InputError(f"{path}:{number}: not JSON ({error})") from error
+        if not isinstance(fields, dict):
+            raise InputError(f"{path}:{number}: expected a JSON object, found {type(fields).__name__}")
+        yield Record(f"{path}:{number}", {name: _text(value) for name, value in fields.items()})
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,87 @@
+"""Texts as rows of token ids, and rows as batches.
+
+Shapes: B rows, S sequence.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from bertjax.data.tokenizer import Tokenizer
+from bertjax.errors import InputError
+
+Text = str | tuple[str, str]  # a text, or two that belong together
+
+
+class Row(NamedTuple):
+    """[CLS] A [SEP], or [CLS] A [SEP] B [SEP]."""
+
+    ids: list[int]
+    types: list[int]  # 0 up to the first [SEP], 1 after it
+
+
+def encode(tokenizer: Tokenizer, texts: Sequence[Text], most: int, truncate: bool = False) -> list[Row]:
+    """The rows of some texts; "[MASK]" written in one is plain text.
+
+    Args:
+      most: tokens that the model takes.
+      truncate: whether a longer row is shortened, token by token at the end of the longer text, as the 2018
+        release's run_classifier.py does.
+
+    Raises:
+      InputError: a row is longer and `truncate` is not set, or a text comes from bytes that are not UTF-8.
+    """
+    pairs = [(text, "") if isinstance(text, str) else text for text in texts]
+    both = [text for pair in pairs for text in pair]
+    for part in both:
+        check_utf8(part)
+    ids = tokenizer.encode_batch(both)
+    rows = []
+    for pair, text, a, b in zip(pairs, texts, ids[::2], ids[1::2], strict=True):
+        second = not isinstance(text, str)
+        room = most - (3 if second else 2)
+        if len(a) + len(b) > room and not truncate:
+            tokens = len(a) + len(b) + most - room
+            raise InputError(f"{show(pair[0])}: has {tokens} tokens, the model takes {most}; "
+                             "shorten it, or cut it with --truncate")  # fmt: skip
+        len_a, len_b = len(a), len(b)
+        while len_a + len_b > room:
+            if len_a > len_b:
+                len_a -= 1
+            else:
+                len_b -= 1
+        first = [tokenizer.cls_id, *a[:len_a], tokenizer.sep_id]
+        rest = [*b[:len_b], tokenizer.sep_id] if second else []
+        rows.append(Row(first + rest, [0] * len(first) + [1] * len(rest)))
+    return rows
+
+
+def check_utf8(text: str) -> None:
+    """Raises InputError for surrogates, Python's stand-in for wrong bytes of an argument."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{show(text)}: is not UTF-8; convert the text") from error
+
+
+def show(text: str) -> str:
+    """The text for a message."""
+    return repr(text if len(text) <= 60 else f"{text[:57]}...")
+
+
+def make_batch(rows: Sequence[Row], pad_id: int, length: int) -> dict[str, np.ndarray]:
+    """The encoder's batch: int32 [B, S] arrays of `length` tokens a row, filled up with padding."""
+    ids_BS = np.full((len(rows), length), pad_id, np.int32)
+    types_BS, segments_BS = np.zeros_like(ids_BS), np.zeros_like(ids_BS)
+    for i, row in enumerate(rows):
+        ids_BS[i, : len(row.ids)] = row.ids
+        types_BS[i, : len(row.ids)] = row.types
+        segments_BS[i, : len(row.ids)] = 1
+    positions_BS = np.broadcast_to(np.arange(length, dtype=np.int32), ids_BS.shape)
+    return {
+        "input_ids": ids_BS,
+        "token_type_ids": types_BS,
+        "position_ids": positions_BS,
+        "segment_ids": segments_BS,
+    }
