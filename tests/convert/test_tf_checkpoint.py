@@ -215,7 +215,8 @@ def test_bit_flips(prefix, suffix):
 
 def test_bit_flips_under_right_checksums(prefix):
     """What no checksum shows: entries that lie in every way."""
-    pairs = [(b"", HEADER), *((b"%d" % i, entry_proto(1, (2, 3), 0, 4, 24)) for i in range(5))]
+    entry = entry_proto(1, (2, 3), 0, 4, 24, masked(X.tobytes()))
+    pairs = [(b"", HEADER), *((b"%d" % i, entry) for i in range(5))]
     path = prefix.with_name("bert_model.ckpt.index")
     for flipped in bit_flips(entries_block(pairs)):
         path.write_bytes(table([flipped]))

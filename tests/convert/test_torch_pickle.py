@@ -247,6 +247,8 @@ HOSTILE = {
     "load_from_bytes": program(call("torch.storage _load_from_bytes", "x")),
     "dotted": program(call("torch._utils _rebuild_tensor_v2.__globals__", "x")),
     "space": program(b"ctorch._utils _rebuild_tensor_v2\n\n" + code(()) + b"R"),
+    "backslash": program(b"ctorch\\d\nFloatStorage\n"),
+    "escapes": program(b"c\\x74orch\nFloatStorage\n"),
     "stack_global": program(code("posix") + code("system") + b"\x93" + code(f"touch {MARKER}") + b"\x85R"),
     "inst": program(b"(" + code(f"touch {MARKER}") + b"iposix\nsystem\n"),
     "obj": program(b"(cposix\nsystem\n" + code(f"touch {MARKER}") + b"o"),
