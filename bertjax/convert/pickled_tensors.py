@@ -158,8 +158,12 @@ def _instruction(path: str, data: mmap.mmap | io.BytesIO) -> tuple[str, Any]:
             f"{path}: its pickle has the instruction {known.name}, which no tensor needs; do not trust it, "
             "or write it again with the default pickle_protocol of torch.save"
         )
+    argument: Any = None
     try:
-        argument = known.arg.reader(cast(IO[bytes], data)) if known.arg else None
+        if known.name == "GLOBAL":  # the library's reader takes backslashes for escapes, and warns of some
+            argument = " ".join(data.readline().removesuffix(b"\n").decode() for _ in range(2))
+        elif known.arg:
+            argument = known.arg.reader(cast(IO[bytes], data))
     except ValueError as error:
         raise _damaged(path) from error
     if known.name == "GLOBAL" and argument not in (_DICT, _TENSOR, _PARAMETER, *_STORAGES):

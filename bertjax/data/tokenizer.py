@@ -1,37 +1,37 @@
 """WordPiece and SentencePiece tokenizers behind one interface: text to ids and back, without special tokens.
 
-Shape letters: V vocabulary.
+Shape letters: V vocabulary, N tokens of a text.
 """
 
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import sentencepiece
 import tokenizers
-from sentencepiece import sentencepiece_model_pb2
-from tokenizers import normalizers, pre_tokenizers, processors
-from tokenizers.models import WordPiece
+from sentencepiece import sentencepiece_model_pb2, sentencepiece_pb2
+from tokenizers import models, normalizers, pre_tokenizers, processors
 
+from bertjax.data.wordpiece import MAX_WORD_CHARACTERS, WordPiece
 from bertjax.errors import InputError
 
 # The order of the first ids of a vocabulary made here.
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 # ALBERT's released models name the first two in SentencePiece's own way.
 SPECIAL_PIECES = (("[PAD]", "<pad>"), ("[UNK]", "<unk>"), ("[CLS]",), ("[SEP]",), ("[MASK]",))
-MAX_WORD_CHARACTERS = 200  # google-research/bert tokenization.py; a longer word is [UNK]
-# What the original drops: U+FFFD and the categories Cc and Cf. The tokenizers library's own "clean_text" also
-# drops private-use and unassigned code points, which the original keeps.
-CONTROL = r"[\p{Cc}\p{Cf}\x{FFFD}&&[^\t\n\r]]"
-# Cc code points at which str.split() would cut although the original deletes them.
-_CONTROL_SPACES = dict.fromkeys((0x0B, 0x0C, 0x1C, 0x1D, 0x1E, 0x1F, 0x85))
-_CACHED_WORDS = 100_000  # entries; about 30 MB a process
-_CACHED_WORD_CHARACTERS = 32  # longer words hardly repeat
+# bertjax.data.wordpiece's rules in regular expressions of the tokenizers library.
+_CONTROL = r"[\p{Cc}\p{Cf}\x{FFFD}&&[^\t\n\r]]"
+_FINAL_SIGMA = r"{0}\p{{Case_Ignorable}}*\KΣ(?!\p{{Case_Ignorable}}*{0})".format(
+    r"[\p{Cased}&&[^\p{Case_Ignorable}]]"
+)
+# The last range is the part of a CJK range that the library's own spacing leaves out.
+_SYMBOL = r"[\p{P}$+<=>^`|~\x{2B820}-\x{2B91F}]"
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ class Tokenizer:
     sha256: str  # of the vocabulary: vocab.txt as `save` writes it, or the SentencePiece model
     files: dict[str, bytes]  # name: content, of what `save` writes
     _encode_batch: Callable[[Sequence[str]], list[list[int]]]
+    _encode_with_offsets: Callable[[str], tuple[list[int], np.ndarray]]
     _decode: Callable[[Sequence[int]], str]
 
     @property
@@ -59,6 +60,19 @@ class Tokenizer:
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text; no special token is added, and "[MASK]" written in a text is plain text."""
         return self._encode_batch(texts)
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], np.ndarray]:
+        """The ids as encode_batch gives them, and where each token lies in `text`.
+
+        Returns:
+          ids, N of them; and int64 [N, 2], the start and end of each token in characters of `text`, so that
+          text[start:end] is what it was made of. Neither starts nor ends ever decrease. Two tokens made of
+          one character (Hangul letters, a ligature) both have its place; [UNK] has its whole word's; an
+          accent that was stripped belongs to the character before it; a dropped control character lies in
+          a token only between characters of that. A SentencePiece token's place includes the white space that
+          its "▁" stands for; the "▁" set before a text is empty.
+        """
+        return self._encode_with_offsets(text)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Readable text. What the tokenizer dropped (case, accents, spacing) is lost."""
@@ -114,19 +128,13 @@ def wordpiece_tokenizer(tokens: Sequence[str], lower_case: bool, name: str) -> T
             f"{name}: has no {' '.join(missing)}; a BERT vocabulary needs {' '.join(SPECIAL_TOKENS)}"
         )
     model = tokenizers.Tokenizer(
-        WordPiece(ids, unk_token="[UNK]", max_input_chars_per_word=MAX_WORD_CHARACTERS)
+        models.WordPiece(ids, unk_token="[UNK]", max_input_chars_per_word=MAX_WORD_CHARACTERS)
     )
-    model.normalizer = bert_normalizer(lower_case)
-    model.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    model.normalizer, model.pre_tokenizer = library_rules(lower_case)
     model.decoder = tokenizers.decoders.WordPiece(cleanup=True)
     continuation = np.array([t.startswith("##") and len(t) > 2 for t in tokens])
     vocab_file = "".join(token + "\n" for token in tokens).encode()
-    words = _WordCache(model)
-
-    def encode_batch(texts: Sequence[str]) -> list[list[int]]:
-        look_up = words.__getitem__
-        return [list(chain.from_iterable(map(look_up, _split(text)))) for text in texts]
-
+    wordpiece = WordPiece(tokens, lower_case)
     return Tokenizer(
         kind="wordpiece",
         lower_case=lower_case,
@@ -139,47 +147,36 @@ def wordpiece_tokenizer(tokens: Sequence[str], lower_case: bool, name: str) -> T
         continuation=continuation,
         sha256=hashlib.sha256(vocab_file).hexdigest(),
         files={"vocab.txt": vocab_file, "tokenizer.json": _tokenizer_json(model, ids)},
-        _encode_batch=encode_batch,
+        _encode_batch=wordpiece.encode_batch,
+        _encode_with_offsets=wordpiece.encode_with_offsets,
         _decode=lambda token_ids: model.decode(list(token_ids), skip_special_tokens=False),
     )
 
 
-def bert_normalizer(lower_case: bool) -> normalizers.Normalizer:
-    """The cleaning, CJK spacing, lower-casing and accent stripping of tokenization.py's BasicTokenizer."""
-    return normalizers.Sequence(
-        [
-            normalizers.Replace(tokenizers.Regex(CONTROL), ""),
-            normalizers.BertNormalizer(
-                clean_text=False, handle_chinese_chars=True, strip_accents=lower_case, lowercase=lower_case
-            ),
-        ]
-    )
+def library_rules(lower_case: bool) -> tuple[normalizers.Normalizer, pre_tokenizers.PreTokenizer]:
+    """The rules of bertjax.data.wordpiece in the tokenizers library, for training and for other programs.
 
-
-class _WordCache(dict[str, list[int]]):
-    """Ids of the words between white space. BERT's rules never look across white space, words repeat, and a
-    dictionary is five times faster than the model."""
-
-    def __init__(self, model: tokenizers.Tokenizer):
-        super().__init__()
-        self.model = model
-
-    def __missing__(self, word: str) -> list[int]:
-        ids: list[int] = self.model.encode(word, add_special_tokens=False).ids
-        if len(word) <= _CACHED_WORD_CHARACTERS:
-            if len(self) >= _CACHED_WORDS:
-                self.clear()
-            self[word] = ids
-        return ids
-
-
-def _split(text: str) -> list[str]:
-    # isprintable() is False for every control character and little else, and is far cheaper than translate().
-    return (text if text.isprintable() else text.translate(_CONTROL_SPACES)).split()
+    They differ in code points that are unassigned for the library or for Python, and in U+1171E and U+11938,
+    since each has the Unicode tables of its own release. The library's BertNormalizer with clean_text would
+    also drop private-use code points, and its BertPreTokenizer misses newer punctuation.
+    """
+    steps = [
+        normalizers.Replace(tokenizers.Regex(_CONTROL), ""),
+        normalizers.BertNormalizer(
+            clean_text=False, handle_chinese_chars=True, strip_accents=False, lowercase=lower_case
+        ),
+    ]
+    if lower_case:
+        # The library lower-cases each character by itself.
+        steps.insert(1, normalizers.Replace(tokenizers.Regex(_FINAL_SIGMA), "ς"))
+        steps += [normalizers.NFD(), normalizers.Replace(tokenizers.Regex(r"\p{Mn}"), "")]
+    split = pre_tokenizers.Split(tokenizers.Regex(_SYMBOL), "isolated")
+    return normalizers.Sequence(steps), pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), split])
 
 
 def _tokenizer_json(model: tokenizers.Tokenizer, ids: dict[str, int]) -> bytes:
-    """The tokenizer for other programs: with special tokens recognised, and [CLS] and [SEP] added."""
+    """The tokenizer for other programs, by library_rules: with special tokens recognised, and [CLS] and [SEP]
+    added."""
     copy = tokenizers.Tokenizer.from_str(model.to_str())
     copy.add_special_tokens(list(SPECIAL_TOKENS))
     copy.post_processor = processors.BertProcessing(("[SEP]", ids["[SEP]"]), ("[CLS]", ids["[CLS]"]))
@@ -263,15 +260,27 @@ def sentencepiece_tokenizer(model: bytes, name: str, lower_case: bool | None = N
     lower_text = lower_case and processor.normalize("A").endswith("A")
     # A user-defined piece would be found in plain text; a space inside breaks it.
     literals = [tokens[i] for i in special if spec.pieces[i].type == spec.pieces[i].USER_DEFINED]
+    literal = re.compile("|".join(map(re.escape, literals))) if literals else None
+
+    def edit(text: str) -> str:
+        text = text.lower() if lower_text else text
+        return literal.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text) if literal else text
 
     def encode_batch(texts: Sequence[str]) -> list[list[int]]:
-        texts = [text.lower() for text in texts] if lower_text else list(texts)
-        for literal in literals:
-            for i, text in enumerate(texts):
-                if literal in text:
-                    texts[i] = text.replace(literal, f"{literal[0]} {literal[1:]}")
-        result: list[list[int]] = processor.encode(texts, out_type=int, num_threads=1)
+        result: list[list[int]] = processor.encode(list(map(edit, texts)), out_type=int, num_threads=1)
         return result
+
+    def encode_with_offsets(text: str) -> tuple[list[int], np.ndarray]:
+        spans = [(i, i + 1) for i, c in enumerate(text) for _ in (c.lower() if lower_text else c)]
+        if literal:
+            matches = list(literal.finditer(text.lower() if lower_text else text))
+            for match in reversed(matches):
+                inside = match.start() + 1
+                spans.insert(inside, (spans[inside][0],) * 2)
+        edited = edit(text)
+        coded = processor.encode(edited, out_type="serialized_proto")
+        pieces = sentencepiece_pb2.SentencePieceText.FromString(coded).pieces  # type: ignore[attr-defined]
+        return [piece.id for piece in pieces], _sentencepiece_offsets(edited, pieces, spans)
 
     continuation = np.array([not token.startswith("▁") for token in tokens])
     continuation[special] = False
@@ -288,5 +297,33 @@ def sentencepiece_tokenizer(model: bytes, name: str, lower_case: bool | None = N
         sha256=hashlib.sha256(model).hexdigest(),
         files={"spm.model": model},
         _encode_batch=encode_batch,
+        _encode_with_offsets=encode_with_offsets,
         _decode=lambda token_ids: processor.decode([int(i) for i in token_ids]),
     )
+
+
+def _sentencepiece_offsets(text: str, pieces: Sequence[Any], spans: list[tuple[int, int]]) -> np.ndarray:
+    """int64 [N, 2]: the start and end of each of N pieces.
+
+    Args:
+      text: what was encoded.
+      pieces: [N], with `begin` and `end` in bytes of it.
+      spans: the start and end that each character of `text` stands for.
+    """
+    # The characters of which the first byte lies before each byte.
+    data = np.frombuffer(text.encode(), np.uint8)
+    characters = np.concatenate([[0], np.cumsum(data & 0xC0 != 0x80)]).tolist()
+    offsets = np.zeros((len(pieces), 2), np.int64)
+    length = spans[-1][1] if spans else 0
+    following = (0, 0)
+    for i, piece in reversed(list(enumerate(pieces))):
+        begin, end = characters[piece.begin], characters[piece.end]
+        if begin == end == following[0] and (i > 0 or piece.piece != "▁"):
+            # Of the pieces made of one character, SentencePiece gives it to the last one.
+            end = following[1]
+        following = begin, end
+        if begin < end:
+            offsets[i] = spans[begin][0], spans[end - 1][1]
+        else:
+            offsets[i] = spans[begin][0] if begin < len(spans) else length
+    return offsets

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import sentencepiece
 import tokenizers
-from tokenizers import models, pre_tokenizers, trainers
+from tokenizers import models, trainers
 
-from bertjax.data.tokenizer import SPECIAL_TOKENS, bert_normalizer
+from bertjax.data.tokenizer import SPECIAL_TOKENS, library_rules
 from bertjax.errors import InputError
 
 # About as many single characters as the released vocabularies have; of more (CJK) the frequent ones are kept.
@@ -65,8 +65,7 @@ def train_wordpiece(sample: Sample, vocab_size: int, lower_case: bool) -> list[s
     if vocab_size < len(given):
         raise _too_small(vocab_size, len(given))
     model = tokenizers.Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    model.normalizer = bert_normalizer(lower_case)
-    model.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    model.normalizer, model.pre_tokenizer = library_rules(lower_case)
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocab_size,
         min_frequency=MIN_FREQUENCY,
@@ -86,16 +85,15 @@ def _characters(sample: Sample, lower_case: bool) -> tuple[list[str], list[str]]
     raw = np.zeros(0x110000, np.int64)
     for sentences in sample.sentences():
         raw += np.bincount(_code_points(sentences), minlength=len(raw))
-    normalize = bert_normalizer(lower_case).normalize_str
-    pre_tokenize = pre_tokenizers.BertPreTokenizer().pre_tokenize_str
+    normalizer, pre_tokenizer = library_rules(lower_case)
     counts: dict[str, int] = {}
     inside: set[str] = set()
     dropped, joins = np.zeros(len(raw), bool), np.zeros(len(raw), bool)
     forms: dict[int, str] = {}
     for point in np.flatnonzero(raw).tolist():
-        form = normalize(chr(point))
+        form = normalizer.normalize_str(chr(point))
         dropped[point] = not form
-        joins[point] = bool(form) and len(pre_tokenize(f"a{form}a")) == 1
+        joins[point] = bool(form) and len(pre_tokenizer.pre_tokenize_str(f"a{form}a")) == 1
         forms[point] = form
         for character in form.split() and form.replace(" ", ""):
             counts[character] = counts.get(character, 0) + int(raw[point])

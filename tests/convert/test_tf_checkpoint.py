@@ -215,7 +215,8 @@ def test_bit_flips(prefix, suffix):
 
 def test_bit_flips_under_right_checksums(prefix):
     """What no checksum shows: entries that lie in every way."""
-    pairs = [(b"", HEADER), *((b"%d" % i, entry_proto(1, (2, 3), 0, 4, 24)) for i in range(5))]
+    entry = entry_proto(1, (2, 3), 0, 4, 24, masked(X.tobytes()))
+    pairs = [(b"", HEADER), *((b"%d" % i, entry) for i in range(5))]
     path = prefix.with_name("bert_model.ckpt.index")
     for flipped in bit_flips(entries_block(pairs)):
         path.write_bytes(table([flipped]))
@@ -271,7 +272,7 @@ def test_lies_of_the_table(refusal):
 
 
 def test_bombs(refusal):
-    begun = time.monotonic()
+    begun = time.process_time()
     # Keys that share a prefix of 100 kB: 5 bytes of the file each.
     entries = varint(0) + varint(100_000) + varint(0) + bytes(100_000)
     for i in range(20_000):
@@ -287,7 +288,7 @@ def test_bombs(refusal):
     content += index + b"\0" + masked(index + b"\0") + footer.ljust(40, b"\0") + MAGIC
     with little_memory():
         assert "damaged" in refusal(content)
-    assert time.monotonic() - begun < 20
+    assert time.process_time() - begun < 20
 
 
 def test_damage_to_the_data_is_told_by_file_and_name(prefix):

@@ -1,16 +1,25 @@
 import hashlib
 import io
+import itertools
 import json
 import re
 import unicodedata
 
 import numpy as np
+import plain_tokenizer
 import pytest
 import sentencepiece
+import sweep_tokenizer
 import tokenizers
 
-from bertjax.data import tokenizer as tokenizer_module
-from bertjax.data.tokenizer import SPECIAL_TOKENS, load_tokenizer, wordpiece_tokenizer
+from bertjax.data import wordpiece
+from bertjax.data.tokenizer import (
+    SPECIAL_TOKENS,
+    library_rules,
+    load_tokenizer,
+    sentencepiece_tokenizer,
+    wordpiece_tokenizer,
+)
 from bertjax.errors import InputError
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -57,60 +66,27 @@ STRINGS = [
 ]
 
 
-CJK = (
-    (0x4E00, 0x9FFF),
-    (0x3400, 0x4DBF),
-    (0x20000, 0x2A6DF),
-    (0x2A700, 0x2B73F),
-    (0x2B740, 0x2B81F),
-    (0x2B820, 0x2CEAF),
-    (0xF900, 0xFAFF),
-    (0x2F800, 0x2FA1F),
-)
+def code_points():
+    """A sample of all, and each that some rule treats in its own way."""
+    rare = ("Cc", "Cf", "Zs", "Zl", "Zp", "Pc", "Pd", "Pi", "Pf", "Lt")
+    spans = [p for span in plain_tokenizer.CJK for p in (span[0] - 1, span[0], span[-1], span[-1] + 1)]
+    chosen = {*range(0x400), *range(0, 0x110000, 499), *spans}
+    for point, c in enumerate(map(chr, range(0x110000))):
+        kept_mark = unicodedata.combining(c) and unicodedata.category(c) != "Mn"
+        if kept_mark or c.isspace() or len(c.lower()) > 1 or unicodedata.category(c) in rare:
+            chosen.add(point)
+    return sorted(chosen)
 
 
-def reference_words(text, lower_case):
-    """The rules of the 2018 release's BasicTokenizer, one character at a time."""
-    spaced = []
-    for c in text:
-        if c in "\t\n\r" or unicodedata.category(c) == "Zs":
-            spaced.append(" ")
-        elif c in "\0\ufffd" or unicodedata.category(c) in ("Cc", "Cf"):
-            continue
-        elif any(first <= ord(c) <= last for first, last in CJK):
-            spaced.append(f" {c} ")
-        else:
-            spaced.append(c)
-    for word in "".join(spaced).split():
-        if lower_case:
-            word = "".join(
-                c for c in unicodedata.normalize("NFD", word.lower()) if unicodedata.category(c) != "Mn"
-            )
-        run = ""
-        for c in word:
-            if (c.isascii() and not c.isalnum() and c.isprintable()) or unicodedata.category(c)[0] == "P":
-                yield from filter(None, (run, c))
-                run = ""
-            else:
-                run += c
-        if run:
-            yield run
-
-
-def reference_ids(text, vocab, lower_case):
-    ids = {token: i for i, token in enumerate(vocab)}
-    result = []
-    for word in reference_words(text, lower_case):
-        pieces, start = [], 0
-        while start < len(word) <= 200:
-            prefix = "##" if start else ""
-            end = next((e for e in range(len(word), start, -1) if prefix + word[start:e] in ids), None)
-            if end is None:
-                break
-            pieces.append(ids[prefix + word[start:end]])
-            start = end
-        result += pieces if start == len(word) else [ids["[UNK]"]]
-    return result
+def assert_offsets(tokenizer, text):
+    """The ids are encode_batch's, the places in order and inside the text. Returns the text of each place."""
+    ids, offsets = tokenizer.encode_with_offsets(text)
+    assert [ids] == tokenizer.encode_batch([text])
+    assert (offsets.dtype, offsets.shape) == (np.int64, (len(ids), 2))
+    assert (np.diff(offsets, axis=0) >= 0).all()
+    assert (offsets[:, 0] <= offsets[:, 1]).all()
+    assert ((offsets >= 0) & (offsets <= len(text))).all()
+    return [text[start:end] for start, end in offsets]
 
 
 @pytest.mark.parametrize("lower_case", [True, False])
@@ -118,14 +94,62 @@ def reference_ids(text, vocab, lower_case):
 def test_wordpiece_follows_the_original_rules(text, lower_case):
     vocab = VOCAB if lower_case else CASED
     tokenizer = wordpiece_tokenizer(vocab, lower_case, "vocab")
-    expected = reference_ids(text, vocab, lower_case)
+    expected = [vocab.index(token) for token in plain_tokenizer.tokenize(text, vocab, lower_case)]
     assert tokenizer.encode_batch([text, text]) == [expected, expected]
+
+
+@pytest.mark.parametrize("lower_case", [True, False])
+def test_words_of_code_points(lower_case):
+    for point, context in itertools.product(code_points(), sweep_tokenizer.CONTEXTS):
+        text = context.replace("{}", chr(point))
+        words = wordpiece.split_words(text, lower_case)
+        assert words == plain_tokenizer.basic_tokens(text, lower_case), ascii(text)
+
+
+@pytest.mark.parametrize("lower_case", [True, False])
+def test_ids_and_offsets_of_random_strings(lower_case):
+    texts = [*sweep_tokenizer.make_texts(3000, seed=2), *STRINGS]
+    words = itertools.chain(*(wordpiece.split_words(text, lower_case) for text in texts))
+    vocabulary = sweep_tokenizer.make_vocabulary(sorted(set("".join(words))))
+    tokenizer = wordpiece_tokenizer(list(vocabulary), lower_case, "vocab")
+    wrong = [sweep_tokenizer.difference(tokenizer, vocabulary, text, lower_case) for text in texts]
+    assert not list(filter(None, wrong))
+    for line in sweep_tokenizer.make_long_lines(20_000):
+        assert not sweep_tokenizer.difference(tokenizer, vocabulary, line, lower_case)
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens", "places"),
+    [
+        ("", "", []),
+        (" \t\u200b\u0301 ", "", []),
+        ("Unaffable, read", "un ##aff ##able , read", ["Un", "aff", "able", ",", "read"]),
+        ("soft\u00ad Re\u00adad", "soft read", ["soft", "Re\u00adad"]),
+        ("Cafe\u0301! ÉLAN\x0bx", "cafe ! elanx", ["Cafe\u0301", "!", "ÉLAN\x0bx"]),
+        ("İx", "i ##x", ["İ", "x"]),
+        ("각", "\u1100 ##\u1161 ##\u11a8", ["각"] * 3),
+        ("ΟΔΟΣ", "οδ ##ος", ["ΟΔ", "ΟΣ"]),
+        ("中Aa", "中 [UNK]", ["中", "Aa"]),
+        # NFD puts the first of these marks, both of which are kept, behind the second.
+        ("a\u302e\U00016ff0", "a ##\U00016ff0 ##\u302e", ["a", "\u302e\U00016ff0", "\u302e\U00016ff0"]),
+    ],
+)
+def test_offsets(text, tokens, places):
+    vocab = [*SPECIAL_TOKENS, *(token for token in tokens.split() if token not in SPECIAL_TOKENS)]
+    tokenizer = wordpiece_tokenizer(vocab, True, "vocab")
+    assert assert_offsets(tokenizer, text) == places
+    assert [vocab[i] for i in tokenizer.encode_with_offsets(text)[0]] == tokens.split()
+
+
+def test_a_surrogate_is_an_unknown_character():
+    tokenizer = wordpiece_tokenizer(VOCAB, True, "vocab")
+    assert tokenizer.encode_batch(["the \ud800 a\udfffb"]) == [[VOCAB.index("the"), 1, 1]]
 
 
 def test_cache_changes_nothing(monkeypatch):
     texts = [f"{s} word{i} unaffable" for i, s in enumerate(STRINGS)]
     plain = wordpiece_tokenizer(VOCAB, True, "vocab").encode_batch(texts)
-    monkeypatch.setattr(tokenizer_module, "_CACHED_WORDS", 3)
+    monkeypatch.setattr(wordpiece, "_CACHED_WORDS", 3)
     assert wordpiece_tokenizer(VOCAB, True, "vocab").encode_batch(texts) == plain
 
 
@@ -175,6 +199,19 @@ def test_tokenizer_json_serves_other_programs(tmp_path):
     assert [e.ids for e in other.encode_batch(plain, add_special_tokens=False)] == tokenizer.encode_batch(
         plain
     )
+
+
+@pytest.mark.parametrize("lower_case", [True, False])
+def test_rules_for_other_programs(lower_case):
+    # Where the Unicode tables agree, which they do not in code points that one of them has not.
+    normalizer, pre_tokenizer = library_rules(lower_case)
+    points = {point for point in code_points() if unicodedata.category(chr(point)) not in ("Cn", "Cs")}
+    texts = [
+        context.replace("{}", chr(p)) for p in points - {0x11938} for context in sweep_tokenizer.CONTEXTS
+    ]
+    for text in [*texts, "ΑΣ.Σ ΑΣʰ 1Σ \u0345Σ ΣΣ.a ΟΔΟΣ,ΟΔΟΣ"]:
+        words = [word for word, _ in pre_tokenizer.pre_tokenize_str(normalizer.normalize_str(text))]
+        assert words == wordpiece.split_words(text, lower_case), ascii(text)
 
 
 def test_windows_line_ends(tmp_path):
@@ -266,6 +303,24 @@ def test_sentencepiece_made_elsewhere(tmp_path):
     mask = tokenizer.tokens.index("[MASK]")
     assert (tokenizer.pad_id, tokenizer.unk_id, tokenizer.mask_id) == (0, 1, mask)
     assert mask not in tokenizer.encode_batch(["the [MASK] fox"])[0]
+
+
+@pytest.mark.parametrize("kind", ["unigram", "bpe"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"normalization_rule_name": "nmt_nfkc_cf"},
+        {"normalization_rule_name": "nmt_nfkc", "control_symbols": [], "user_defined_symbols": ["[MASK]"]},
+        {"byte_fallback": True, "vocab_size": 330},
+    ],
+)
+def test_sentencepiece_offsets(kind, options):
+    tokenizer = sentencepiece_tokenizer(train_model(kind, **options), "model")
+    for text in ("the quick  FOX,", "the [MASK] [MASK]x"):
+        assert "".join(assert_offsets(tokenizer, text)) == text
+    assert assert_offsets(tokenizer, "quick İ中 dog")[-1].endswith("g")
+    for text in [*STRINGS, *sweep_tokenizer.make_texts(500, seed=3)]:
+        assert_offsets(tokenizer, text.encode(errors="ignore").decode())
 
 
 def test_sentencepiece_refusals(tmp_path):

@@ -1,0 +1,201 @@
+"""The 2018 release's tokenization.py: text to words (BasicTokenizer), words to pieces (WordpieceTokenizer).
+
+As there, a character's category, case and decomposition are those of the running Python's unicodedata.
+A raw word is what lies between white space; no rule looks across it.
+Shape letters: V vocabulary, N tokens of a text.
+"""
+
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate, chain
+from typing import Generic, TypeVar
+
+import numpy as np
+
+MAX_WORD_CHARACTERS = 200  # google-research/bert tokenization.py; a longer word is [UNK]
+_CJK = (
+    ("\u4e00", "\u9fff"),
+    ("\u3400", "\u4dbf"),
+    ("\U00020000", "\U0002a6df"),
+    ("\U0002a700", "\U0002b73f"),
+    ("\U0002b740", "\U0002b81f"),
+    ("\U0002b820", "\U0002ceaf"),
+    ("\uf900", "\ufaff"),
+    ("\U0002f800", "\U0002fa1f"),
+)
+# Control characters, which are deleted, but at which str.split() would cut.
+_CONTROL_SPACES = "\x0b\x0c\x1c\x1d\x1e\x1f\x85"
+_NO_CONTROL_SPACES = str.maketrans("", "", _CONTROL_SPACES)
+_RAW_WORD = re.compile(rf"[\S{_CONTROL_SPACES}]+")
+_WORD = re.compile(r"\S+")
+_CACHED_WORDS = 100_000  # entries; about 30 MB a process
+_CACHED_WORD_CHARACTERS = 32  # longer words hardly repeat
+
+_Value = TypeVar("_Value")
+
+
+class _Table(dict[int, str]):
+    """A table for str.translate, filled as characters come: all of them would take a second and 100 MB."""
+
+    def __init__(self, rule: Callable[[str], str]):
+        super().__init__()
+        self._rule = rule
+
+    def __missing__(self, point: int) -> str:
+        self[point] = result = self._rule(chr(point))
+        return result
+
+
+def _clean(character: str) -> str:
+    category = unicodedata.category(character)
+    if character in "\t\n\r" or category == "Zs":
+        return " "
+    if character == "\ufffd" or category in ("Cc", "Cf"):
+        return ""
+    return f" {character} " if any(a <= character <= b for a, b in _CJK) else character
+
+
+def _isolate_punctuation(character: str) -> str:
+    symbol = character.isascii() and character.isprintable() and not character.isalnum() and character != " "
+    return f" {character} " if symbol or unicodedata.category(character)[0] == "P" else character
+
+
+def _isolate_and_strip(character: str) -> str:
+    return "" if unicodedata.category(character) == "Mn" else _isolate_punctuation(character)
+
+
+_CLEAN = _Table(_clean)
+_SPLIT = {False: _Table(_isolate_punctuation), True: _Table(_isolate_and_strip)}  # key: lower-case
+
+
+def split_words(text: str, lower_case: bool) -> list[str]:
+    """What BasicTokenizer makes of `text`: cleaned words and single punctuation characters, none empty."""
+    words = text.translate(_CLEAN).split()
+    if lower_case:
+        # Word by word, since the lower case of a Greek sigma depends on whether the word ends there.
+        words = [unicodedata.normalize("NFD", word.lower()) for word in words]
+    return " ".join(words).translate(_SPLIT[lower_case]).split()
+
+
+def locate_words(text: str, lower_case: bool) -> list[tuple[str, list[int], list[int]]]:
+    """The words of split_words, each with where each of its characters starts and ends in `text`.
+
+    An accent that is stripped belongs to the character before it. Characters in another order than in `text`
+    (combining marks, sorted by NFD) keep their own places.
+    """
+    result = []
+    text, places = _spread((c.translate(_CLEAN) for c in text), range(len(text)))
+    for match in _WORD.finditer(text):
+        word, starts = match[0], places[match.start() : match.end()]
+        if lower_case:
+            _, starts = _spread((c.lower() for c in word), starts)
+            word, starts = _spread((unicodedata.normalize("NFD", c) for c in word.lower()), starts)
+        parts = [c.translate(_SPLIT[lower_case]) for c in word]
+        ends = [start + 1 for start in starts]
+        for i in reversed(range(1, len(parts))):
+            if not parts[i]:
+                ends[i - 1] = ends[i]
+        order = list(range(len(parts)))
+        if lower_case:
+            # The second half of NFD: behind each character of class 0, the others by class.
+            classes = [unicodedata.combining(c) for c in word]
+            groups = list(accumulate(c == 0 for c in classes))
+            order = sorted(order, key=lambda i: (groups[i], classes[i]))
+        word, indices = _spread((parts[i] for i in order), order)
+        for match in _WORD.finditer(word):
+            of_word = indices[match.start() : match.end()]
+            result.append((match[0], [starts[i] for i in of_word], [ends[i] for i in of_word]))
+    return result
+
+
+def _spread(parts: Iterable[str], places: Iterable[int]) -> tuple[str, list[int]]:
+    """The parts joined, and the place of each character's part."""
+    pairs = [(c, place) for part, place in zip(parts, places, strict=True) for c in part]
+    return "".join(c for c, _ in pairs), [place for _, place in pairs]
+
+
+class _Cache(dict[str, _Value], Generic[_Value]):
+    """The values of a function of raw words. Words repeat, and a dictionary is many times faster."""
+
+    def __init__(self, function: Callable[[str], _Value]):
+        super().__init__()
+        self._function = function
+
+    def __missing__(self, word: str) -> _Value:
+        value = self._function(word)
+        if len(word) <= _CACHED_WORD_CHARACTERS:
+            if len(self) >= _CACHED_WORDS:
+                self.clear()
+            self[word] = value
+        return value
+
+
+class WordPiece:
+    """Text to ids over `tokens` [V], among them "[UNK]".
+
+    A surrogate, which no UTF-8 holds, is a character like any other that the vocabulary lacks.
+    """
+
+    def __init__(self, tokens: Sequence[str], lower_case: bool):
+        self._ids = {token: i for i, token in enumerate(tokens)}
+        self._tokens = tokens
+        self._unk_id = self._ids["[UNK]"]
+        self._longest = max(map(len, tokens))
+        self._lower_case = lower_case
+        self._cached_ids = _Cache(self._encode_raw_word)
+        self._cached_spans = _Cache(self._locate_raw_word)
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        look_up = self._cached_ids.__getitem__
+        return [list(chain.from_iterable(map(look_up, _raw_words(text)))) for text in texts]
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], np.ndarray]:
+        """The ids, and int64 [N, 2]."""
+        ids: list[int] = []
+        spans: list[tuple[int, int]] = []
+        for match in _RAW_WORD.finditer(text):
+            first = match.start()
+            ids += self._cached_ids[match[0]]
+            spans += [(first + start, first + end) for start, end in self._cached_spans[match[0]]]
+        return ids, np.array(spans, np.int64).reshape(-1, 2)
+
+    def _encode_raw_word(self, raw: str) -> list[int]:
+        return [i for word in split_words(raw, self._lower_case) for i in self._encode_word(word)]
+
+    def _encode_word(self, word: str) -> list[int]:
+        """The longest piece first, and so on with the rest; if a rest has none, the whole word is [UNK]."""
+        if len(word) > MAX_WORD_CHARACTERS:
+            return [self._unk_id]
+        result = []
+        start, prefix = 0, ""
+        while start < len(word):
+            for end in range(min(len(word), start + self._longest), start, -1):
+                piece = self._ids.get(prefix + word[start:end])
+                if piece is not None:
+                    break
+            else:
+                return [self._unk_id]
+            result.append(piece)
+            start, prefix = end, "##"
+        return result
+
+    def _locate_raw_word(self, raw: str) -> list[tuple[int, int]]:
+        """The start and end of each token of a raw word in it."""
+        starts: list[int] = []
+        ends: list[int] = []
+        for word, word_starts, word_ends in locate_words(raw, self._lower_case):
+            first = 0
+            for i in self._encode_word(word):
+                length = len(self._tokens[i]) - 2 * (first > 0) if i != self._unk_id else len(word)
+                starts.append(min(word_starts[first : first + length]))
+                ends.append(max(word_ends[first : first + length]))
+                first += length
+        # Tokens out of marks in another order than in the text: each is given the place of all of them.
+        starts = list(accumulate(reversed(starts), min))[::-1]
+        return list(zip(starts, accumulate(ends, max), strict=True))
+
+
+def _raw_words(text: str) -> list[str]:
+    # isprintable() is False for every control character and little else, and is far cheaper than translate().
+    return (text if text.isprintable() else text.translate(_NO_CONTROL_SPACES)).split()
