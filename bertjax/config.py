@@ -93,7 +93,8 @@ def default() -> ConfigDict:
     c = ConfigDict()
     c.task = "pretrain"  # a module of bertjax.tasks
     c.workdir = ""  # where checkpoints, metrics and events go; the same folder again continues the run
-    c.init_from = ""  # a checkpoint folder to take parameters from, at step 0 only
+    c.init_from = ""  # a model to take parameters from, at step 0 only; see docs/models.md
+    c.init_params = True  # False: take only its sizes and tokenizer, and draw all parameters anew
     c.seed = 0  # initial parameters, data order, masks and dropout all follow from it
 
     c.model = ConfigDict()  # BertConfig's names
@@ -129,8 +130,23 @@ def default() -> ConfigDict:
     c.data.next_sentence = True  # False: contiguous text only, no NSP labels
     c.data.pack = 1  # most sequences in a row; above 1, attention stays inside each sequence
 
+    c.examples = ConfigDict()  # files of a fine-tuning task: .tsv, .csv or .jsonl
+    c.examples.folder = ""  # that the files below lie in
+    c.examples.train = "train.tsv"
+    c.examples.dev = ("dev.tsv",)
+    c.examples.test = ()  # without labels
+    c.examples.columns = ()  # their names in train and dev, where the files have no line with them
+    c.examples.text_a = "sentence1"  # columns
+    c.examples.text_b = ""  # "": single texts
+    c.examples.label = "label"
+    c.examples.id = ""  # that predictions are written with; "": the number of the line, from 0
+    c.examples.labels = ()  # in the order of the classifier; (): those in train, sorted
+    c.examples.number = False  # the label is a number to be predicted, not a class
+    c.examples.metric = "accuracy"  # of bertjax.metrics.BY_NAME
+
     c.train = ConfigDict()
     c.train.steps = 900_000
+    c.train.epochs = 0.0  # passes over the examples of a fine-tuning task, which then give the steps
     c.train.batch_size = 256  # rows a step over all devices
     c.train.seq_length = 128
     c.train.max_predictions_per_seq = 20
@@ -155,6 +171,7 @@ def default() -> ConfigDict:
     c.optim.name = "bert_adamw"  # the 2018 release's, without bias correction; or "adamw", "lamb"
     c.optim.learning_rate = 1e-4
     c.optim.warmup_steps = 10_000
+    c.optim.warmup_proportion = 0.0  # of the steps, where train.epochs gives them: instead of warmup_steps
     c.optim.beta1 = 0.9
     c.optim.beta2 = 0.999
     c.optim.eps = 1e-6

@@ -1,5 +1,6 @@
-"""Held-out metrics: exact sums over every row, divided once."""
+"""Evaluation: exact sums over every row, divided once; or what the model says of each row, in order."""
 
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
@@ -9,6 +10,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from bertjax import sharding
+from bertjax.tasks.common import EvalSet, Outputs
 
 
 def make_eval_step(config: ConfigDict, task: ModuleType, mesh: Mesh, param_shardings: Any) -> Any:
@@ -18,28 +20,61 @@ def make_eval_step(config: ConfigDict, task: ModuleType, mesh: Mesh, param_shard
         with sharding.tracing(config, mesh):
             return task.batch_sums(config, params, batch, None) | task.batch_weights(batch)
 
+    return _compile(eval_step, mesh, param_shardings)
+
+
+def make_predict_step(config: ConfigDict, task: ModuleType, mesh: Mesh, param_shardings: Any) -> Any:
+    """A compiled (params, batch) -> task.batch_outputs of the batch, which every process gets whole."""
+
+    def predict_step(params: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        with sharding.tracing(config, mesh):
+            outputs: dict[str, jax.Array] = task.batch_outputs(config, params, batch)
+            return outputs
+
+    return _compile(predict_step, mesh, param_shardings)
+
+
+def _compile(step: Any, mesh: Mesh, param_shardings: Any) -> Any:
     on_batch = jax.sharding.NamedSharding(mesh, sharding.BATCH)
     replicated = jax.sharding.NamedSharding(mesh, sharding.REPLICATED)
-    return jax.jit(eval_step, in_shardings=(param_shardings, on_batch), out_shardings=replicated)
+    return jax.jit(step, in_shardings=(param_shardings, on_batch), out_shardings=replicated)
 
 
 def evaluate(
-    config: ConfigDict, task: ModuleType, mesh: Mesh, eval_step: Any, params: Any, rows: Any
+    config: ConfigDict, task: ModuleType, mesh: Mesh, eval_step: Any, params: Any, rows: EvalSet
 ) -> dict[str, float]:
-    """The task's metrics over all held-out rows; the last batch is filled up with rows of weight 0.
+    """The task's metrics over all rows of a set.
 
     Args:
       eval_step: of make_eval_step.
-      rows: the phase's task rows, with `heldout` and `num_heldout`.
     """
-    size = config.eval.batch_size
     totals: dict[str, float] = {}
-    pending = []
-    for position in range(0, rows.num_heldout, size):
-        pending.append(eval_step(params, sharding.make_global(mesh, rows.heldout, position, size)))
-        if len(pending) > 1:
-            pending[-2] = jax.device_get(pending[-2])  # at most two batches are on their way
-    for sums in jax.device_get(pending):
+    for sums in _results(config, mesh, eval_step, params, rows):
         for name, value in sums.items():
             totals[name] = totals.get(name, 0.0) + float(np.float64(value))
     return task.metrics(totals)
+
+
+def predict(config: ConfigDict, mesh: Mesh, predict_step: Any, params: Any, rows: EvalSet) -> Outputs:
+    """task.batch_outputs of all rows of a set, in order.
+
+    Args:
+      predict_step: of make_predict_step.
+    """
+    results = list(_results(config, mesh, predict_step, params, rows))
+    return {
+        name: np.concatenate([result[name] for result in results])[: rows.num_rows] for name in results[0]
+    }
+
+
+def _results(
+    config: ConfigDict, mesh: Mesh, step: Any, params: Any, rows: EvalSet
+) -> Iterator[dict[str, np.ndarray]]:
+    """step(params, batch) for each batch; the last one is filled up with rows of weight 0."""
+    size = config.eval.batch_size
+    pending = []
+    for position in range(0, rows.num_rows, size):
+        pending.append(step(params, sharding.make_global(mesh, rows.rows, position, size)))
+        if len(pending) > 2:  # at most two batches are on their way
+            yield jax.device_get(pending.pop(0))
+    yield from jax.device_get(pending)

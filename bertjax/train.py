@@ -18,15 +18,14 @@ from ml_collections import ConfigDict
 from bertjax import config as config_lib
 from bertjax import optim, sharding
 from bertjax.checkpoint import FOLDER, Checkpoints, check_config, lock_workdir
-from bertjax.convert.load import load
 from bertjax.data.loader import prefetch
-from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import InputError, Interrupted, NotFiniteError, naming
-from bertjax.evaluate import evaluate, make_eval_step
+from bertjax.evaluate import evaluate, make_eval_step, make_predict_step, predict
 from bertjax.logs import Log
-from bertjax.models import bert
 from bertjax.models.layers import dropout_keys
 from bertjax.processes import any_process, together
+from bertjax.start import initial_params, load_source
+from bertjax.tasks.common import Data, Rows
 from bertjax.throughput import Throughput
 from bertjax.trained import checkpoint_meta
 
@@ -154,7 +153,7 @@ class Run:
     checkpoints: Checkpoints
     log: Log
     stop_asked: Callable[[int], bool]
-    data: Any  # of the task's open_data
+    data: Data
     total_steps: int
 
 
@@ -173,8 +172,11 @@ def train(config: ConfigDict) -> dict[str, float]:
     if not config.workdir:
         raise InputError("--config.workdir is empty; name a folder for checkpoints and metrics")
     task = importlib.import_module(f"bertjax.tasks.{config.task}")
+    sharding.make_mesh(config)
+    source = load_source(config, task)
+    data = task.open_data(config, source)
+    config = data.config
     mesh = sharding.make_mesh(config)
-    data = task.open_data(config)
     step_fn, init_fn, shardings = make_train_step(config, task, mesh)
 
     with contextlib.ExitStack() as stack:
@@ -188,12 +190,16 @@ def train(config: ConfigDict) -> dict[str, float]:
 
         checkpoints = together(enter_workdir)
         restored = checkpoints.restore(abstract_state(config, task, shardings))
+        notes = list(data.notes)
         if restored:
             state, _, step = restored
-            origin = ""
         else:
-            step = 0
-            state, origin = _fresh_state(config, task, data.tokenizer, init_fn, shardings)
+            state, step = init_fn(), 0
+            if source:
+                state["params"], line = initial_params(
+                    config, task, source, data, state["params"], shardings["params"]
+                )
+                notes.append(line)
         total = sum(config[section].steps for section in data.rows)
 
         def open_log() -> Log:
@@ -212,11 +218,12 @@ def train(config: ConfigDict) -> dict[str, float]:
 
         log = together(open_log)
         log.note(_headline(mesh, state, step, total))
-        if origin:
-            log.note(origin)
+        for note in notes:
+            log.note(note)
 
         # The phases, one after the other: each has its own batch shape, and so its own compiled step.
-        run = Run(config, task, mesh, step_fn, make_eval_step(config, task, mesh, shardings["params"]),
+        make_eval = make_predict_step if hasattr(task, "batch_outputs") else make_eval_step
+        run = Run(config, task, mesh, step_fn, make_eval(config, task, mesh, shardings["params"]),
                   checkpoints, log, stack.enter_context(_stop_signal()), data, total)  # fmt: skip
         last: dict[str, float] = {}
         begin = 0
@@ -229,7 +236,7 @@ def train(config: ConfigDict) -> dict[str, float]:
 
 
 def run_phase(
-    run: Run, state: State, phase: ConfigDict, rows: Any, begin: int, step: int, end: int
+    run: Run, state: State, phase: ConfigDict, rows: Rows, begin: int, step: int, end: int
 ) -> tuple[State, dict[str, float]]:
     """Trains from `step` to `end` on the rows of a phase that began at step `begin`.
 
@@ -237,20 +244,27 @@ def run_phase(
       The state and the last held-out metrics.
     """
     config, log = run.config, run.log
-    started = time.perf_counter()
-    batch = abstract_batch(config, run.task, run.mesh, phase)
-    step_fn = run.step_fn.lower(state, batch).compile()
-    log.note(f"compiled for {phase.batch_size} x {phase.seq_length} in {time.perf_counter() - started:.1f} s")
+    compiled: dict[tuple[int, ...], Any] = {}  # by the shape of input_ids
+
+    def step_for(batch: Batch) -> Any:
+        shape = batch["input_ids"].shape
+        if shape not in compiled:
+            started = time.perf_counter()
+            compiled[shape] = run.step_fn.lower(state, batch).compile()
+            seconds = time.perf_counter() - started
+            log.note(f"compiled for {' x '.join(map(str, shape))} in {seconds:.1f} s")
+        return compiled[shape]
+
     meter = Meter(run, phase)
     held_out: dict[str, float] = {}
     batches = prefetch(_batch_maker(run.mesh, phase, rows, begin), step, end)
     with contextlib.closing(batches):  # type: ignore[type-var]
         for batch in batches:
-            state, measured = step_fn(state, batch)
+            state, measured = step_for(batch)(state, batch)
             step += 1
             meter.add(step, measured)
             stopping = step < end and run.stop_asked(step)
-            evaluating = not stopping and rows.num_heldout and _due(step, config.train.eval_every, end)
+            evaluating = not stopping and rows.evals and _due(step, config.train.eval_every, end)
             saving = stopping or _due(step, config.train.save_every, end)
 
             if evaluating or saving:
@@ -259,11 +273,10 @@ def run_phase(
                 # Not the newest step, so that the device has work while the host reads.
                 meter.log(newest=False)
             if evaluating:
-                values = evaluate(config, run.task, run.mesh, run.eval_step, state["params"], rows)
-                held_out = {f"eval/{name}": value for name, value in (values | run.data.constants).items()}
+                held_out = evaluate_all(run, rows, state["params"], last=step == run.total_steps)
                 log.metrics(step, held_out)
             if saving:
-                meta = checkpoint_meta(dict(config_lib.fields(config)), run.task.HEAD, (),
+                meta = checkpoint_meta(dict(config_lib.fields(config)), run.task.HEAD, run.data.labels,
                                        run.data.tokenizer, held_out if evaluating else {})  # fmt: skip
                 run.checkpoints.save(step, state, meta, wait=bool(stopping or step == run.total_steps))
             if evaluating or saving:
@@ -271,6 +284,24 @@ def run_phase(
             if stopping:
                 raise Interrupted(f"step {step} of {run.total_steps} is saved; the same command continues")
     return state, held_out
+
+
+def evaluate_all(run: Run, rows: Rows, params: Any, last: bool) -> dict[str, float]:
+    """The figures of every evaluation set; after the last step its files of predictions are written too."""
+    figures: dict[str, float] = {}
+    for rows_of_set in rows.evals:
+        if rows_of_set.score or rows_of_set.write:
+            if not (rows_of_set.score or last):
+                continue
+            outputs = predict(run.config, run.mesh, run.eval_step, params, rows_of_set)
+            values = rows_of_set.score(outputs) if rows_of_set.score else {}
+            if last and rows_of_set.write and jax.process_index() == 0:
+                with naming(run.config.workdir):
+                    rows_of_set.write(outputs, run.config.workdir)
+        else:
+            values = evaluate(run.config, run.task, run.mesh, run.eval_step, params, rows_of_set)
+        figures |= {f"{rows_of_set.name}/{name}": value for name, value in values.items()}
+    return figures | {f"eval/{name}": value for name, value in run.data.constants.items()}
 
 
 def _due(step: int, every: int, end: int) -> bool:
@@ -283,38 +314,6 @@ def _headline(mesh: Mesh, state: State, step: int, total: int) -> str:
     axes = " x ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
     where = f"complete: step {step} of {total}" if step == total else f"step {step} of {total}"
     return f"{parameters:.1f}M parameters on {devices} ({axes}), {where}"
-
-
-def _fresh_state(
-    config: ConfigDict, task: ModuleType, tokenizer: Tokenizer, init_fn: Any, shardings: Any
-) -> tuple[State, str]:
-    """The state before the first step, and a line on the parameters of config.init_from in it, if any."""
-    state = init_fn()
-    if not config.init_from:
-        return state, ""
-    model = load(config.init_from)
-    where = f"--config.init_from={config.init_from}"
-    other = [name for name in config_lib.ARCHITECTURE if model.config[name] != config.model[name]]
-    if other:
-        flags = " ".join(f"--config.model.{name}={model.config[name]}" for name in other)
-        raise InputError(f"{where}: another model than config.model; to train one like it add {flags}")
-    if model.tokenizer.sha256 != tokenizer.sha256:
-        raise InputError(
-            f"{where}: its vocabulary is not that of the data; prepare the data with the model's"
-        )
-    given, wanted = bert.parts_of(model.params), bert.HEADS[task.HEAD]
-    params = {
-        name: jax.device_put(model.params[name], shardings["params"][name]) if name in model.params else fresh
-        for name, fresh in state["params"].items()
-    }
-    line = f"parameters of {config.init_from}: {', '.join(('encoder', *(p for p in wanted if p in given)))}"
-    for what, parts in (
-        ("drawn anew", [part for part in wanted if part not in given]),
-        ("left out", [*(part for part in given if part not in wanted), *model.left_out]),
-    ):
-        if parts:
-            line += f"; {what}: {', '.join(parts)}"
-    return state | {"params": params}, line
 
 
 def _batch_maker(mesh: Mesh, phase: ConfigDict, rows: Any, begin: int) -> Callable[[int], Batch]:

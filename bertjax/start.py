@@ -1,0 +1,70 @@
+"""What a run begins with: the model of config.init_from, and the parameters that it takes from there."""
+
+import os
+from types import ModuleType
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from bertjax import config as config_lib
+from bertjax.checkpoint import FOLDER
+from bertjax.convert.load import load
+from bertjax.errors import InputError
+from bertjax.manifest import steps_in
+from bertjax.models import bert
+from bertjax.tasks.common import Data
+from bertjax.trained import Trained, load_trained
+
+
+def load_source(config: ConfigDict, task: ModuleType) -> Trained | None:
+    """The model that a run starts from, or, if it goes on, that it has reached; None for neither.
+
+    A run that goes on needs it only where the task's config follows from the model (task.FINE_TUNES).
+
+    Raises:
+      InputError: there is no such model, or it is broken.
+    """
+    checkpoints = os.path.join(config.workdir, FOLDER)
+    if os.path.isdir(checkpoints) and steps_in(checkpoints):
+        return load_trained(config.workdir) if task.FINE_TUNES else None
+    return load(config.init_from) if config.init_from else None
+
+
+def initial_params(
+    config: ConfigDict, task: ModuleType, source: Trained, data: Data, fresh: Any, shardings: Any
+) -> tuple[Any, str]:
+    """Parameters with those of `source` for those that it has, and a line that says which.
+
+    Args:
+      fresh: newly drawn parameters on the mesh.
+      shardings: theirs.
+
+    Raises:
+      InputError: it is another model than config.model, or has another vocabulary than the data.
+    """
+    where = f"--config.init_from={config.init_from}"
+    other = [name for name in config_lib.ARCHITECTURE if source.config[name] != config.model[name]]
+    if other:
+        flags = " ".join(f"--config.model.{name}={source.config[name]}" for name in other)
+        raise InputError(f"{where}: another model than config.model; to train one like it add {flags}")
+    if source.tokenizer.sha256 != data.tokenizer.sha256:
+        raise InputError(
+            f"{where}: its vocabulary is not that of the data; prepare the data with the model's"
+        )
+    if not config.init_params:
+        return fresh, f"sizes and tokenizer of {config.init_from}; all parameters are drawn anew"
+    given, wanted = set(bert.parts_of(source.params)), bert.HEADS[task.HEAD]
+    if (source.head, source.labels) != (task.HEAD, data.labels):
+        given.discard("classifier")  # it tells other things apart
+    taken = {name for part in given for name in source.params if name.startswith(part)} | {"encoder"}
+    params = {
+        name: jax.device_put(source.params[name], shardings[name]) if name in taken else x
+        for name, x in fresh.items()
+    }
+    line = f"parameters of {config.init_from}: {', '.join(('encoder', *(p for p in wanted if p in given)))}"
+    left_out = [*(part for part in bert.parts_of(source.params) if part not in wanted), *source.left_out]
+    for what, parts in (("drawn anew", [p for p in wanted if p not in given]), ("left out", left_out)):
+        if parts:
+            line += f"; {what}: {', '.join(parts)}"
+    return params, line

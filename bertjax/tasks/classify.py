@@ -1,0 +1,213 @@
+"""A class or a number for each text or pair of texts (Devlin et al. 2018, section 4.1; run_classifier.py of the
+2018 release): the pooled output, dropout and one dense layer.
+
+Shapes: B rows, S sequence, D hidden, C labels; C is 1 for a number.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from bertjax import metrics as official
+from bertjax.data.tables import Record, read_table
+from bertjax.data.texts import Text, encode
+from bertjax.errors import InputError
+from bertjax.models import bert
+from bertjax.models.layers import cross_entropy, dropout, fold_in
+from bertjax.tasks.common import Data, EvalSet, Outputs, Rows, Sums
+from bertjax.tasks.finetune import EncodedRows, fine_tuned_config
+from bertjax.trained import Trained
+
+HEAD = "sequence_classification"  # of bertjax.models.bert.HEADS
+FINE_TUNES = True
+NUMBER = ("number",)  # the labels of a model that predicts a number
+_DROPOUT_SITE = 10_000  # past the encoder's
+
+
+def init_params(config: ConfigDict, key: jax.Array) -> bert.Params:
+    """Parameters of the encoder with its classifier as a nested dict of float32 arrays."""
+    return bert.init_params(config.model, key, bert.HEADS[HEAD], len(config.examples.labels))
+
+
+def batch_weights(batch: bert.Batch) -> Sums:
+    """What the sums of `batch_sums` are divided by."""
+    return {"examples": batch["label_weights"].sum()}
+
+
+def batch_sums(config: ConfigDict, params: bert.Params, batch: bert.Batch, keys: jax.Array | None) -> Sums:
+    """Losses, and correct predictions of classes, summed over a batch or a part of it."""
+    logits_BC, weights_B = _logits(config, params, batch, keys), batch["label_weights"]
+    if config.examples.number:
+        return {"loss": (jnp.square(logits_BC[:, 0] - batch["labels"]) * weights_B).sum()}
+    loss_B, correct_B = cross_entropy(logits_BC, batch["labels"])
+    return {"loss": (loss_B * weights_B).sum(), "correct": (correct_B * weights_B).sum()}
+
+
+def batch_loss(sums: Sums, weights: Sums) -> jax.Array:
+    """Mean cross-entropy, or mean squared error of numbers."""
+    return sums["loss"] / jnp.maximum(weights["examples"], 1.0)
+
+
+def batch_outputs(config: ConfigDict, params: bert.Params, batch: bert.Batch) -> dict[str, jax.Array]:
+    """float32 logits [B, C], which the evaluation sets are scored by."""
+    return {"logits": _logits(config, params, batch, None)}
+
+
+def _logits(config: ConfigDict, params: bert.Params, batch: bert.Batch, keys: jax.Array | None) -> jax.Array:
+    model = bert.bind(config.model, params)
+    pooled_BD = model.pool(model.encoder(batch, keys=keys)[:, 0])
+    keys = None if keys is None else fold_in(keys, _DROPOUT_SITE)
+    return model.classify(dropout(pooled_BD, config.model.hidden_dropout_prob, keys))
+
+
+def metrics(totals: dict[str, float]) -> dict[str, float]:
+    """Means over whatever was added up: `totals` holds the names of batch_sums and of batch_weights."""
+    values = {"loss": totals["loss"] / totals["examples"]}
+    if "correct" in totals:
+        values["accuracy"] = totals["correct"] / totals["examples"]
+    return values
+
+
+def flops_per_step(config: ConfigDict, section: ConfigDict) -> float:
+    """Floating-point operations of the matrix products that a step needs if its rows are full."""
+    m = config.model
+    d, f, tokens = m.hidden_size, m.intermediate_size, section.batch_size * section.seq_length
+    layer = 4 * d * d + 2 * d * f + 2 * section.seq_length * d
+    return 6.0 * (m.num_hidden_layers * layer * tokens + section.batch_size * d * d)
+
+
+def batch_shapes(config: ConfigDict, section: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and types of a batch whose longest row is full."""
+    b, s = section.batch_size, section.seq_length
+    names = ("input_ids", "token_type_ids", "position_ids", "segment_ids")
+    labels = jnp.float32 if config.examples.number else jnp.int32
+    return {
+        **{name: jax.ShapeDtypeStruct((b, s), jnp.int32) for name in names},
+        "labels": jax.ShapeDtypeStruct((b,), labels),
+        "label_weights": jax.ShapeDtypeStruct((b,), jnp.float32),
+    }
+
+
+def open_data(config: ConfigDict, source: Trained | None) -> Data:
+    """Reads the files of config.examples. Raises InputError for whatever does not fit."""
+    c = config.examples
+    if c.metric not in official.BY_NAME:
+        raise InputError(f"--config.examples.metric={c.metric}: must be one of {', '.join(official.BY_NAME)}")
+    if (c.metric == "correlations") != c.number:
+        raise InputError(
+            f"--config.examples.metric={c.metric}: numbers (--config.examples.number=True) are measured by "
+            "correlations, classes by another metric"
+        )
+    paths = {name: [os.path.join(c.folder, file) for file in files] for name, files in
+             (("train", (c.train,)), ("dev", c.dev), ("test", c.test))}  # fmt: skip
+    [train] = [read_table(path, c.columns) for path in paths["train"]]
+    labels = NUMBER if c.number else tuple(c.labels) or _find_labels(train, c.label)
+    config = fine_tuned_config(config, source, labels, len(train))
+    assert source is not None
+    notes: list[str] = []
+
+    def encoded(records: Sequence[Record], path: str, labelled: bool) -> EncodedRows:
+        arrays = {}
+        if labelled:
+            values = [read_label(config, record) for record in records]
+            arrays["labels"] = np.array(values, np.float32 if c.number else np.int32)
+            arrays["label_weights"] = np.ones(len(records), np.float32)
+        texts = [read_text(config, record) for record in records]
+        most = config.train.seq_length
+        rows, cut = encode(source.tokenizer, texts, most, truncate=True), 0
+        cut = sum(len(row.ids) == most for row in rows)
+        if cut:
+            notes.append(f"{path}: {cut} of {len(rows)} examples fill {most} tokens or were cut to them")
+        return EncodedRows(rows, arrays, source.tokenizer.pad_id, most)
+
+    rows = encoded(train, paths["train"][0], labelled=True).shuffled(config.seed, config.train.batch_size)
+    evals = []
+    for name in ("dev", "test"):
+        for path in paths[name]:
+            records = read_table(path, c.columns if name == "dev" else ())
+            examples = encoded(records, path, labelled=name == "dev")
+            evals.append(_eval_set(config, examples, records, path, first=not evals))
+    files = {path: _sha256(path) for name in paths for path in paths[name]}
+    fingerprints = {f"{os.path.basename(path)} sha256": digest for path, digest in files.items()}
+    return Data(config, {"train": Rows(rows, tuple(evals))}, source.tokenizer, fingerprints,
+                labels=labels, notes=tuple(notes))  # fmt: skip
+
+
+def _find_labels(records: Sequence[Record], column: str) -> tuple[str, ...]:
+    labels = tuple(sorted({record[column] for record in records}))
+    if len(labels) == 1:
+        raise InputError(f"{records[0].where}: all labels are {labels[0]!r}; there is nothing to learn")
+    if len(labels) > len(records) // 2 and len(labels) > 50:
+        raise InputError(
+            f"{records[0].where}: {len(labels)} labels for {len(records)} examples; if column {column!r} is a "
+            "number, set --config.examples.number=True --config.examples.metric=correlations"
+        )
+    return labels
+
+
+def read_label(config: ConfigDict, record: Record) -> int | float:
+    """The label's number, or the number that it is. Raises InputError."""
+    text, labels = record[config.examples.label], config.examples.labels
+    if config.examples.number:
+        try:
+            value = float(text)
+        except ValueError:
+            value = np.nan
+        if not np.isfinite(value):
+            raise InputError(f"{record.where}: {config.examples.label}={text!r}: expected a number")
+        return value
+    if text not in labels:
+        raise InputError(f"{record.where}: unknown label {text!r}; known are {', '.join(labels)}")
+    return labels.index(text)
+
+
+def read_text(config: ConfigDict, record: Record) -> Text:
+    """The record's text or pair of texts. Raises InputError if one is empty."""
+    columns = [column for column in (config.examples.text_a, config.examples.text_b) if column]
+    texts = [record[column] for column in columns]
+    for column, text in zip(columns, texts, strict=True):
+        if not text.strip():
+            raise InputError(f"{record.where}: {column} is empty; remove the example")
+    return (texts[0], texts[1]) if len(texts) == 2 else texts[0]
+
+
+def _eval_set(
+    config: ConfigDict, examples: EncodedRows, records: Sequence[Record], path: str, first: bool
+) -> EvalSet:
+    number, labels = config.examples.number, config.examples.labels
+    stem = Path(path).stem
+
+    def answers(outputs: Outputs) -> np.ndarray:
+        logits = examples.in_order(outputs)["logits"]
+        return logits[:, 0] if number else logits.argmax(-1)
+
+    def score(outputs: Outputs) -> dict[str, float]:
+        found: Callable[..., dict[str, float]] = official.BY_NAME[config.examples.metric]
+        return found(examples.arrays["labels"], answers(outputs))
+
+    def write(outputs: Outputs, folder: str) -> None:
+        with open(os.path.join(folder, f"{stem}_predictions.tsv"), "w", encoding="utf-8") as file:
+            file.write("index\tprediction\n")
+            for i, (record, answer) in enumerate(zip(records, answers(outputs), strict=True)):
+                name = record[config.examples.id] if config.examples.id else i
+                file.write(f"{name}\t{f'{answer:.4f}' if number else labels[answer]}\n")
+
+    return EvalSet(
+        name="eval" if first else f"eval_{stem}",
+        rows=examples.sorted(config.eval.batch_size),
+        num_rows=len(examples),
+        score=score if "labels" in examples.arrays else None,
+        write=write,
+    )
+
+
+def _sha256(path: str) -> str:
+    import hashlib
+
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,53 @@
+"""What a task gives to the training loop.
+
+A task is a module with: HEAD; init_params, batch_sums, batch_weights, batch_loss, metrics, flops_per_step and
+batch_shapes, which see arrays only; open_data, which reads files. A task whose evaluation needs what the model
+says of each row, not sums alone, has batch_outputs too.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from bertjax.data.tokenizer import Tokenizer
+
+Sums = dict[str, jax.Array]
+Outputs = dict[str, np.ndarray]  # [rows, ...]
+RowSource = Callable[[int, int], dict[str, np.ndarray]]  # (first row, count) -> a batch
+
+
+@dataclass(frozen=True)
+class EvalSet:
+    """Rows to evaluate on, always in the same order."""
+
+    name: str  # its figures are "name/figure"
+    rows: RowSource  # rows past the last weigh 0
+    num_rows: int
+    # Figures from batch_outputs of all rows, in order; None: task.metrics of the sums over them.
+    score: Callable[[Outputs], dict[str, float]] | None = None
+    # Writes files of predictions into a folder, after the last step; None: none.
+    write: Callable[[Outputs, str], None] | None = None
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Where the rows of one phase come from."""
+
+    train: RowSource  # endless
+    evals: tuple[EvalSet, ...]
+
+
+@dataclass(frozen=True)
+class Data:
+    """The opened inputs of a run."""
+
+    config: ConfigDict  # the run's, with what follows from the data filled in
+    rows: dict[str, Rows]  # by config section: "train", "phase2"
+    tokenizer: Tokenizer
+    fingerprints: dict[str, str]  # what must be the same when a run goes on, besides the config's fields
+    constants: dict[str, float] = field(default_factory=dict)  # what held-out figures are compared with
+    labels: tuple[str, ...] = ()  # names of the classes, saved with the model
+    notes: tuple[str, ...] = ()  # lines on what was cut or left out, for the terminal
