@@ -44,6 +44,7 @@ _CONFIG_FIELDS = (
 )
 
 # What of a run's config the model card shows: not its paths and its machines.
+_PATHS = ("data.store", "data.tfrecord", "data.tfrecord_heldout", "data.vocab")
 _RECIPE = ("model.", "data.", "train.", "phase2.", "optim.", "seed")
 
 
@@ -241,8 +242,10 @@ def model_card(model: Trained, name: str) -> str:
     recipe = {
         key: json.dumps(value)
         for key, value in sorted(run.items())
-        if key.startswith(_RECIPE) and key != "data.store" and (run["phase2.steps"] or "phase2." not in key)
+        if key.startswith(_RECIPE) and key not in _PATHS and (run["phase2.steps"] or "phase2." not in key)
     }
+    if run.get("data.tfrecord"):  # finished examples, whose pairs and masks no field decided
+        recipe = {key: x for key, x in recipe.items() if key == "data.next_sentence" or "data." not in key}
     parameters = sum(x.size for x in to_huggingface(c, model.params).values())
     case = "lower-case" if model.tokenizer.lower_case else "cased"
     return f"""---
