@@ -118,6 +118,11 @@ def default() -> ConfigDict:
 
     c.data = ConfigDict()
     c.data.store = ""  # folder written by bertjax.prepare
+    # Instead of a store: files of finished examples by the 2018 release's create_pretraining_data.py, as a
+    # comma-separated list of files, folders and globs. Only next_sentence is read of the fields below.
+    c.data.tfrecord = ""
+    c.data.tfrecord_heldout = ""  # likewise, for evaluation; "": none
+    c.data.vocab = ""  # the vocab.txt that they were made with
     c.data.weights = ()  # passes over each of the store's inputs per epoch; () takes the store's own
     c.data.masking = (
         "static"  # "static": dupe_factor masked passes, then repeated; "dynamic": new in each epoch
@@ -349,6 +354,9 @@ def check(config: ConfigDict) -> None:
         require(dict(fields(config))[field] in known, field, f"must be one of {', '.join(known)}")
     require(len(d.mask_split) == 3 and min(d.mask_split) >= 0 and abs(sum(d.mask_split) - 1) < 1e-6,
             "data.mask_split", "must be three shares (mask, random, unchanged) that add up to 1")  # fmt: skip
+    require(
+        d.pack == 1 or not d.tfrecord, "data.pack", "examples of data.tfrecord are not packed; set it to 1"
+    )
     phases = ["train", *(["phase2"] if config.phase2.steps else [])]
     for name in phases:
         phase = config[name]

@@ -18,6 +18,7 @@ stopped.
 
   --config=configs/pretrain_tiny.py   a file of configs/ or your own; FILE:ARG calls its get_config(ARG)
   --config.data.store=DIR             the text, as bertjax.prepare wrote it
+  --config.data.tfrecord=FILES        or the examples that the 2018 release's create_pretraining_data.py wrote
   --config.workdir=DIR                where checkpoints, metrics and the vocabulary go
   --config.train.steps=1000           so is any field set; bertjax/config.py lists them with their defaults"""
 

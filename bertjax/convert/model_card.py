@@ -7,7 +7,7 @@ from bertjax.trained import Trained
 
 # What of a run's config the card shows: not its paths and its machines.
 _RECIPE = ("model.", "data.", "train.", "phase2.", "optim.", "seed")
-_PATHS = ("data.store",)
+_PATHS = ("data.store", "data.tfrecord", "data.tfrecord_heldout", "data.vocab")
 
 # The pipeline of transformers that fits a head, and a line that shows it.
 _FILL_MASK = ("fill-mask", 'pipe("Return the [MASK] of the list.")')
@@ -38,6 +38,8 @@ def model_card(model: Trained, name: str, parameters: int) -> str:
         for key, value in sorted(run.items())
         if key.startswith(_RECIPE) and key not in _PATHS and (run.get("phase2.steps") or "phase2." not in key)
     }
+    if run.get("data.tfrecord"):  # finished examples, whose pairs and masks no field decided
+        recipe = {key: x for key, x in recipe.items() if key == "data.next_sentence" or "data." not in key}
     case = "lower-case" if model.tokenizer.lower_case else "cased"
     trained = f"Trained with bertjax; this is the checkpoint of step {model.step:,}." if model.step else ""
     pipeline, example = _PIPELINES.get(model.head, ("", ""))

@@ -1,4 +1,5 @@
-"""Masked-LM and next-sentence pre-training (Devlin et al. 2018, section 3.1) from a token store.
+"""Masked-LM and next-sentence pre-training (Devlin et al. 2018, section 3.1) from a token store, or from the
+finished examples of the 2018 release.
 
 A task is a module: what its parameters are, what it sums over a batch, and where its rows come from. Every
 loss and metric is a sum and a weight, added up over the whole batch (or evaluation) and divided once.
@@ -16,6 +17,8 @@ from ml_collections import ConfigDict
 
 from bertjax.data.examples import Batch, Examples, pad_rows, predictions_per_row
 from bertjax.data.store import Store, open_store
+from bertjax.data.tf_examples import TfExamples, fingerprint, open_files
+from bertjax.data.tfrecord import RecordFile, Records
 from bertjax.data.tokenizer import Tokenizer, load_tokenizer
 from bertjax.errors import InputError
 from bertjax.models import bert
@@ -23,6 +26,7 @@ from bertjax.models.layers import cross_entropy
 
 HEAD = "pretraining"  # of bertjax.models.bert.HEADS
 Sums = dict[str, jax.Array]
+RowSource = Callable[[int, int], dict[str, np.ndarray]]  # (first row, count) -> a batch
 EVAL_SEED = 0  # held-out examples are the same in every run, whatever its seed
 
 
@@ -121,8 +125,8 @@ def _predictions(config: ConfigDict, section: ConfigDict) -> int:
 class Rows:
     """Where the rows of one phase come from: endless for training, `num_heldout` for evaluation."""
 
-    train: Callable[[int, int], dict[str, np.ndarray]]  # (first row, count)
-    heldout: Callable[[int, int], dict[str, np.ndarray]]  # likewise; rows past the last weigh 0
+    train: RowSource
+    heldout: RowSource  # rows past the last weigh 0
     num_heldout: int
 
 
@@ -137,9 +141,83 @@ class Data:
 
 
 def open_data(config: ConfigDict) -> Data:
-    """Opens the store. Raises InputError for whatever does not fit."""
+    """Opens the store or the files of finished examples. Raises InputError for whatever does not fit."""
+    if config.data.store and config.data.tfrecord:
+        raise InputError(
+            "--config.data.store and --config.data.tfrecord are both set; leave one of them empty"
+        )
+    types = config.model.type_vocab_size
+    if types < 2:
+        raise InputError(f"--config.model.type_vocab_size={types}: tokens are of type 0 and 1; it must be 2")
+    return _open_tfrecord(config) if config.data.tfrecord else _open_store(config)
+
+
+def _sections(config: ConfigDict) -> list[str]:
+    return [name for name in ("train", "phase2") if config[name].steps]
+
+
+def _check_vocab_size(config: ConfigDict, tokenizer: Tokenizer, path: str) -> None:
+    if tokenizer.vocab_size != config.model.vocab_size:
+        raise InputError(
+            f"--config.model.vocab_size={config.model.vocab_size}: the vocabulary of {path} has "
+            f"{tokenizer.vocab_size} tokens; set --config.model.vocab_size={tokenizer.vocab_size}"
+        )
+
+
+def _open_tfrecord(config: ConfigDict) -> Data:
+    data = config.data
+    heldout = data.tfrecord_heldout if config.train.eval_every else ""
+    if not data.vocab:
+        raise InputError(
+            "--config.data.vocab is empty; name the vocab.txt that the files of --config.data.tfrecord were "
+            "made with"
+        )
+    tokenizer = load_tokenizer(data.vocab)
+    _check_vocab_size(config, tokenizer, data.vocab)
+    lengths = {name: config[name].seq_length for name in _sections(config)}
+    files = open_files("--config.data.tfrecord", data.tfrecord, lengths)
+    heldout_files = open_files("--config.data.tfrecord_heldout", heldout, lengths) if heldout else {}
+
+    def open_rows(phase: int, name: str) -> Rows:
+        def examples(files: dict[int, list[RecordFile]], seed: int) -> TfExamples:
+            return TfExamples(
+                Records(files[lengths[name]]),
+                tokenizer,
+                seed=seed,
+                phase=phase,
+                seq_length=lengths[name],
+                max_predictions_per_seq=config[name].max_predictions_per_seq,
+                next_sentence=data.next_sentence,
+                section=name,
+            )
+
+        train = examples(files, config.seed)
+        if not heldout:
+            return Rows(train.rows, train.rows, 0)
+        once = examples(heldout_files, EVAL_SEED)
+        total = min(len(once), config.eval.examples or len(once))
+        return Rows(train.rows, _padded(once.rows, total), total)
+
+    return Data(
+        {name: open_rows(phase, name) for phase, name in enumerate(_sections(config))},
+        {},
+        tokenizer,
+        {"data.tfrecord sha256": fingerprint(files), "data.vocab sha256": tokenizer.sha256},
+    )
+
+
+def _open_store(config: ConfigDict) -> Data:
     if not config.data.store:
-        raise InputError("--config.data.store is empty; name a folder written by python -m bertjax.prepare")
+        raise InputError(
+            "--config.data.store is empty; name a folder written by python -m bertjax.prepare, or set "
+            "--config.data.tfrecord"
+        )
+    for field in ("tfrecord_heldout", "vocab"):
+        if config.data[field]:
+            raise InputError(
+                f"--config.data.{field}={config.data[field]}: is read with --config.data.tfrecord only, not "
+                "with a store; leave it empty"
+            )
     store = open_store(config.data.store)
     tokenizer = load_tokenizer(store.path)
     if tokenizer.sha256 != store.manifest["tokenizer"]["sha256"]:
@@ -147,21 +225,12 @@ def open_data(config: ConfigDict) -> Data:
             f"{store.path}: its tokens were made with another vocabulary than the one that lies in it; "
             "run bertjax.prepare again"
         )
-    if tokenizer.vocab_size != config.model.vocab_size:
-        raise InputError(
-            f"--config.model.vocab_size={config.model.vocab_size}: the vocabulary of {store.path} has "
-            f"{tokenizer.vocab_size} tokens; set --config.model.vocab_size={tokenizer.vocab_size}"
-        )
-    types = config.model.type_vocab_size
-    if types < 2:
-        raise InputError(f"--config.model.type_vocab_size={types}: tokens are of type 0 and 1; it must be 2")
-    rows = {
-        name: _open_rows(config, config[name], store, tokenizer, phase)
-        for phase, name in enumerate(("train", "phase2"))
-        if config[name].steps
-    }
+    _check_vocab_size(config, tokenizer, str(store.path))
     return Data(
-        rows,
+        {
+            name: _open_rows(config, config[name], store, tokenizer, phase)
+            for phase, name in enumerate(_sections(config))
+        },
         # Nats a token that guessing by the corpus's word frequencies costs: what a model must beat.
         {"unigram_entropy": store.manifest["summary"]["unigram_entropy"]},
         tokenizer,
@@ -192,9 +261,14 @@ def _open_rows(
     heldout = examples(once, EVAL_SEED, store.heldout_documents)
     total = heldout.epoch_rows(0)
     total = min(total, config.eval.examples or total)
+    return Rows(train.rows, _padded(heldout.rows, total), total)
 
-    def heldout_rows(first: int, count: int) -> dict[str, np.ndarray]:
+
+def _padded(rows: RowSource, total: int) -> RowSource:
+    """The first `total` rows, and behind them rows that weigh 0."""
+
+    def padded(first: int, count: int) -> dict[str, np.ndarray]:
         have = max(0, min(count, total - first))
-        return pad_rows(heldout.rows(first, have), count)
+        return pad_rows(rows(first, have), count)
 
-    return Rows(train.rows, heldout_rows, total)
+    return padded

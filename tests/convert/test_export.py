@@ -15,6 +15,7 @@ from store_fixture import make_batch
 from trained_fixture import make_trained
 
 from bertjax.convert import export, names
+from bertjax.convert.model_card import model_card
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import InputError
 from bertjax.models import bert
@@ -175,6 +176,13 @@ def test_the_folder_is_complete(model, tmp_path):
     for line in ("# my-bert", "| mlm loss | 3.25 |", "| optim.learning_rate | 0.01 |", "step 7", "cased"):
         assert line in card
     assert "workdir" not in card  # no path of this machine
+    assert "| data.masked_lm_prob | 0.15 |" in card
+    finished = {"data.tfrecord": "/home/files", "data.vocab": "/home/vocab.txt"}
+    meta = model.meta | {"config": model.meta["config"] | finished}
+    card = model_card(dataclasses.replace(model, meta=meta), "my-bert", 1)
+    assert "/home" not in card
+    assert "masked_lm_prob" not in card  # the files were masked before
+    assert "| data.next_sentence | true |" in card
 
 
 def test_an_export_is_replaced_and_nothing_else_is(model, tmp_path):

@@ -1,4 +1,4 @@
-"""Properties of the training examples, and their agreement with a plain transcription of the 2018 algorithm.
+"""Properties of the training examples; test_fidelity.py compares their distributions with the release's.
 
 Most stores here give every token of the corpus an id of its own, so that a row tells where its text came
 from.
@@ -6,7 +6,6 @@ from.
 
 import collections
 import hashlib
-import itertools
 import os
 import random
 import subprocess
@@ -360,143 +359,6 @@ def test_without_numba_rows_are_the_same():
     env = os.environ | {"NUMBA_DISABLE_JIT": "1", "PYTHONPATH": root, "PYTHONWARNINGS": "ignore"}
     done = subprocess.run([sys.executable, "-c", code], env=env, check=True, capture_output=True, text=True)
     assert done.stdout.strip() == digest()
-
-
-# A transcription of the 2018 algorithm into plain Python, from its description.
-
-
-def transcribed_instances(documents, own, room, short_seq_prob, rng):
-    """[(tokens of A, tokens of B, is_random)] of one pass over a document."""
-    document = documents[own]
-    target = rng.randint(2, room) if rng.random() < short_seq_prob else room
-    found = []
-    start = 0
-    while start < len(document):
-        chunk: list[list[int]] = []
-        while start + len(chunk) < len(document) and sum(map(len, chunk)) < target:
-            chunk.append(document[start + len(chunk)])
-        split = rng.randint(1, len(chunk) - 1) if len(chunk) > 1 else 1
-        a = [token for sentence in chunk[:split] for token in sentence]
-        b: list[int] = []
-        is_random = len(chunk) == 1 or rng.random() < 0.5
-        if is_random:
-            for _ in range(10):
-                other = rng.randint(0, len(documents) - 1)
-                if other != own:
-                    break
-            for sentence in documents[other][rng.randint(0, len(documents[other]) - 1) :]:
-                b.extend(sentence)
-                if len(b) >= target - len(a):
-                    break
-            start += split
-        else:
-            b = [token for sentence in chunk[split:] for token in sentence]
-            start += len(chunk)
-        while len(a) + len(b) > room:
-            longer = a if len(a) > len(b) else b
-            longer.pop(0 if rng.random() < 0.5 else -1)
-        found.append((a, b, is_random))
-    return found
-
-
-def transcribed_masks(tokens, continuation, whole_word, most, vocab_size, rng):
-    """(masked positions, the masked sequence)."""
-    words: list[list[int]] = []
-    for i, token in enumerate(tokens):
-        if token in (CLS, SEP):
-            continue
-        if whole_word and words and continuation[token]:
-            words[-1].append(i)
-        else:
-            words.append([i])
-    rng.shuffle(words)
-    n = min(most, max(1, round(0.15 * len(tokens))))
-    masked: list[int] = []
-    for word in words:
-        if len(masked) < n and len(masked) + len(word) <= n:
-            masked += word
-    out = list(tokens)
-    for i in masked:
-        choice = rng.random()
-        if choice < 0.8:
-            out[i] = MASK
-        elif choice >= 0.9:
-            out[i] = rng.randrange(vocab_size)
-    return masked, out
-
-
-def statistics(tokens, a, b, is_random, masked, out, seq_length, starts):
-    """What is compared, of one sequence."""
-    kept = [out[i] == tokens[i] for i in masked]
-    blanked = [out[i] == MASK for i in masked]
-    in_a = [i <= len(a) for i in masked]
-    under_half = len(tokens) < seq_length // 2
-    replaced = len(masked) - sum(blanked) - sum(kept)
-    return np.array(
-        [1, is_random, len(a), len(b), len(a) ** 2, len(b) ** 2, len(tokens) < seq_length, under_half,
-         len(masked), sum(blanked), sum(kept), replaced, sum(in_a), sum(masked),
-         is_random * len(b), b[0], a[0], a[0] in starts, b[0] in starts]
-    )  # fmt: skip
-
-
-NAMES = [
-    "sequences", "random next", "A", "B", "A^2", "B^2", "short", "under half",
-    "masked", "[MASK]", "unchanged", "replaced", "masked in A", "position",
-    "random B", "B first token", "A first token", "A from its start", "B from its start",
-]  # fmt: skip
-
-
-def compare(store, whole_word, passes, seq_length=64, most=10):
-    """The mean difference of both algorithms' sums over each document must be within sampling error."""
-    bounds, text = store.sentences[store.documents], store.tokens.tolist()
-    tokenizer = make_tokenizer(store)
-    n = len(store.documents) - 1
-    documents = [
-        [text[a:b] for a, b in itertools.pairwise(store.sentences[first : stop + 1])]
-        for first, stop in itertools.pairwise(store.documents)
-    ]
-    starts = set((store.sentences + FIRST).tolist())  # first tokens of sentences
-    rng = random.Random(0)
-    theirs, ours = np.zeros((n, len(NAMES))), np.zeros((n, len(NAMES)))
-    for _ in range(passes):
-        for d in range(n):
-            for a, b, is_random in transcribed_instances(documents, d, seq_length - 3, 0.1, rng):
-                tokens = [CLS, *a, SEP, *b, SEP]
-                masked, out = transcribed_masks(
-                    tokens, tokenizer.continuation, whole_word, most, tokenizer.vocab_size, rng
-                )
-                theirs[d] += statistics(tokens, a, b, is_random, masked, out, seq_length, starts)
-    examples = make(
-        store, np.arange(n), dupe_factor=passes, whole_word_mask=whole_word, seq_length=seq_length, most=most
-    )
-    for original, ids, _, _, masked, label in sequences(examples.rows(0, examples.epoch_rows(0))):
-        end = int(np.flatnonzero(original == SEP)[0])
-        a, b = original[1:end].tolist(), original[end + 1 : -1].tolist()
-        d = np.searchsorted(bounds, a[0] - FIRST, side="right") - 1
-        ours[d] += statistics(original, a, b, label, masked, ids, seq_length, starts)
-    difference = (ours - theirs) / passes
-    z = difference.mean(0) / (difference.std(0) / np.sqrt(n) + 1e-12)
-    sums = zip(NAMES, ours.sum(0), theirs.sum(0), z, strict=True)
-    report = "; ".join(f"{name}: {o:.5g}, {t:.5g} (z = {x:.1f})" for name, o, t, x in sums)
-    assert (abs(z) < 4.5).all(), report
-    # The comparison must be sharp: most standard errors are a small part of the sums.
-    error = difference.std(0) / np.sqrt(n) / (theirs.sum(0) / passes / n)
-    assert np.median(error) < 0.02, error
-
-
-@pytest.mark.parametrize("whole_word", [False, True])
-def test_distributions_equal_the_transcription(whole_word):
-    compare(random_store(400, most_sentences=25), whole_word, passes=20)
-
-
-def test_distributions_equal_the_transcription_on_real_text():
-    data = Path(os.environ.get("BERTJAX_DATA", Path(__file__).parents[3] / "shared" / "data"))
-    path = data / "text" / "python-docs.txt"
-    if not path.is_file():
-        pytest.skip(f"no {path}")
-    texts = path.read_text(encoding="utf-8").strip().split("\n\n")[:250]
-    store = make_store([[len(line.split()) for line in text.splitlines() if line.strip()] for text in texts])
-    compare(store, False, passes=6, seq_length=128, most=20)
 
 
 def test_long_documents_cost_no_more_than_short_ones():
