@@ -13,7 +13,7 @@ def at_once(store):
     """The held-out rows, parameters and the metrics of one batch of all rows, without a mesh."""
     config = toy_config(store, **{"train.eval_every": 1})
     rows, params = pretrain.open_data(config).rows["train"], random_params(config)
-    batch = rows.heldout(0, rows.num_heldout)
+    batch = rows.evals[0].rows(0, rows.evals[0].num_rows)
     sums = jax.jit(lambda params, batch: pretrain.batch_sums(config, params, batch, None))(params, batch)
     totals = {name: float(x) for name, x in (sums | pretrain.batch_weights(batch)).items()}
     return rows, params, pretrain.metrics(totals)
@@ -30,8 +30,8 @@ def test_batch_size_and_mesh_do_not_change_a_metric(store, at_once, size, device
     mesh = sharding.make_mesh(config, jax.devices()[:devices])
     shardings = sharding.state_shardings(params, mesh)
     step = make_eval_step(config, pretrain, mesh, shardings)
-    assert rows.num_heldout % size  # the last batch is not full
-    found = evaluate(config, pretrain, mesh, step, jax.device_put(params, shardings), rows)
+    assert rows.evals[0].num_rows % size  # the last batch is not full
+    found = evaluate(config, pretrain, mesh, step, jax.device_put(params, shardings), rows.evals[0])
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value, rtol=2e-6, err_msg=name)
@@ -41,9 +41,9 @@ def test_eval_examples_limits_the_rows(store, at_once):
     rows, _, _ = at_once
     config = toy_config(store, **{"train.eval_every": 1, "eval.examples": 5})
     few = pretrain.open_data(config).rows["train"]
-    assert few.num_heldout == 5 < rows.num_heldout
-    for name, x in few.heldout(0, 8).items():
-        np.testing.assert_array_equal(x[:5], rows.heldout(0, 5)[name])
+    assert few.evals[0].num_rows == 5 < rows.evals[0].num_rows
+    for name, x in few.evals[0].rows(0, 8).items():
+        np.testing.assert_array_equal(x[:5], rows.evals[0].rows(0, 5)[name])
         assert not x[5:].any()
 
 
@@ -51,10 +51,10 @@ def test_held_out_rows_do_not_depend_on_the_runs_seed_and_masking(store, at_once
     rows, _, _ = at_once
     other = {"train.eval_every": 1, "data.masking": "dynamic", "data.dupe_factor": 3}
     same = pretrain.open_data(toy_config(store, seed=5, **other)).rows["train"]
-    assert same.num_heldout == rows.num_heldout
-    for name, x in same.heldout(0, rows.num_heldout).items():
-        np.testing.assert_array_equal(x, rows.heldout(0, rows.num_heldout)[name])
+    assert same.evals[0].num_rows == rows.evals[0].num_rows
+    for name, x in same.evals[0].rows(0, rows.evals[0].num_rows).items():
+        np.testing.assert_array_equal(x, rows.evals[0].rows(0, rows.evals[0].num_rows)[name])
 
 
 def test_no_rows_without_evaluation(store):
-    assert pretrain.open_data(toy_config(store)).rows["train"].num_heldout == 0
+    assert pretrain.open_data(toy_config(store)).rows["train"].evals == ()

@@ -4,21 +4,22 @@ import csv
 import difflib
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from bertjax.errors import InputError
 
 KINDS = (".tsv", ".csv", ".jsonl")
 
 
-class Record(NamedTuple):
+@dataclass(frozen=True)
+class Record:
     """One example as it is in its file."""
 
     where: str  # "file:line"
     fields: dict[str, str]
 
-    def __getitem__(self, column: str) -> str:  # type: ignore[override]
+    def __getitem__(self, column: str) -> str:
         """The column's text. Raises InputError if there is none, naming the nearest."""
         if column not in self.fields:
             nearest = difflib.get_close_matches(column, self.fields, n=1, cutoff=0.0)

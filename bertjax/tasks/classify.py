@@ -1,9 +1,10 @@
-"""A class or a number for each text or pair of texts (Devlin et al. 2018, section 4.1; run_classifier.py of the
-2018 release): the pooled output, dropout and one dense layer.
+"""A class or a number for each text or pair of texts: the pooled output, dropout and one dense layer (Devlin
+et al. 2018, section 4.1; run_classifier.py of the 2018 release).
 
 Shapes: B rows, S sequence, D hidden, C labels; C is 1 for a number.
 """
 
+import hashlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -119,14 +120,14 @@ def open_data(config: ConfigDict, source: Trained | None) -> Data:
             arrays["label_weights"] = np.ones(len(records), np.float32)
         texts = [read_text(config, record) for record in records]
         most = config.train.seq_length
-        rows, cut = encode(source.tokenizer, texts, most, truncate=True), 0
+        rows = encode(source.tokenizer, texts, most, truncate=True)
         cut = sum(len(row.ids) == most for row in rows)
         if cut:
             notes.append(f"{path}: {cut} of {len(rows)} examples fill {most} tokens or were cut to them")
         return EncodedRows(rows, arrays, source.tokenizer.pad_id, most)
 
     rows = encoded(train, paths["train"][0], labelled=True).shuffled(config.seed, config.train.batch_size)
-    evals = []
+    evals: list[EvalSet] = []
     for name in ("dev", "test"):
         for path in paths[name]:
             records = read_table(path, c.columns if name == "dev" else ())
@@ -144,8 +145,8 @@ def _find_labels(records: Sequence[Record], column: str) -> tuple[str, ...]:
         raise InputError(f"{records[0].where}: all labels are {labels[0]!r}; there is nothing to learn")
     if len(labels) > len(records) // 2 and len(labels) > 50:
         raise InputError(
-            f"{records[0].where}: {len(labels)} labels for {len(records)} examples; if column {column!r} is a "
-            "number, set --config.examples.number=True --config.examples.metric=correlations"
+            f"{records[0].where}: {len(labels)} labels for {len(records)} examples; if column {column!r} is "
+            "a number, set --config.examples.number=True --config.examples.metric=correlations"
         )
     return labels
 
@@ -207,7 +208,5 @@ def _eval_set(
 
 
 def _sha256(path: str) -> str:
-    import hashlib
-
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

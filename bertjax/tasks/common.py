@@ -1,8 +1,8 @@
 """What a task gives to the training loop.
 
-A task is a module with: HEAD; init_params, batch_sums, batch_weights, batch_loss, metrics, flops_per_step and
-batch_shapes, which see arrays only; open_data, which reads files. A task whose evaluation needs what the model
-says of each row, not sums alone, has batch_outputs too.
+A task is a module with: HEAD and FINE_TUNES; init_params, batch_sums, batch_weights, batch_loss, metrics,
+flops_per_step and batch_shapes, which see arrays only; open_data, which reads files. A task whose evaluation
+needs what the model says of each row, not sums alone, has batch_outputs too.
 """
 
 from collections.abc import Callable

@@ -1,14 +1,10 @@
 """Masked-LM and next-sentence pre-training (Devlin et al. 2018, section 3.1) from a token store, or from the
 finished examples of the 2018 release.
 
-A task is a module: what its parameters are, what it sums over a batch, and where its rows come from. Every
-loss and metric is a sum and a weight, added up over the whole batch (or evaluation) and divided once.
+Every loss and metric is a sum and a weight, added up over the whole batch (or evaluation) and divided once.
 
 Shapes: B rows, S sequence, M masked positions, N sequences in a row, V vocabulary.
 """
-
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -23,10 +19,11 @@ from bertjax.data.tokenizer import Tokenizer, load_tokenizer
 from bertjax.errors import InputError
 from bertjax.models import bert
 from bertjax.models.layers import cross_entropy
+from bertjax.tasks.common import Data, EvalSet, Rows, RowSource, Sums
+from bertjax.trained import Trained
 
 HEAD = "pretraining"  # of bertjax.models.bert.HEADS
-Sums = dict[str, jax.Array]
-RowSource = Callable[[int, int], dict[str, np.ndarray]]  # (first row, count) -> a batch
+FINE_TUNES = False
 EVAL_SEED = 0  # held-out examples are the same in every run, whatever its seed
 
 
@@ -121,26 +118,7 @@ def _predictions(config: ConfigDict, section: ConfigDict) -> int:
     return predictions_per_row(config.data, section.seq_length, section.max_predictions_per_seq)
 
 
-@dataclass(frozen=True)
-class Rows:
-    """Where the rows of one phase come from: endless for training, `num_heldout` for evaluation."""
-
-    train: RowSource
-    heldout: RowSource  # rows past the last weigh 0
-    num_heldout: int
-
-
-@dataclass(frozen=True)
-class Data:
-    """The opened inputs of a run."""
-
-    rows: dict[str, Rows]  # by config section: "train", "phase2"
-    constants: dict[str, float]  # what held-out figures are to be compared with
-    tokenizer: Tokenizer
-    fingerprints: dict[str, str]  # what must be the same when a run goes on, besides the config's fields
-
-
-def open_data(config: ConfigDict) -> Data:
+def open_data(config: ConfigDict, source: Trained | None = None) -> Data:
     """Opens the store or the files of finished examples. Raises InputError for whatever does not fit."""
     if config.data.store and config.data.tfrecord:
         raise InputError(
@@ -193,14 +171,14 @@ def _open_tfrecord(config: ConfigDict) -> Data:
 
         train = examples(files, config.seed)
         if not heldout:
-            return Rows(train.rows, train.rows, 0)
+            return Rows(train.rows, ())
         once = examples(heldout_files, EVAL_SEED)
         total = min(len(once), config.eval.examples or len(once))
-        return Rows(train.rows, _padded(once.rows, total), total)
+        return Rows(train.rows, (EvalSet("eval", _padded(once.rows, total), total),))
 
     return Data(
+        config,
         {name: open_rows(phase, name) for phase, name in enumerate(_sections(config))},
-        {},
         tokenizer,
         {"data.tfrecord sha256": fingerprint(files), "data.vocab sha256": tokenizer.sha256},
     )
@@ -227,14 +205,15 @@ def _open_store(config: ConfigDict) -> Data:
         )
     _check_vocab_size(config, tokenizer, str(store.path))
     return Data(
+        config,
         {
             name: _open_rows(config, config[name], store, tokenizer, phase)
             for phase, name in enumerate(_sections(config))
         },
-        # Nats a token that guessing by the corpus's word frequencies costs: what a model must beat.
-        {"unigram_entropy": store.manifest["summary"]["unigram_entropy"]},
         tokenizer,
         {"data.store sha256": store.sha256},
+        # Nats a token that guessing by the corpus's word frequencies costs: what a model must beat.
+        constants={"unigram_entropy": store.manifest["summary"]["unigram_entropy"]},
     )
 
 
@@ -255,13 +234,13 @@ def _open_rows(
 
     train = examples(config.data, config.seed, store.train_documents)
     if not (len(store.heldout_documents) and config.train.eval_every):
-        return Rows(train.rows, train.rows, 0)
+        return Rows(train.rows, ())
     once = ConfigDict(config.data.to_dict())
     once.update(masking="static", dupe_factor=1, weights=(1.0,) * len(store.inputs))
     heldout = examples(once, EVAL_SEED, store.heldout_documents)
     total = heldout.epoch_rows(0)
     total = min(total, config.eval.examples or total)
-    return Rows(train.rows, _padded(heldout.rows, total), total)
+    return Rows(train.rows, (EvalSet("eval", _padded(heldout.rows, total), total),))
 
 
 def _padded(rows: RowSource, total: int) -> RowSource:

@@ -76,7 +76,10 @@ def test_shapes_are_those_of_the_examples(store, pack):
     assert data.rows.keys() == {"train", "phase2"}
     for section, rows in data.rows.items():
         shapes = pretrain.batch_shapes(config, config[section])
-        for batch in (rows.train(3, config[section].batch_size), rows.heldout(0, config[section].batch_size)):
+        for batch in (
+            rows.train(3, config[section].batch_size),
+            rows.evals[0].rows(0, config[section].batch_size),
+        ):
             assert batch.keys() == shapes.keys()
             for name, x in batch.items():
                 assert (x.shape, x.dtype) == (shapes[name].shape, shapes[name].dtype), name
@@ -107,7 +110,9 @@ def test_training_never_sees_a_held_out_document(tmp_path):
         rows = pretrain.open_data(config).rows["train"]
     seen = {int(i) for i in np.unique(rows.train(0, 2000)["input_ids"]) if i >= 50}
     assert seen == {50 + d for d in range(45)} - heldout
-    assert {int(i) for i in np.unique(rows.heldout(0, rows.num_heldout)["input_ids"]) if i >= 50} == heldout
+    assert {
+        int(i) for i in np.unique(rows.evals[0].rows(0, rows.evals[0].num_rows)["input_ids"]) if i >= 50
+    } == heldout
 
 
 def dot_flops(jaxpr):

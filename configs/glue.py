@@ -1,0 +1,63 @@
+"""GLUE by the paper's recipe (Devlin et al. 2018, section 4.1): glue.py:cola, sst2, mrpc, stsb, qqp, mnli,
+qnli, rte or wnli.
+
+    python -m bertjax.main --config=configs/glue.py:mrpc --config.examples.folder=GLUE/MRPC \\
+        --config.init_from=MODEL --config.workdir=DIR
+
+GLUE/MRPC holds the benchmark's own files. The paper fine-tunes for 3 epochs in batches of 32 and takes the
+best of the learning rates 5e-5, 4e-5, 3e-5 and 2e-5 on the dev set.
+
+Hardware: 2 CPU cores for small models. Time and score: docs/finetuning.md.
+"""
+
+from bertjax.config import default
+from bertjax.errors import InputError
+
+PAIR = {"text_a": "sentence1", "text_b": "sentence2"}
+ENTAILMENT = ("entailment", "not_entailment")
+# What differs from config.examples' defaults. The labels stand in the order of the release's run_classifier.py.
+TASKS = {
+    "cola": {
+        "columns": ("source", "label", "mark", "sentence"), "text_a": "sentence", "labels": ("0", "1"),
+        "metric": "matthews",
+    },
+    "sst2": {"text_a": "sentence", "labels": ("0", "1")},
+    "mrpc": {
+        "text_a": "#1 String", "text_b": "#2 String", "label": "Quality", "labels": ("0", "1"),
+        "metric": "f1",
+    },
+    "stsb": PAIR | {"label": "score", "number": True, "metric": "correlations"},
+    "qqp": {
+        "text_a": "question1", "text_b": "question2", "label": "is_duplicate", "labels": ("0", "1"),
+        "metric": "f1",
+    },
+    "mnli": PAIR | {
+        "dev": ("dev_matched.tsv", "dev_mismatched.tsv"), "label": "gold_label",
+        "labels": ("contradiction", "entailment", "neutral"),
+    },
+    "qnli": {"text_a": "question", "text_b": "sentence", "labels": ENTAILMENT},
+    "rte": PAIR | {"labels": ENTAILMENT},
+    "wnli": PAIR | {"labels": ("0", "1")},
+}  # fmt: skip
+
+
+def get_config(task):
+    if task not in TASKS:
+        raise InputError(f"{task}: no such task; it is one of {', '.join(TASKS)}")
+    c = default()
+    c.task = "classify"
+    for name, value in TASKS[task].items():
+        c.examples[name] = value
+    c.train.epochs = 3.0
+    c.train.batch_size = 32
+    c.train.seq_length = 128
+    c.train.log_every = 50
+    c.train.eval_every = 1_000_000  # after the last step
+    c.train.save_every = 500
+    c.train.keep_last = 1
+    c.train.keep_every = 0
+    c.phase2.steps = 0
+    c.optim.learning_rate = 2e-5
+    c.optim.warmup_proportion = 0.1
+    c.eval.batch_size = 32
+    return c
