@@ -15,7 +15,7 @@ from bertjax.errors import InputError
 
 PAIR = {"text_a": "sentence1", "text_b": "sentence2"}
 ENTAILMENT = ("entailment", "not_entailment")
-# What differs from config.examples' defaults. The labels stand in the order of the release's run_classifier.py.
+# What differs from config.examples' defaults. The labels' order is that of the release's run_classifier.py.
 TASKS = {
     "cola": {
         "columns": ("source", "label", "mark", "sentence"), "text_a": "sentence", "labels": ("0", "1"),

@@ -1,0 +1,222 @@
+"""Fine-tuning of classes and numbers, on files that the tests write."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from trained_fixture import make_trained
+
+import bertjax
+from bertjax import config as config_lib
+from bertjax import sharding
+from bertjax.errors import InputError
+from bertjax.evaluate import make_predict_step, predict
+from bertjax.models import bert
+from bertjax.tasks import classify
+from bertjax.train import train
+from bertjax.trained import load_trained
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    workdir = str(tmp_path_factory.mktemp("model"))
+    make_trained(workdir)
+    return workdir
+
+
+def write(path, rows, header="label\tsentence1\tsentence2"):
+    path.write_text("\n".join([header, *rows]) + "\n")
+
+
+def pair(i, label):
+    """Word w8 stands in the first text of class "yes", w9 in that of "no"."""
+    rng = np.random.default_rng(i)
+    words = [f"w{n}" for n in rng.integers(12, 90, rng.integers(1, 9))] * (1 + 2 * (i % 9 == 0))
+    return (
+        f"{label}\t{'w8' if label == 'yes' else 'w9'} {' '.join(words)}\tw10 w{12 + i % 70} w{12 + i // 70}"
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    write(folder / "train.tsv", [pair(i, ("no", "yes")[i % 2]) for i in range(80)])
+    write(folder / "dev.tsv", [pair(100 + i, ("no", "yes")[i % 3 == 0]) for i in range(21)])
+    write(
+        folder / "test.tsv",
+        [pair(200 + i, "yes").partition("\t")[2] for i in range(5)],
+        "sentence1\tsentence2",
+    )
+    return folder
+
+
+def settings(folder, model, workdir="", **fields):
+    config = config_lib.default()
+    config.task, config.workdir, config.init_from = "classify", str(workdir), str(model)
+    config.model.dtype = "float32"
+    config.examples.update(folder=str(folder), text_b="sentence2", test=("test.tsv",))
+    config.train.update(epochs=4.0, batch_size=8, seq_length=48, log_every=10, eval_every=10**6)
+    config.phase2.steps = 0
+    config.optim.update(learning_rate=3e-3, warmup_proportion=0.1)
+    config.eval.batch_size = 8
+    config.mesh.data = 1
+    config.mesh.fsdp = 8
+    for name, value in fields.items():
+        section, _, leaf = name.rpartition("__")
+        (config[section] if section else config)[leaf] = value
+    return config
+
+
+def test_it_learns_writes_predictions_and_gives_a_model(folder, model, tmp_path):
+    figures = train(settings(folder, model, tmp_path / "run", train__epochs=12.0))
+    assert figures["eval/accuracy"] > 0.9
+    trained = load_trained(str(tmp_path / "run"))
+    assert (trained.head, trained.labels, trained.step) == ("sequence_classification", ("no", "yes"), 120)
+    lines = (tmp_path / "run/test_predictions.tsv").read_text().splitlines()
+    assert lines == ["index\tprediction", *(f"{i}\tyes" for i in range(5))]
+    assert len((tmp_path / "run/dev_predictions.tsv").read_text().splitlines()) == 22
+    saved = json.loads((tmp_path / "run/config.json").read_text())
+    assert (saved["train.steps"], saved["optim.warmup_steps"]) == (120, 12)
+    assert train(settings(folder, model, tmp_path / "run", train__epochs=12.0)) == {}  # complete
+
+
+def test_a_run_that_was_stopped_ends_like_one_that_was_not(folder, model, tmp_path):
+    """And goes on without the model that it began from."""
+    whole = settings(folder, model, tmp_path / "whole", train__save_every=10)
+    train(whole)
+    moved = tmp_path / "moved"
+    make_trained(str(moved))
+    first = settings(folder, moved, tmp_path / "parts", train__save_every=10)
+    train(first)
+    for step in (40, 30):
+        for path in (tmp_path / "parts/checkpoints").glob(f"**/{step}*"):
+            path.unlink() if path.is_file() else shutil.rmtree(path)
+    shutil.rmtree(moved)
+    train(first)
+    one, two = (load_trained(str(tmp_path / name)).params for name in ("whole", "parts"))
+    jax.tree.map(np.testing.assert_array_equal, one, two)
+
+
+def test_padding_and_devices_change_nothing(folder, model):
+    """Loss and gradient of a batch, padded to its longest row and to the end, on one device and on eight."""
+    config = settings(folder, model)
+    data = classify.open_data(config, bertjax.load(model))
+    config = data.config
+    config.model.update(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    params = classify.init_params(config, jax.random.key(0))
+    batch = data.rows["train"].train(0, 8)
+    length = batch["input_ids"].shape[1]
+    assert length < 48
+    padded = {name: np.pad(x, ((0, 0), (0, 48 - length))) if x.ndim == 2 else x for name, x in batch.items()}
+    padded["position_ids"] = np.broadcast_to(np.arange(48, dtype=np.int32), (8, 48))
+
+    def loss(params, batch):
+        sums = classify.batch_sums(config, params, batch, None)
+        return classify.batch_loss(sums, classify.batch_weights(batch))
+
+    step = jax.jit(jax.value_and_grad(loss))
+    found = step(params, batch)
+    mesh = sharding.make_mesh(config)
+    shardings = sharding.state_shardings(params, mesh)
+    spread = step(jax.device_put(params, shardings), sharding.to_global(mesh, batch))
+    for other in (step(params, padded), spread):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, other)
+
+
+@pytest.mark.parametrize(("devices", "size"), [(8, 8), (8, 16), (1, 5), (1, 64)])
+def test_predictions_are_in_order_and_none_is_lost(folder, model, devices, size):
+    config = settings(folder, model, eval__batch_size=size, mesh__fsdp=devices)
+    data = classify.open_data(config, bertjax.load(model))
+    params = classify.init_params(data.config, jax.random.key(3))
+    mesh = sharding.make_mesh(data.config, jax.devices()[:devices])
+    shardings = sharding.state_shardings(params, mesh)
+    dev = data.rows["train"].evals[0]
+    step = make_predict_step(data.config, classify, mesh, shardings)
+    outputs = predict(data.config, mesh, step, jax.device_put(params, shardings), dev)
+    assert len(outputs["logits"]) == dev.num_rows == 21
+    seen = []
+    dev.score(outputs)  # in order; below, each by itself
+
+    module = bert.bind(data.config.model, params)
+    alone = settings(folder, model, eval__batch_size=1, mesh__fsdp=1)
+    rows = classify.open_data(alone, bertjax.load(model)).rows["train"].evals[0]
+    for i in range(21):
+        batch = rows.rows(i, 1)
+        logits = module.classify(module.pool(module.encoder(batch)[:, 0]))
+        seen.append(logits[0])
+    np.testing.assert_allclose(outputs["logits"], seen, atol=1e-5)
+
+
+def test_batches_follow_from_the_seed_and_the_step(folder, model):
+    rows = [
+        classify.open_data(settings(folder, model, seed=seed), bertjax.load(model)).rows["train"].train
+        for seed in (0, 0, 1)
+    ]
+    same, again, other = (source(16, 8)["input_ids"] for source in rows)
+    np.testing.assert_array_equal(same, again)
+    assert same.shape != other.shape or (same != other).any()
+    # Every example once in each epoch, whatever part of a batch is asked for.
+    seen = [rows[0](first, 4) for first in range(0, 160, 4)]
+    for epoch in (seen[:20], seen[20:]):
+        texts = {tuple(ids[ids > 0]) for part in epoch for ids in part["input_ids"]}
+        assert len(texts) == 80
+    whole = rows[0](24, 8)
+    np.testing.assert_array_equal(whole["input_ids"][4:], rows[0](28, 4)["input_ids"])
+
+
+def test_numbers(folder, model, tmp_path):
+    write(tmp_path / "train.tsv", [f"{i % 5}\tw{12 + i % 5}\tw9" for i in range(40)])
+    write(tmp_path / "dev.tsv", [f"{i % 5}.5\tw{12 + i % 5}\tw9" for i in range(10)])
+    config = settings(tmp_path, model, tmp_path / "run", examples__number=True,
+                      examples__metric="correlations", examples__test=(), train__epochs=20.0)  # fmt: skip
+    figures = train(config)
+    assert figures.keys() == {"eval/pearson", "eval/spearman"}
+    assert figures["eval/pearson"] > 0.8
+    trained = load_trained(str(tmp_path / "run"))
+    assert (trained.labels, trained.params["classifier_kernel"].shape) == (("number",), (32, 1))
+
+
+@pytest.mark.parametrize(
+    ("train_rows", "dev_rows", "message"),
+    [
+        (["no\ta"], None, "train.tsv:2: expected 3 columns (label, sentence1, sentence2), found 2"),
+        (["no\ta\tb", "yes\t \tb"] * 4, None, "train.tsv:3: sentence1 is empty; remove the example"),
+        (["no\ta\tb"] * 3, None, "all labels are 'no'"),
+        (["no\ta\tb"] * 4, ["maybe\ta\tb"], "all labels are 'no'"),
+        (
+            ["no\ta\tb", "yes\ta\tb"] * 4,
+            ["maybe\ta\tb"],
+            "dev.tsv:2: unknown label 'maybe'; known are no, yes",
+        ),
+        (["no\ta\tb", "yes\ta\tb"], None, "2 examples give no batch of 8"),
+        ([], None, "train.tsv: has no example"),
+    ],
+)
+def test_bad_files(model, tmp_path, train_rows, dev_rows, message):
+    write(tmp_path / "train.tsv", train_rows)
+    write(tmp_path / "dev.tsv", dev_rows or ["no\ta\tb"])
+    config = settings(tmp_path, model, examples__test=(), train__epochs=1.0)
+    with pytest.raises(InputError) as error:
+        classify.open_data(config, bertjax.load(model))
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"examples__label": "lable"}, "no column 'lable'; the nearest is 'label'"),
+        ({"examples__metric": "bleu"}, "--config.examples.metric=bleu: must be one of accuracy, matthews"),
+        ({"examples__number": True}, "are measured by correlations"),
+        ({"examples__number": True, "examples__metric": "correlations"}, "label='no': expected a number"),
+        ({"examples__train": "train.txt"}, "train.txt: the name must end with .tsv, .csv, .jsonl"),
+        ({"examples__dev": ("nothing.tsv",)}, "nothing.tsv: no such file"),
+        ({"init_from": ""}, "--config.init_from is empty"),
+    ],
+)
+def test_bad_fields(folder, model, fields, message):
+    config = settings(folder, model, **fields)
+    with pytest.raises(InputError) as error:
+        classify.open_data(config, bertjax.load(model) if config.init_from else None)
+    assert message in str(error.value)
