@@ -156,6 +156,24 @@ class Predictor:
             lambda share, _: float(share),
         )
 
+    def classify(self, texts: Sequence[Text], truncate: bool = False) -> list[np.ndarray]:
+        """The classifier's logits for each text or pair, float32 [C]; softmax gives probabilities of classes,
+        and the one logit of a model of numbers is the number. Raises InputError.
+        """
+        self._need("classifier", "classify")
+        self._need("pooler", "classify texts")
+
+        def logits(model: bert.Bert, batch: Any) -> jax.Array:
+            return model.classify(model.pool(model.encoder(batch)[:, 0]))
+
+        return _in_batches(
+            encode(self.tokenizer, texts, self.most, truncate),
+            self.tokenizer,
+            self.most,
+            lambda batch: self._run("classify", logits, batch),
+            lambda x, _: x,
+        )
+
     def embed(
         self, texts: Sequence[Text], pooling: str = "mean", layer: int = -1, truncate: bool = False
     ) -> list[np.ndarray]:

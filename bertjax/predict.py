@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from bertjax.convert.load import load
-from bertjax.data.texts import encode, show
+from bertjax.data.texts import Text, encode, show
 from bertjax.errors import InputError, run_command
 from bertjax.flags import Parser
 from bertjax.inference import POOLINGS, Guesses, Predictor, windows
@@ -60,6 +60,13 @@ def main(args: Sequence[str]) -> None:
     )  # fmt: skip
     following.add_argument("texts", nargs="*", metavar="TEXT", help="two and two, instead of --input")
 
+    classify = add(
+        "classify", _classify, "one text, or two with a tab between them,",
+        help="give each text or pair its class or number",
+        description="Prints the likeliest class of each text or pair with its probability, or its number.",
+    )  # fmt: skip
+    classify.add_argument("texts", nargs="*", metavar="TEXT", help="single texts, instead of --input")
+
     embed = add(
         "embed", _embed, "one text, or two with a tab between them,",
         help="write hidden states to a file",
@@ -79,7 +86,7 @@ def main(args: Sequence[str]) -> None:
         metavar="N",
         help="0: embeddings; 1 and up: layers; -1: the last (default)",
     )
-    for command in (following, embed):
+    for command in (following, classify, embed):
         command.add_argument(
             "--truncate", action="store_true", help="cut what is longer than the model takes"
         )
@@ -118,6 +125,31 @@ def _next_sentence(flags: argparse.Namespace) -> None:
                 _print(f"{share:6.1%}  {a} | {b}")
 
 
+def _classify(flags: argparse.Namespace) -> None:
+    texts = _texts(flags, _text_or_pair)
+    trained = load(flags.model, allow_pickle=flags.allow_pickle)
+    if trained.head != "sequence_classification":
+        raise InputError(f"{flags.model}: a model for {trained.head}; name one that was trained to classify")
+    model = Predictor(trained.config, trained.params, trained.tokenizer)
+    for window in windows(texts):
+        for text, logits in zip(window, model.classify(window, flags.truncate), strict=True):
+            shown = text if isinstance(text, str) else " | ".join(text)
+            if len(logits) == 1:
+                answer: dict[str, Any] = {"number": float(logits[0])}
+                line = f"{logits[0]:8.4f}  {shown}"
+            else:
+                shares = np.exp(logits - logits.max())
+                shares /= shares.sum()
+                best = int(shares.argmax())
+                by_label = dict(zip(trained.labels, shares.tolist(), strict=True))
+                answer = {"label": trained.labels[best], "probabilities": by_label}
+                line = f"{trained.labels[best]} {shares[best]:.1%}  {shown}"
+            if flags.json:
+                _print_json({"text": text, **answer})
+            else:
+                _print(line)
+
+
 def _embed(flags: argparse.Namespace) -> None:
     if bool(flags.out) == flags.json:
         raise InputError("give either --out=FILE.npz or --json")
@@ -125,7 +157,7 @@ def _embed(flags: argparse.Namespace) -> None:
         raise InputError(f"--out={flags.out}: must end with .npz")
     if flags.out and not os.path.isdir(os.path.dirname(flags.out) or "."):
         raise InputError(f"--out={flags.out}: no such folder; make it first")
-    texts = _texts(flags, lambda text: _pair(text) if "\t" in text else text)
+    texts = _texts(flags, _text_or_pair)
     model = _open(flags)
     found, tokens = [], []
     for window in windows(texts):
@@ -202,6 +234,10 @@ def _lines(file: BinaryIO, name: str, size: int, parse: Callable[[str], Any]) ->
                 raise InputError(f"{name}:{number}: {error}") from error
     if not found:
         raise InputError(f"{name} has no text; give one a line")
+
+
+def _text_or_pair(text: str) -> Text:
+    return _pair(text) if "\t" in text else text
 
 
 def _pair(text: str) -> tuple[str, str]:

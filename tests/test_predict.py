@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import json
 import os
@@ -12,7 +13,7 @@ from bertjax.data.texts import encode
 from bertjax.errors import InputError
 from bertjax.inference import Predictor
 from bertjax.models import bert
-from bertjax.trained import load_trained
+from bertjax.trained import load_trained, save_trained
 
 
 @pytest.fixture(scope="module")
@@ -255,3 +256,30 @@ def test_bad_flags_of_the_others(workdir, tmp_path, args, message):
     with pytest.raises(InputError) as error:
         predict.main([arg.format(workdir=workdir, file=file) for arg in args])
     assert message.format(file=file) in str(error.value)
+
+
+@pytest.mark.parametrize("labels", [("no", "maybe", "yes"), ("number",)])
+def test_the_classify_command(model, tmp_path, capsys, labels):
+    rng = np.random.default_rng(0)
+    head = {
+        "classifier_kernel": rng.normal(size=(32, len(labels))).astype(np.float32),
+        "classifier_bias": np.zeros(len(labels), np.float32),
+    }
+    pretraining = ("mlm", "nsp")
+    params = {name: x for name, x in model.params.items() if not name.startswith(pretraining)} | head
+    trained = dataclasses.replace(model, params=params, head="sequence_classification", labels=labels)
+    save_trained(trained, str(tmp_path / "run"))
+    module = trained.module()
+    predict.main(["classify", f"--model={tmp_path / 'run'}", "--json", "w8 w9", "w8 w10s\tThe w12"])
+    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    for answer, pair in zip(answers, (("w8 w9",), ("w8 w10s", "The w12")), strict=True):
+        logits = module.classify(module.pool(states(model, *pair)[-1][None, :1]))[0, 0]
+        if labels == ("number",):
+            assert answer["number"] == pytest.approx(float(logits[0]), abs=1e-5)
+        else:
+            shares = jax.nn.softmax(logits)
+            assert answer["label"] == labels[int(shares.argmax())]
+            assert list(answer["probabilities"].values()) == pytest.approx(shares.tolist(), abs=1e-5)
+    with pytest.raises(InputError, match="a model for pretraining; name one that was trained to classify"):
+        save_trained(dataclasses.replace(model), str(tmp_path / "other"))
+        predict.main(["classify", f"--model={tmp_path / 'other'}", "w8"])
