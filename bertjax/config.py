@@ -147,6 +147,7 @@ def default() -> ConfigDict:
     c.examples.id = ""  # that predictions are written with; "": the number of the line, from 0
     c.examples.labels = ()  # in the order of the classifier; (): those in train, sorted
     c.examples.number = False  # the label is a number to be predicted, not a class
+    c.examples.document_context = False  # tags: a row holds the sentences around, as far as it reaches
     c.examples.metric = "accuracy"  # of bertjax.metrics.BY_NAME
 
     c.train = ConfigDict()

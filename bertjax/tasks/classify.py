@@ -4,7 +4,6 @@ et al. 2018, section 4.1; run_classifier.py of the 2018 release).
 Shapes: B rows, S sequence, D hidden, C labels; C is 1 for a number.
 """
 
-import hashlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,13 +20,12 @@ from bertjax.errors import InputError
 from bertjax.models import bert
 from bertjax.models.layers import cross_entropy, dropout, fold_in
 from bertjax.tasks.common import Data, EvalSet, Outputs, Rows, Sums
-from bertjax.tasks.finetune import EncodedRows, fine_tuned_config
+from bertjax.tasks.finetune import HEAD_DROPOUT, EncodedRows, fine_tuned_config, fingerprints
 from bertjax.trained import Trained
 
 HEAD = "sequence_classification"  # of bertjax.models.bert.HEADS
 FINE_TUNES = True
 NUMBER = ("number",)  # the labels of a model that predicts a number
-_DROPOUT_SITE = 10_000  # past the encoder's
 
 
 def init_params(config: ConfigDict, key: jax.Array) -> bert.Params:
@@ -62,7 +60,7 @@ def batch_outputs(config: ConfigDict, params: bert.Params, batch: bert.Batch) ->
 def _logits(config: ConfigDict, params: bert.Params, batch: bert.Batch, keys: jax.Array | None) -> jax.Array:
     model = bert.bind(config.model, params)
     pooled_BD = model.pool(model.encoder(batch, keys=keys)[:, 0])
-    keys = None if keys is None else fold_in(keys, _DROPOUT_SITE)
+    keys = None if keys is None else fold_in(keys, HEAD_DROPOUT)
     return model.classify(dropout(pooled_BD, config.model.hidden_dropout_prob, keys))
 
 
@@ -133,10 +131,14 @@ def open_data(config: ConfigDict, source: Trained | None) -> Data:
             records = read_table(path, c.columns if name == "dev" else ())
             examples = encoded(records, path, labelled=name == "dev")
             evals.append(_eval_set(config, examples, records, path, first=not evals))
-    files = {path: _sha256(path) for name in paths for path in paths[name]}
-    fingerprints = {f"{os.path.basename(path)} sha256": digest for path, digest in files.items()}
-    return Data(config, {"train": Rows(rows, tuple(evals))}, source.tokenizer, fingerprints,
-                labels=labels, notes=tuple(notes))  # fmt: skip
+    return Data(
+        config,
+        {"train": Rows(rows, tuple(evals))},
+        source.tokenizer,
+        fingerprints([path for files in paths.values() for path in files]),
+        labels=labels,
+        notes=tuple(notes),
+    )
 
 
 def _find_labels(records: Sequence[Record], column: str) -> tuple[str, ...]:
@@ -205,8 +207,3 @@ def _eval_set(
         score=score if "labels" in examples.arrays else None,
         write=write,
     )
-
-
-def _sha256(path: str) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

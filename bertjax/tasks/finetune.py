@@ -3,6 +3,8 @@
 Shapes: B rows, S sequence.
 """
 
+import hashlib
+import os
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -15,6 +17,7 @@ from bertjax.errors import InputError
 from bertjax.tasks.common import Outputs, RowSource
 from bertjax.trained import Trained
 
+HEAD_DROPOUT = 10_000  # the number of the place of the dropout before a head, past the encoder's
 _LENGTHS = 32  # a batch is as long as its longest row, rounded up, so that few shapes are compiled
 
 
@@ -45,6 +48,15 @@ def fine_tuned_config(
             config.optim.warmup_steps = int(config.train.steps * config.optim.warmup_proportion)
     config_lib.check(config)
     return config
+
+
+def fingerprints(paths: Sequence[str]) -> dict[str, str]:
+    """The sha256 of each file, for Data."""
+    found = {}
+    for path in paths:
+        with open(path, "rb") as file:
+            found[f"{os.path.basename(path)} sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
 
 
 class EncodedRows:

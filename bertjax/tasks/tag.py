@@ -1,0 +1,204 @@
+"""A tag for each word, such as named entities (Devlin et al. 2018, section 5.3): one dense layer on the state
+of each word's first WordPiece.
+
+A unit of text, a sentence or a whole document, is cut into windows as long as the model takes, each half a
+window after the one before. A word counts in the one window where it has the most context.
+
+Shapes: B rows, S sequence, C tags.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from bertjax import metrics as official
+from bertjax.data.conll import Sentence, read_conll, write_conll
+from bertjax.data.texts import Row
+from bertjax.data.tokenizer import Tokenizer
+from bertjax.errors import InputError
+from bertjax.models import bert
+from bertjax.models.layers import cross_entropy, dropout, fold_in
+from bertjax.tasks import classify
+from bertjax.tasks.common import Data, EvalSet, Outputs, Rows, Sums
+from bertjax.tasks.finetune import HEAD_DROPOUT, EncodedRows, fine_tuned_config, fingerprints
+from bertjax.trained import Trained
+
+HEAD = "token_classification"  # of bertjax.models.bert.HEADS
+FINE_TUNES = True
+
+batch_loss, metrics, flops_per_step = classify.batch_loss, classify.metrics, classify.flops_per_step
+batch_weights = classify.batch_weights
+
+
+def init_params(config: ConfigDict, key: jax.Array) -> bert.Params:
+    """Parameters of the encoder with its classifier as a nested dict of float32 arrays."""
+    return bert.init_params(config.model, key, bert.HEADS[HEAD], len(config.examples.labels))
+
+
+def batch_sums(config: ConfigDict, params: bert.Params, batch: bert.Batch, keys: jax.Array | None) -> Sums:
+    """Losses and correct tags, summed over the words of a batch or a part of it."""
+    loss_BS, correct_BS = cross_entropy(_logits(config, params, batch, keys), batch["labels"])
+    weights_BS = batch["label_weights"]
+    return {"loss": (loss_BS * weights_BS).sum(), "correct": (correct_BS * weights_BS).sum()}
+
+
+def batch_outputs(config: ConfigDict, params: bert.Params, batch: bert.Batch) -> dict[str, jax.Array]:
+    """The likeliest tag at each token, int32 [B, config.train.seq_length]."""
+    best_BS = _logits(config, params, batch, None).argmax(-1).astype(jnp.int32)
+    return {"tags": jnp.pad(best_BS, ((0, 0), (0, config.train.seq_length - best_BS.shape[1])))}
+
+
+def _logits(config: ConfigDict, params: bert.Params, batch: bert.Batch, keys: jax.Array | None) -> jax.Array:
+    model = bert.bind(config.model, params)
+    x_BSD = model.encoder(batch, keys=keys)
+    keys = None if keys is None else fold_in(keys, HEAD_DROPOUT)
+    return model.classify(dropout(x_BSD, config.model.hidden_dropout_prob, keys))
+
+
+def batch_shapes(config: ConfigDict, section: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and types of a batch whose longest row is full."""
+    shape = section.batch_size, section.seq_length
+    names = ("input_ids", "token_type_ids", "position_ids", "segment_ids", "labels")
+    return {
+        **{name: jax.ShapeDtypeStruct(shape, jnp.int32) for name in names},
+        "label_weights": jax.ShapeDtypeStruct(shape, jnp.float32),
+    }
+
+
+class Word(NamedTuple):
+    """A word that counts in a window: which, and where its first WordPiece lies."""
+
+    sentence: int
+    word: int
+    position: int
+
+
+class Window(NamedTuple):
+    row: Row
+    words: list[Word]
+
+
+def cut_windows(
+    sentences: Sequence[Sentence], tokenizer: Tokenizer, most: int, document_context: bool
+) -> list[Window]:
+    """The windows of all sentences, or of all documents.
+
+    Args:
+      most: tokens of a window, [CLS] and [SEP] among them.
+      document_context: whether a window goes over the ends of sentences, as far as the document does.
+    """
+    windows: list[Window] = []
+    unit: list[tuple[int, int, list[int]]] = []  # (sentence, word, its WordPieces)
+    encoded = tokenizer.encode_batch([word for sentence in sentences for word in sentence.words])
+    pieces = iter(encoded)
+    for number, sentence in enumerate(sentences):
+        unit += [(number, i, next(pieces) or [tokenizer.unk_id]) for i in range(len(sentence.words))]
+        last = number + 1 == len(sentences)
+        if last or not document_context or sentences[number + 1].document != sentence.document:
+            windows += _cut(unit, tokenizer, most - 2)
+            unit = []
+    return windows
+
+
+def _cut(unit: Sequence[tuple[int, int, list[int]]], tokenizer: Tokenizer, room: int) -> Iterator[Window]:
+    starts = np.cumsum([0, *(len(pieces) for _, _, pieces in unit)])
+    ids = [i for _, _, pieces in unit for i in pieces]
+    firsts = [0]
+    while firsts[-1] + room < len(ids):
+        firsts.append(min(firsts[-1] + room // 2, len(ids) - room))
+    words: list[list[Word]] = [[] for _ in firsts]
+    for (sentence, word, _), start in zip(unit, starts, strict=False):
+        # The context of a first WordPiece is what lies before and behind it, and the smaller of both counts.
+        context = [min(start - first, first + room - 1 - start) for first in firsts]
+        best = int(np.argmax(context))
+        words[best].append(Word(sentence, word, int(start) - firsts[best] + 1))
+    for first, counted in zip(firsts, words, strict=True):
+        if not counted:
+            continue
+        row = [tokenizer.cls_id, *ids[first : first + room], tokenizer.sep_id]
+        yield Window(Row(row, [0] * len(row)), counted)
+
+
+def open_data(config: ConfigDict, source: Trained | None) -> Data:
+    """Reads the files of config.examples. Raises InputError for whatever does not fit."""
+    c = config.examples
+    paths = {name: [os.path.join(c.folder, file) for file in files] for name, files in
+             (("train", (c.train,)), ("dev", c.dev), ("test", c.test))}  # fmt: skip
+    read = {path: read_conll(path, tagged=name != "test") for name, files in paths.items() for path in files}
+    train = read[paths["train"][0]]
+    kinds = sorted({tag[2:] for sentence in train for tag in sentence.tags if tag != "O"})
+    labels = tuple(c.labels) or ("O", *(f"{place}-{kind}" for kind in kinds for place in "BI"))
+    if len(labels) == 1:
+        raise InputError(f"{paths['train'][0]}: every tag is O; there is nothing to learn")
+    if source is None:
+        fine_tuned_config(config, source, labels, 0)  # raises
+    assert source is not None
+    most, numbers = config.train.seq_length, {label: i for i, label in enumerate(labels)}
+
+    def encoded(path: str, tagged: bool) -> tuple[EncodedRows, list[Window]]:
+        windows = cut_windows(read[path], source.tokenizer, most, c.document_context)
+        arrays = {}
+        if tagged:
+            labels_BS = np.zeros((len(windows), most), np.int32)
+            weights_BS = np.zeros((len(windows), most), np.float32)
+            for i, window in enumerate(windows):
+                for sentence, word, position in window.words:
+                    tag = read[path][sentence].tags[word]
+                    if tag not in numbers:
+                        line = read[path][sentence].line + word
+                        raise InputError(f"{path}:{line}: unknown tag {tag!r}; known are {', '.join(labels)}")
+                    labels_BS[i, position] = numbers[tag]
+                    weights_BS[i, position] = 1.0
+            arrays = {"labels": labels_BS, "label_weights": weights_BS}
+        return EncodedRows([window.row for window in windows], arrays, source.tokenizer.pad_id, most), windows
+
+    rows, _ = encoded(paths["train"][0], tagged=True)
+    config = fine_tuned_config(config, source, labels, len(rows))
+    evals: list[EvalSet] = []
+    for name in ("dev", "test"):
+        for path in paths[name]:
+            examples, windows = encoded(path, tagged=name == "dev")
+            evals.append(_eval_set(config, examples, windows, read[path], path, first=not evals))
+    return Data(
+        config,
+        {"train": Rows(rows.shuffled(config.seed, config.train.batch_size), tuple(evals))},
+        source.tokenizer,
+        fingerprints(list(read)),
+        labels=labels,
+    )
+
+
+def _eval_set(
+    config: ConfigDict,
+    examples: EncodedRows,
+    windows: Sequence[Window],
+    sentences: Sequence[Sentence],
+    path: str,
+    first: bool,
+) -> EvalSet:
+    labels, stem = config.examples.labels, Path(path).stem
+
+    def answers(outputs: Outputs) -> list[list[str]]:
+        tags = [["O"] * len(sentence.words) for sentence in sentences]
+        for window, found in zip(windows, examples.in_order(outputs)["tags"], strict=True):
+            for sentence, word, position in window.words:
+                tags[sentence][word] = labels[found[position]]
+        return tags
+
+    return EvalSet(
+        name="eval" if first else f"eval_{stem}",
+        rows=examples.sorted(config.eval.batch_size),
+        num_rows=len(examples),
+        score=(lambda outputs: official.entities([s.tags for s in sentences], answers(outputs)))
+        if sentences[0].tags
+        else None,
+        write=lambda outputs, folder: write_conll(
+            os.path.join(folder, f"{stem}_predictions.conll"), sentences, answers(outputs)
+        ),
+    )

@@ -1,0 +1,114 @@
+"""Fine-tuning of tags, on files that the tests write."""
+
+import random
+
+import pytest
+from trained_fixture import make_trained
+
+import bertjax
+from bertjax import config as config_lib
+from bertjax.data.conll import Sentence, read_conll
+from bertjax.errors import InputError
+from bertjax.tasks import tag
+from bertjax.train import train
+from bertjax.trained import load_trained
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    workdir = str(tmp_path_factory.mktemp("model"))
+    make_trained(workdir)
+    return workdir
+
+
+def sentence(rng, most=12):
+    """Words of which w8 begins an entity of one or two words."""
+    lines = []
+    for _ in range(rng.randrange(1, most)):
+        if rng.random() < 0.3:
+            lines.append("w8 B-X")
+            lines += ["w9s I-X"] * rng.randrange(2)
+        else:
+            lines.append(f"w{rng.randrange(12, 90)} O")
+    return "\n".join(lines)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder, rng = tmp_path_factory.mktemp("data"), random.Random(0)
+    for name, count in (("train", 80), ("dev", 20), ("test", 9)):
+        parts = [("-DOCSTART- O\n\n" if i % 5 == 0 else "") + sentence(rng) for i in range(count)]
+        (folder / f"{name}.txt").write_text("\n\n".join(parts) + "\n")
+    return folder
+
+
+def settings(folder, model, workdir="", **fields):
+    config = config_lib.default()
+    config.task, config.workdir, config.init_from = "tag", str(workdir), str(model)
+    config.model.dtype = "float32"
+    config.examples.update(folder=str(folder), train="train.txt", dev=("dev.txt",), test=("test.txt",))
+    config.train.update(epochs=12.0, batch_size=8, seq_length=24, log_every=20, eval_every=10**6)
+    config.phase2.steps = 0
+    config.optim.update(learning_rate=3e-3, warmup_proportion=0.1)
+    config.eval.batch_size = 8
+    config.mesh.data = 1
+    config.mesh.fsdp = 8
+    for name, value in fields.items():
+        section, _, leaf = name.rpartition("__")
+        (config[section] if section else config)[leaf] = value
+    return config
+
+
+@pytest.mark.parametrize("context", [False, True])
+@pytest.mark.parametrize("most", [8, 24, 64])
+def test_every_word_counts_once_at_its_first_wordpiece(folder, model, context, most):
+    tokenizer = bertjax.load(model).tokenizer
+    sentences = read_conll(str(folder / "train.txt"), tagged=True)
+    windows = tag.cut_windows(sentences, tokenizer, most, context)
+    seen = []
+    for window in windows:
+        assert len(window.row.ids) <= most
+        assert (window.row.ids[0], window.row.ids[-1]) == (tokenizer.cls_id, tokenizer.sep_id)
+        for number, word, position in window.words:
+            seen.append((number, word))
+            [pieces] = tokenizer.encode_batch([sentences[number].words[word]])
+            assert window.row.ids[position] == pieces[0]
+    assert sorted(seen) == [(i, j) for i, s in enumerate(sentences) for j in range(len(s.words))]
+    if not context:  # a window holds words of one sentence
+        assert all(len({word.sentence for word in window.words}) == 1 for window in windows)
+    elif most == 64:
+        assert any(len({word.sentence for word in window.words}) > 2 for window in windows)
+
+
+def test_a_word_counts_where_it_has_the_most_context(model):
+    tokenizer = bertjax.load(model).tokenizer
+    path_words = tuple(f"w{12 + i}" for i in range(40))
+    [*windows] = tag.cut_windows([Sentence(path_words, (), 1, 0)], tokenizer, 22, False)
+    assert [len(window.row.ids) for window in windows] == [22, 22, 22]
+    counted = [[word.word for word in window.words] for window in windows]
+    assert counted == [list(range(15)), list(range(15, 25)), list(range(25, 40))]
+
+
+@pytest.mark.parametrize("context", [False, True])
+def test_it_learns_and_writes_predictions(folder, model, tmp_path, context):
+    figures = train(settings(folder, model, tmp_path / "run", examples__document_context=context))
+    assert figures["eval/f1"] > 0.9
+    trained = load_trained(str(tmp_path / "run"))
+    assert (trained.head, trained.labels) == ("token_classification", ("O", "B-X", "I-X"))
+    gold = read_conll(str(folder / "test.txt"), tagged=True)
+    found = read_conll(str(tmp_path / "run/test_predictions.conll"), tagged=True)
+    assert [s.words for s in found] == [s.words for s in gold]
+    lines = (tmp_path / "run/dev_predictions.conll").read_text().split("\n")
+    assert {len(line.split()) for line in lines if line and not line.startswith("-")} == {3}
+
+
+def test_bad_files(folder, model, tmp_path):
+    (tmp_path / "train.txt").write_text("w8 O\nw9 O\n")
+    with pytest.raises(InputError, match="every tag is O"):
+        tag.open_data(settings(tmp_path, model, examples__dev=(), examples__test=()), bertjax.load(model))
+    (tmp_path / "train.txt").write_text((folder / "train.txt").read_text())
+    (tmp_path / "dev.txt").write_text("w8 O\nw9 B-Y\n")
+    with pytest.raises(InputError, match=r"dev.txt:2: unknown tag 'B-Y'; known are O, B-X, I-X"):
+        tag.open_data(settings(tmp_path, model, examples__test=()), bertjax.load(model))
+    with pytest.raises(InputError, match=r"--config.init_from is empty"):
+        tag.open_data(settings(folder, ""), None)
