@@ -17,7 +17,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from bertjax.errors import InputError
+from bertjax.errors import InputError, quoted
 
 # name: (layers, hidden, heads). Feed-forward size is 4 x hidden. base, large: Devlin et al. 2018, section 3;
 # tiny to medium: Turc et al. 2019; the others: the model-size ablation of Devlin et al. 2018.
@@ -311,7 +311,9 @@ def check_model(model: ConfigDict) -> None:
         ("remat", REMAT),
     ):
         if model[field] not in known:
-            raise InputError(f"--config.model.{field}={model[field]}: must be one of {', '.join(known)}")
+            raise InputError(
+                f"--config.model.{field}={quoted(model[field])}: must be one of {', '.join(known)}"
+            )
     if model.hidden_size % model.num_attention_heads:
         raise InputError(f"--config.model.num_attention_heads={model.num_attention_heads}: "
                          f"must divide model.hidden_size={model.hidden_size}")  # fmt: skip

@@ -10,6 +10,7 @@ from typing import NoReturn
 EXIT_BAD_INPUT = 2  # something the user gave is wrong; one line on stderr says what, where and what to do
 EXIT_NOT_FINITE = 3  # too many updates in a row had a non-finite loss or gradient
 EXIT_INTERRUPTED = 75  # SIGTERM or Ctrl-C: the same command continues (EX_TEMPFAIL of sysexits.h)
+_SHOWN = 100  # letters of a name from a file that a message shows: a hostile one may be as long as its file
 EXIT_NO_READER = 141  # what read the output has ended, as with `| head`: a shell's 128 + SIGPIPE
 
 
@@ -23,6 +24,12 @@ class NotFiniteError(RuntimeError):
 
 class Interrupted(Exception):
     """The run was asked to stop, and has saved its state."""
+
+
+def quoted(value: object) -> str:
+    """`value` from a file for a one-line message: newlines and the like escaped, and cut if long."""
+    text = str(value)
+    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")
 
 
 @contextlib.contextmanager

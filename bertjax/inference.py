@@ -53,8 +53,8 @@ def _in_batches(
     rows: Sequence[Row],
     tokenizer: Tokenizer,
     most: int,
-    compute: Callable[[dict[str, np.ndarray]], np.ndarray],
-    take: Callable[[np.ndarray, Row], Any],
+    compute: Callable[[dict[str, np.ndarray]], Any],
+    take: Callable[[Any, Row], Any],
 ) -> list[Any]:
     """take(result [...] of a row, row) for every row, in order; `compute` gives a batch's results [B, ...].
 
@@ -67,8 +67,9 @@ def _in_batches(
         some = order[first : first + _ROWS]
         length = min(-(-len(rows[some[-1]].ids) // _LENGTHS) * _LENGTHS, most)
         batch = make_batch([rows[i] for i in some] + [empty] * (_ROWS - len(some)), tokenizer.pad_id, length)
-        for i, result in zip(some, compute(batch), strict=False):
-            answers[i] = take(result, rows[i])
+        results = compute(batch)
+        for place, i in enumerate(some):
+            answers[i] = take(jax.tree.map(lambda x, at=place: x[at], results), rows[i])
     return answers
 
 
@@ -105,7 +106,7 @@ class Predictor:
         """Tokens that the model takes."""
         return int(self.config.max_position_embeddings)
 
-    def fill_mask(self, texts: Sequence[str], top_k: int) -> list[list[Guesses]]:
+    def fill_mask(self, texts: Sequence[str], top_k: int = 5) -> list[list[Guesses]]:
         """The likeliest tokens at each [MASK] of each text.
 
         Args:
@@ -120,22 +121,28 @@ class Predictor:
         """
         self._need("mlm", "guess words")
         rows = encode_masked(self.tokenizer, texts, self.most)
-        mask = self.tokenizer.mask_id
-        widest = max((row.ids.count(mask) for row in rows), default=0)
+        mask, tokens = self.tokenizer.mask_id, self.tokenizer.tokens
 
-        def probabilities(model: bert.Bert, batch: Any, positions_BM: Any) -> jax.Array:
-            x_BSD = model.encoder(batch)
-            return jax.nn.softmax(model.masked_lm(bert.take_positions(x_BSD, positions_BM)))
+        def guess(model: bert.Bert, batch: Any, positions_BM: Any) -> tuple[jax.Array, jax.Array]:
+            x_BMD = bert.take_positions(model.encoder(batch), positions_BM)
+            shares_BMV = jax.nn.softmax(model.masked_lm(x_BMD))[..., : len(tokens)]
+            return jax.lax.top_k(shares_BMV, min(top_k, len(tokens)))
 
-        def compute(batch: dict[str, np.ndarray]) -> np.ndarray:
-            positions_BM = np.zeros((len(batch["input_ids"]), widest), np.int32)
-            for i, ids in enumerate(batch["input_ids"]):
-                found = np.flatnonzero(ids == mask)
-                positions_BM[i, : len(found)] = found
-            return self._run("masked_lm", probabilities, batch, positions_BM)
+        def compute(batch: dict[str, np.ndarray]) -> Any:
+            found = [np.flatnonzero(ids == mask) for ids in batch["input_ids"]]
+            most = max(map(len, found))
+            # Few widths, so that few programs are compiled.
+            positions_BM = np.zeros((len(found), 1 << (most - 1).bit_length()), np.int32)
+            for i, positions in enumerate(found):
+                positions_BM[i, : len(positions)] = positions
+            return self._run(("masked_lm", top_k), guess, batch, positions_BM)
 
-        def take(masks_MV: np.ndarray, row: Row) -> list[Guesses]:
-            return [self._best(masks_MV[i], top_k) for i in range(row.ids.count(mask))]
+        def take(result: tuple[np.ndarray, np.ndarray], row: Row) -> list[Guesses]:
+            shares_MK, ids_MK = result
+            return [
+                [(tokens[i], float(share)) for i, share in zip(ids_MK[m], shares_MK[m], strict=True)]
+                for m in range(row.ids.count(mask))
+            ]
 
         return _in_batches(rows, self.tokenizer, self.most, compute, take)
 
@@ -149,7 +156,7 @@ class Predictor:
             return jax.nn.softmax(model.next_sentence(pooled_BD))[:, 0]
 
         return _in_batches(
-            encode(self.tokenizer, pairs, self.most, truncate),
+            self._encode(pairs, truncate),
             self.tokenizer,
             self.most,
             lambda batch: self._run("next_sentence", probabilities, batch),
@@ -167,7 +174,7 @@ class Predictor:
             return model.classify(model.pool(model.encoder(batch)[:, 0]))
 
         return _in_batches(
-            encode(self.tokenizer, texts, self.most, truncate),
+            self._encode(texts, truncate),
             self.tokenizer,
             self.most,
             lambda batch: self._run("classify", logits, batch),
@@ -211,29 +218,30 @@ class Predictor:
             return x_BSD[:, 0] if pooling == "cls" else model.pool(x_BSD[:, 0])
 
         return _in_batches(
-            encode(self.tokenizer, texts, self.most, truncate),
+            self._encode(texts, truncate),
             self.tokenizer,
             self.most,
             lambda batch: self._run(("embed", pooling, layer), states, batch),
             lambda x, row: x[: len(row.ids)] if pooling == "tokens" else x,
         )
 
-    def _run(self, name: Any, function: Any, *inputs: Any) -> np.ndarray:
-        """function(module, *inputs) as a NumPy array, compiled once for each shape."""
+    def _run(self, name: Any, function: Any, *inputs: Any) -> Any:
+        """function(module, *inputs) as NumPy arrays, compiled once for each shape."""
         if name not in self._compiled:
 
-            def compute(params: Any, *inputs: Any) -> jax.Array:
+            def compute(params: Any, *inputs: Any) -> Any:
                 with jax.default_matmul_precision("highest"):
                     return function(bert.bind(self.config, params), *inputs)
 
             self._compiled[name] = jax.jit(compute)
-        return np.asarray(self._compiled[name](self.params, *inputs))
+        return jax.device_get(self._compiled[name](self.params, *inputs))
+
+    def _encode(self, texts: Sequence[Text], truncate: bool) -> list[Row]:
+        rows = encode(self.tokenizer, texts, self.most, truncate)
+        if self.config.type_vocab_size < 2 and any(row.types[-1] for row in rows):
+            raise InputError("the model has one token type, so it takes no pairs; give single texts")
+        return rows
 
     def _need(self, part: str, what: str) -> None:
         if part not in self.parts:
             raise InputError(f"the model has no {part} part, so it cannot {what}; name one that has")
-
-    def _best(self, probabilities_V: np.ndarray, top_k: int) -> Guesses:
-        tokens = self.tokenizer.tokens
-        best = np.argsort(-probabilities_V[: len(tokens)], kind="stable")[:top_k]
-        return [(tokens[i], float(probabilities_V[i])) for i in best]

@@ -11,8 +11,8 @@ import numpy as np
 from tqdm import tqdm
 
 from bertjax.convert.load import load
-from bertjax.data.texts import Text, encode, show
-from bertjax.errors import InputError, run_command
+from bertjax.data.texts import Line, Text, check_utf8, encode, show
+from bertjax.errors import InputError, naming, run_command
 from bertjax.flags import Parser
 from bertjax.inference import POOLINGS, Guesses, Predictor, windows
 
@@ -112,6 +112,7 @@ def _fill_mask(flags: argparse.Namespace) -> None:
 def _next_sentence(flags: argparse.Namespace) -> None:
     if len(flags.texts) % 2:
         raise InputError(f"{len(flags.texts)} texts; give two and two")
+    _check_inputs(flags)
     if flags.texts:
         pairs: Iterator[Any] = iter(list(zip(flags.texts[::2], flags.texts[1::2], strict=True)))
     else:
@@ -155,8 +156,14 @@ def _embed(flags: argparse.Namespace) -> None:
         raise InputError("give either --out=FILE.npz or --json")
     if flags.out and not flags.out.endswith(".npz"):
         raise InputError(f"--out={flags.out}: must end with .npz")
-    if flags.out and not os.path.isdir(os.path.dirname(flags.out) or "."):
-        raise InputError(f"--out={flags.out}: no such folder; make it first")
+    if flags.out:
+        check_utf8(flags.out)
+        if not os.path.isdir(os.path.dirname(flags.out) or "."):
+            raise InputError(f"--out={flags.out}: no such folder; make it first")
+        if os.path.isdir(flags.out):
+            raise InputError(f"--out={flags.out}: is a folder; name a file")
+        if not os.access(os.path.dirname(flags.out) or ".", os.W_OK):
+            raise InputError(f"--out={flags.out}: its folder cannot be written; name another one")
     texts = _texts(flags, _text_or_pair)
     model = _open(flags)
     found, tokens = [], []
@@ -183,8 +190,9 @@ def _embed(flags: argparse.Namespace) -> None:
         arrays["starts"] = np.cumsum([0, *map(len, tokens)])
     part = f"{flags.out}.part-{os.getpid()}.npz"
     try:
-        np.savez(part, **arrays)
-        os.replace(part, flags.out)
+        with naming(flags.out):
+            np.savez(part, **arrays)
+            os.replace(part, flags.out)
     finally:
         if os.path.exists(part):
             os.remove(part)
@@ -196,13 +204,12 @@ def _open(flags: argparse.Namespace) -> Predictor:
     return Predictor(model.config, model.params, model.tokenizer)
 
 
-def _texts(flags: argparse.Namespace, parse: Callable[[str], Any] = str) -> Iterator[Any]:
+def _texts(flags: argparse.Namespace, parse: Callable[[str], Any] = lambda text: text) -> Iterator[Any]:
     """parse(text) of those that were given: arguments, or the lines of a file but blank ones.
 
     Raises InputError.
     """
-    if flags.texts and flags.input:
-        raise InputError(f"--input={flags.input}: there are texts among the arguments too; give one of them")
+    _check_inputs(flags)
     if flags.texts:
         return map(parse, flags.texts)
     if flags.input:
@@ -210,6 +217,11 @@ def _texts(flags: argparse.Namespace, parse: Callable[[str], Any] = str) -> Iter
     if sys.stdin.isatty():
         raise InputError("no text; give texts as arguments, --input=FILE, or one a line on standard input")
     return _lines(sys.stdin.buffer, "standard input", 0, parse)
+
+
+def _check_inputs(flags: argparse.Namespace) -> None:
+    if flags.texts and flags.input:
+        raise InputError(f"--input={flags.input}: there are texts among the arguments too; give one of them")
 
 
 def _lines(file: BinaryIO, name: str, size: int, parse: Callable[[str], Any]) -> Iterator[Any]:
@@ -220,18 +232,14 @@ def _lines(file: BinaryIO, name: str, size: int, parse: Callable[[str], Any]) ->
         for number, line in enumerate(file, 1):
             bar.update(len(line))
             try:
-                text = line.decode().strip()
+                text = Line.at(line.decode().strip(" \r\n"), f"{name}:{number}")
             except UnicodeDecodeError as error:
                 raise InputError(
                     f"{name}:{number}: byte 0x{line[error.start]:02x} is not UTF-8; convert the text"
                 ) from error
-            if not text:
-                continue
-            found = True
-            try:
+            if text.strip():
+                found = True
                 yield parse(text)
-            except InputError as error:
-                raise InputError(f"{name}:{number}: {error}") from error
     if not found:
         raise InputError(f"{name} has no text; give one a line")
 
@@ -244,7 +252,7 @@ def _pair(text: str) -> tuple[str, str]:
     a, *rest = text.split("\t")
     if len(rest) != 1:
         raise InputError(f"{show(text)}: expected two texts with a tab between them, found {len(rest)} tabs")
-    return a, rest[0]
+    return (Line.at(a, text.where), rest[0]) if isinstance(text, Line) else (a, rest[0])
 
 
 def _print(text: str) -> None:

@@ -50,7 +50,8 @@ def initial_params(
         raise InputError(f"{where}: another model than config.model; to train one like it add {flags}")
     if source.tokenizer.sha256 != data.tokenizer.sha256:
         raise InputError(
-            f"{where}: its vocabulary is not that of the data; prepare the data with the model's"
+            f"{where}: its vocabulary, or its case, is not that of the data; prepare the data with the "
+            "model's (python -m bertjax.prepare --vocab=...)"
         )
     if not config.init_params:
         return fresh, f"sizes and tokenizer of {config.init_from}; all parameters are drawn anew"

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +13,7 @@ from bertjax import sharding
 from bertjax.checkpoint import FOLDER, Checkpoints, load_params
 from bertjax.data.tokenizer import Tokenizer, load_tokenizer
 from bertjax.errors import InputError, NotFiniteError
+from bertjax.files import write_folder
 from bertjax.models import bert
 
 
@@ -61,8 +61,8 @@ def load_trained(workdir: str, step: int | None = None) -> Trained:
         size, tokens = config.vocab_size, tokenizer.vocab_size
         what = "has as many tokens as" if tokens == size else f"has {tokens} tokens, not {size} as"
         raise InputError(
-            f"{workdir}: its vocabulary {what} the one that the model was trained with, and is another; "
-            "bring back the run's own vocabulary files"
+            f"{workdir}: its vocabulary {what} the one that the model was trained with, and is another, or "
+            "another case; bring back the run's own vocabulary files"
         )
     return Trained(config, meta["head"], tuple(meta["labels"]), params, tokenizer, meta, step)
 
@@ -86,26 +86,16 @@ def save_trained(model: Trained, folder: str) -> None:
     Raises:
       InputError: the folder exists and is not empty, or cannot be written; a parameter is not finite.
     """
-    folder = os.path.abspath(folder)
     if os.path.exists(folder) and not (os.path.isdir(folder) and not os.listdir(folder)):
         raise InputError(f"{folder}: exists; name a new folder")
-    part = os.path.join(os.path.dirname(folder), f".{os.path.basename(folder)}.part-{os.getpid()}")
     meta = checkpoint_meta(
         model.meta["config"], model.head, model.labels, model.tokenizer, model.meta["metrics"]
     )
-    try:
-        os.makedirs(part)
+    with write_folder(folder) as part:
         model.tokenizer.save(part)
         inner = os.path.join(part, FOLDER)
         with contextlib.closing(Checkpoints(inner, keep_last=1, keep_every=0)) as checkpoints:
-            checkpoints.save(model.step, {"params": jax.device_put(model.params)}, meta, wait=True)
-        os.replace(part, folder)
-    except NotFiniteError as error:
-        shutil.rmtree(part, ignore_errors=True)
-        raise InputError(f"{folder}: {error}") from error
-    except OSError as error:
-        shutil.rmtree(part, ignore_errors=True)
-        raise InputError(f"{folder}: {error.strerror}; make room or name another folder") from error
-    except InputError:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
+            try:
+                checkpoints.save(model.step, {"params": jax.device_put(model.params)}, meta, wait=True)
+            except NotFiniteError as error:
+                raise InputError(f"{folder}: {error}") from error

@@ -446,7 +446,7 @@ def test_a_model_with_another_vocabulary_of_the_same_size_is_refused(tmp_path):
     tokens = path.read_text().split("\n")
     tokens[10], tokens[11] = tokens[11], tokens[10]
     path.write_text("\n".join(tokens))
-    with pytest.raises(InputError, match=r"its vocabulary has as many tokens as .*, and is another; bring"):
+    with pytest.raises(InputError, match=r"its vocabulary has as many tokens as .*, and is another, or"):
         load_trained(str(tmp_path))
 
 

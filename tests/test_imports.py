@@ -11,6 +11,7 @@ PACKAGE = Path(bertjax.__file__).parent
 # A part may import from the rows above its own, and within itself.
 ORDER = (
     ("errors",),
+    ("files",),
     ("config", "flags", "host", "manifest", "metrics", "processes"),
     ("sharding",),
     ("data", "models"),

@@ -1,8 +1,10 @@
 """Converts a BERT: a run's checkpoint to a Hugging Face folder; a Hugging Face folder, or one of Google's
 2018 release, to a checkpoint that every command takes."""
 
+import os
 from collections.abc import Sequence
 
+from bertjax.data.texts import check_utf8
 from bertjax.errors import InputError, run_command
 from bertjax.flags import Parser
 
@@ -19,11 +21,16 @@ def main(args: Sequence[str]) -> None:
         "--format", choices=("bertjax", "huggingface"), help="of --to (default: huggingface from a workdir)"
     )
     parser.add_argument("--step", type=int, metavar="N", help="of the run (default: the newest)")
-    parser.add_argument("--head", metavar="NAME", help="keep this head of the model only, such as encoder")
+    parser.add_argument("--head", metavar="NAME", help="keep the parts of this head only, such as encoder")
     parser.add_argument(
         "--allow_pickle", action="store_true", help="read pytorch_model.bin; builds tensors, runs no code"
     )
     flags = parser.parse_args(args)
+    check_utf8(flags.to)
+    if "://" in flags.to:
+        raise InputError(f"{flags.to}: a folder is needed; mount the bucket and name its path")
+    if os.path.realpath(flags.to) == os.path.realpath(flags.source):
+        raise InputError(f"{flags.to}: is what is converted; name another folder")
     from bertjax.convert.export import export  # after the flags: JAX takes a second to load
     from bertjax.convert.load import kind_of, load
     from bertjax.trained import save_trained

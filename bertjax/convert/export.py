@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 from typing import Any
 
 import safetensors
@@ -13,6 +12,7 @@ from bertjax.convert.huggingface import CONFIG_FIELDS, WEIGHTS
 from bertjax.convert.model_card import model_card
 from bertjax.data.tokenizer import SPECIAL_TOKENS
 from bertjax.errors import InputError
+from bertjax.files import write_folder
 from bertjax.trained import Trained
 
 FILES = (WEIGHTS, "config.json", "vocab.txt", "tokenizer.json", "tokenizer_config.json", "README.md")
@@ -32,10 +32,8 @@ def export(model: Trained, folder: str) -> None:
             "Face's BERT cannot read; only models with a WordPiece vocabulary are exported"
         )
     tensors = names.to_huggingface(model.config, model.params)
-    folder = os.path.abspath(folder)
     _check_replaceable(folder)
-    name = os.path.basename(folder)
-    part = os.path.join(os.path.dirname(folder), f".{name}.part-{os.getpid()}")
+    name = os.path.basename(os.path.abspath(folder))
     size = sum(x.size for x in tensors.values())
     contents = {
         WEIGHTS: save(tensors, metadata={"format": "pt", _MARK: str(model.step)}),
@@ -43,17 +41,11 @@ def export(model: Trained, folder: str) -> None:
         "tokenizer_config.json": _json(_tokenizer_config(model)),
         "README.md": model_card(model, name, size).encode(),
     }
-    try:
-        os.makedirs(part)
+    with write_folder(folder) as part:
         for file_name, content in contents.items():
             with open(os.path.join(part, file_name), "wb") as file:
                 file.write(content)
         model.tokenizer.save(part)
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(part, folder)
-    except OSError as error:
-        shutil.rmtree(part, ignore_errors=True)
-        raise InputError(f"{folder}: {error.strerror}; make room or name another folder") from error
 
 
 def _check_replaceable(folder: str) -> None:

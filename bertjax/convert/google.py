@@ -4,11 +4,12 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from bertjax.convert.huggingface import assemble, read_config, read_json
+from bertjax.convert.huggingface import assemble, read_config
 from bertjax.convert.tf_checkpoint import read_tf_checkpoint
 from bertjax.convert.weights import Tensor
 from bertjax.data.tokenizer import load_tokenizer
-from bertjax.errors import InputError
+from bertjax.errors import InputError, quoted
+from bertjax.files import read_json
 from bertjax.trained import Trained
 
 CONFIG = "bert_config.json"
@@ -40,7 +41,7 @@ def read(path: str, head: str | None) -> Trained:
     if fields.get("hidden_act") == "gelu":  # the release's is the tanh approximation
         fields["hidden_act"] = "gelu_new"
     config = read_config(fields, str(folder / CONFIG))
-    tensors = to_huggingface_names(read_tf_checkpoint(str(prefix)))
+    tensors = to_huggingface_names(read_tf_checkpoint(str(prefix)), str(prefix))
     tokenizer = load_tokenizer(folder / "vocab.txt")
     if tokenizer.vocab_size > config.vocab_size:
         raise InputError(
@@ -61,12 +62,20 @@ def find_checkpoint(path: Path) -> tuple[Path, Path]:
     return path, found[0].with_suffix("")
 
 
-def to_huggingface_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The checkpoint's tensors but the optimizer's, as bertjax.convert.names knows them."""
+def to_huggingface_names(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+    """The checkpoint's tensors but the optimizer's, as bertjax.convert.names knows them.
+
+    Raises:
+      InputError: two tensors have one name there; the message begins with `where`.
+    """
     result: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        if not _OPTIMIZER.search(name):
-            result[_rename(name)] = _turned(tensor) if name.endswith("/kernel") else tensor
+        if _OPTIMIZER.search(name):
+            continue
+        renamed = _rename(name)
+        if renamed in result:
+            raise InputError(f"{where}: {quoted(name)} is there twice, by two names; remove one")
+        result[renamed] = _turned(tensor) if name.endswith("/kernel") else tensor
     return result
 
 

@@ -1,6 +1,5 @@
 """Reads Hugging Face's BERT folders."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,8 @@ from bertjax.convert.safetensors_file import read_safetensors
 from bertjax.convert.torch_pickle import read_torch_pickle
 from bertjax.convert.weights import Tensor
 from bertjax.data.tokenizer import Tokenizer, load_tokenizer, wordpiece_tokenizer
-from bertjax.errors import InputError
+from bertjax.errors import InputError, quoted
+from bertjax.files import read_json
 from bertjax.models import bert
 from bertjax.trained import Trained
 
@@ -64,7 +64,7 @@ def read(folder: str, head: str | None, allow_pickle: bool) -> Trained:
     config = read_config(fields, str(path / "config.json"))
     weights, tensors = _read_weights(path, allow_pickle)
     tokenizer = read_tokenizer(path, config.vocab_size)
-    return assemble(config, fields, names.canonical(tensors), tokenizer, head, str(weights))
+    return assemble(config, fields, names.canonical(tensors, str(weights)), tokenizer, head, str(weights))
 
 
 def assemble(
@@ -86,11 +86,16 @@ def assemble(
     if layers != config.num_hidden_layers:  # said before a name is made for each layer
         raise InputError(f"{where}: has {layers} layers, but its config says {config.num_hidden_layers}")
     found = names.parts_in(tensors)
-    head = head or _find_head(fields, found)
+    head = head or _find_head(fields, found, where)
     parts = bert.HEADS[head]
     if head == "encoder":  # some are saved without the pooler
         parts = tuple(part for part in parts if part in found)
     params = names.from_huggingface(config, tensors, parts, where)
+    if head == "multiple_choice" and len(params["classifier_bias"]) != 1:
+        raise InputError(
+            f"{where}: its classifier has {len(params['classifier_bias'])} labels, but multiple_choice "
+            "scores one choice at a time; name another --head"
+        )
     labels = _read_labels(fields, params, where) if head in bert.LABELLED else ()
     left_out = tuple(part for part in found if part not in parts)
     meta = {
@@ -101,10 +106,15 @@ def assemble(
     return Trained(config, head, labels, params, tokenizer, meta, 0, left_out)
 
 
-def _find_head(fields: dict[str, Any], found: tuple[str, ...]) -> str:
+def _find_head(fields: dict[str, Any], found: tuple[str, ...], where: str) -> str:
     """The head that config.json names; a larger one where the weights hold all of it; without a name, the
     first that the weights hold."""
-    named = (fields.get("architectures") or [None])[0]
+    given = fields.get("architectures") or []
+    if not (isinstance(given, list) and all(isinstance(name, str) for name in given)):
+        raise InputError(
+            f"{where}: architectures of config.json is {quoted(given)}; expected a list of names"
+        )
+    named = given[0] if given else ""
     heads = {architecture: head for head, architecture in names.ARCHITECTURES.items()}
     exact = [head for head, parts in bert.HEADS.items() if set(parts) == set(found)]
     if named in heads:
@@ -120,26 +130,15 @@ def _find_head(fields: dict[str, Any], found: tuple[str, ...]) -> str:
     )
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A file with one JSON object. Raises InputError."""
-    try:
-        value = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; name a folder that holds one") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not JSON ({error}); take a whole copy of the model") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: not a JSON object; take a whole copy of the model")
-    return value
-
-
 def read_config(fields: dict[str, Any], where: str) -> ConfigDict:
     """config.model of a BertConfig's fields. Raises InputError for what is absent, absurd or not BERT."""
     if fields.get("model_type", "bert") != "bert":
-        raise InputError(f"{where}: model_type is {fields['model_type']!r}; only BERT is read")
+        raise InputError(f"{where}: model_type is {quoted(fields['model_type'])}; only BERT is read")
     for name, value in _ONLY.items():
         if fields.get(name, value) not in (value, None):
-            raise InputError(f"{where}: {name} is {fields[name]!r}; only {value!r} is BERT as it is here")
+            raise InputError(
+                f"{where}: {name} is {quoted(fields[name])}; only {value!r} is BERT as it is here"
+            )
     config = config_lib.default()
     config.model.dtype = "float32"  # as PyTorch computes; a run sets its own
     for name, default in CONFIG_FIELDS.items():
@@ -147,10 +146,10 @@ def read_config(fields: dict[str, Any], where: str) -> ConfigDict:
         if value is None:
             raise InputError(f"{where}: has no {name}; take a whole copy of the model")
         kind = type(config.model[name])
-        if kind is float and type(value) is int:
+        if kind is float and type(value) is int and abs(value) <= _MOST:
             value = float(value)
         if type(value) is not kind or (kind is int and not 0 < value <= _MOST):
-            raise InputError(f"{where}: {name}={value!r}: expected {_expected(kind)}")
+            raise InputError(f"{where}: {name} is {quoted(value)}; expected {_expected(kind)}")
         config.model[name] = value
     try:
         config_lib.check_model(config.model)
@@ -188,16 +187,24 @@ def read_tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
         tokens than `vocab_size`.
     """
     lower_case = _declared_case(folder / "tokenizer_config.json")
-    if (folder / "vocab.txt").is_file():
+    tokens = None
+    if (folder / "tokenizer.json").is_file():
+        tokens, stated = _read_tokenizer_json(folder / "tokenizer.json")
+        if lower_case not in (None, stated):
+            raise InputError(
+                f"{folder / 'tokenizer.json'}: lowercase is {stated}, but tokenizer_config.json says "
+                f"{lower_case}; take both from one model"
+            )
+        lower_case = stated
+    where = folder / "vocab.txt"
+    if where.is_file():
         tokenizer = load_tokenizer(folder, lower_case)
-        where = folder / "vocab.txt"
+        if tokens is not None and tuple(tokens) != tokenizer.tokens:
+            raise InputError(f"{where}: has other tokens than tokenizer.json; take both from one model")
+    elif tokens is None:
+        raise InputError(f"{folder}: holds neither vocab.txt nor tokenizer.json; add the model's vocab.txt")
     else:
         where = folder / "tokenizer.json"
-        tokens, normalizer = _read_tokenizer_json(where)
-        stated = normalizer.get("lowercase")
-        if None not in (stated, lower_case) and stated != lower_case:
-            raise InputError(f"{where}: lowercase is {stated}, but tokenizer_config.json says {lower_case}")
-        lower_case = lower_case if stated is None else bool(stated)
         tokenizer = wordpiece_tokenizer(tokens, bool(lower_case), str(where))
     if tokenizer.vocab_size > vocab_size:
         raise InputError(
@@ -213,28 +220,50 @@ def _declared_case(path: Path) -> bool | None:
         return None
     fields = read_json(path)
     lower_case = fields.get("do_lower_case")
+    if lower_case not in (True, False, None):
+        raise InputError(f"{path}: do_lower_case is {quoted(lower_case)}; expected true or false")
     for name, wanted in (("tokenize_chinese_chars", True), ("do_basic_tokenize", True),
                          ("strip_accents", lower_case)):  # fmt: skip
-        if fields.get(name, wanted) not in (wanted, None):
-            raise InputError(f"{path}: {name} is {fields[name]!r}; the rules are the 2018 release's only")
-    if lower_case not in (True, False, None):
-        raise InputError(f"{path}: do_lower_case is {lower_case!r}; expected true or false")
+        if fields.get(name) not in (wanted, None):
+            raise _other_rules(path, name, fields[name])
     return lower_case
 
 
-def _read_tokenizer_json(path: Path) -> tuple[list[str], dict[str, Any]]:
-    """Its tokens in the order of their ids, and its BertNormalizer."""
+def _other_rules(path: Path, name: str, value: object) -> InputError:
+    return InputError(f"{path}: {name} is {quoted(value)}; only the rules of the 2018 release are known here")
+
+
+def _read_tokenizer_json(path: Path) -> tuple[list[str], bool]:
+    """Its tokens in the order of their ids, and whether it lower-cases. Raises InputError."""
     fields = read_json(path)
     try:
         model, normalizer = fields["model"], fields["normalizer"]
         ids = model["vocab"]
         steps = normalizer.get("normalizers", [normalizer])
-        bert_step = next(step for step in steps if step["type"] == "BertNormalizer")
+        rules = next(step for step in steps if step["type"] == "BertNormalizer")
+        added = {token["content"]: token["id"] for token in fields.get("added_tokens", [])}
         if model["type"] != "WordPiece" or sorted(ids.values()) != list(range(len(ids))):
             raise ValueError
+        lower_case = rules["lowercase"]
     except (KeyError, TypeError, AttributeError, StopIteration, ValueError) as error:
-        raise InputError(f"{path}: not a BERT tokenizer (WordPiece); add the model's vocab.txt") from error
-    return sorted(ids, key=ids.__getitem__), bert_step
+        raise InputError(
+            f"{path}: not a BERT tokenizer (WordPiece); use the model's vocab.txt alone"
+        ) from error
+    for name, value, wanted in (
+        ("lowercase", lower_case, (True, False)),
+        ("handle_chinese_chars", rules.get("handle_chinese_chars", True), (True,)),
+        ("strip_accents", rules.get("strip_accents"), (None, lower_case)),
+        ("continuing_subword_prefix", model.get("continuing_subword_prefix", "##"), ("##",)),
+        ("unk_token", model.get("unk_token", "[UNK]"), ("[UNK]",)),
+    ):
+        if value not in wanted:
+            raise _other_rules(path, name, value)
+    for token, number in added.items():
+        if ids.get(token) != number:
+            raise InputError(
+                f"{path}: the added token {quoted(token)} is not in the vocabulary; BERT's tokenizer has none"
+            )
+    return sorted(ids, key=ids.__getitem__), lower_case
 
 
 def _read_labels(fields: dict[str, Any], params: dict[str, Any], where: str) -> tuple[str, ...]:

@@ -1,12 +1,12 @@
 """Reads a BERT from a workdir, a Hugging Face folder or a folder of Google's 2018 release."""
 
+import dataclasses
 import os
 from pathlib import Path
 
 from bertjax.checkpoint import FOLDER
 from bertjax.convert import google, huggingface
 from bertjax.errors import InputError
-from bertjax.manifest import DIGESTS
 from bertjax.models import bert
 from bertjax.trained import Trained, load_trained
 
@@ -14,12 +14,14 @@ from bertjax.trained import Trained, load_trained
 def kind_of(path: str) -> str:
     """ "bertjax", "huggingface" or "google". Raises InputError if it is none of them."""
     folder = Path(path)
-    if (folder / FOLDER).is_dir() or (folder / DIGESTS).is_dir():
+    if (folder / FOLDER).is_dir():
         return "bertjax"
-    if (folder / google.CONFIG).is_file() or Path(f"{folder}.index").is_file() or folder.suffix == ".index":
+    if Path(f"{folder}.index").is_file() or folder.suffix == ".index":
         return "google"
-    if (folder / "config.json").is_file():
+    if (folder / "config.json").is_file() and not any(folder.glob("*.index")):
         return "huggingface"
+    if (folder / google.CONFIG).is_file():
+        return "google"
     if not folder.exists():
         raise InputError(f"{path}: no such folder")
     raise InputError(
@@ -40,7 +42,7 @@ def load(
     Args:
       path: a workdir, a Hugging Face folder, or a folder (or checkpoint) of Google's 2018 release.
       step: of a workdir's checkpoint; None: the newest.
-      head: of bertjax.models.bert.HEADS, for the other two; None: the one that the files show.
+      head: of bertjax.models.bert.HEADS; None: the one that the files show.
       allow_pickle: whether pytorch_model.bin may be read where there is no safetensors file. The reader
         builds nothing but tensors, whatever the file says.
 
@@ -52,11 +54,22 @@ def load(
         raise InputError(f"head {head}: there is none of that name; it is one of {', '.join(bert.HEADS)}")
     kind = kind_of(path)
     if kind == "bertjax":
-        if head is not None:
-            raise InputError(f"{path}: a workdir, whose head is what it was trained with; leave out the head")
-        return load_trained(path, step)
+        model = load_trained(path, step)
+        return model if head in (None, model.head) else _take_head(model, str(head), path)
     if step is not None:
         raise InputError(f"{path}: not a workdir, so it has no steps; leave out the step")
     if kind == "google":
         return google.read(path, head)
     return huggingface.read(path, head, allow_pickle)
+
+
+def _take_head(model: Trained, head: str, path: str) -> Trained:
+    """The model with another head, whose parts it must have."""
+    wanted, given = bert.HEADS[head], bert.parts_of(model.params)
+    missing = [part for part in wanted if part not in given]
+    if missing or "classifier" in wanted:  # one that was trained to tell other things apart is no other head
+        raise InputError(f"{path}: a model for {model.head}, which has no {' and '.join(missing)} of {head}"
+                         if missing else f"{path}: a model for {model.head}, not for {head}")  # fmt: skip
+    left_out = tuple(part for part in given if part not in wanted)
+    params = {name: x for name, x in model.params.items() if not (left_out and name.startswith(left_out))}
+    return dataclasses.replace(model, head=head, labels=(), params=params, left_out=left_out)

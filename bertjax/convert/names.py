@@ -14,11 +14,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from bertjax.convert.weights import Tensor
-from bertjax.errors import InputError
+from bertjax.errors import InputError, quoted
 from bertjax.models import bert
 from bertjax.sharding import path_name
 
 _LAYERS = "encoder/layers/"  # parameters stacked over the layers
+_MOST_LABELS = 1_000_000
+_DTYPES = ("float32", "float16", "bfloat16", "float64")
 _SHOWN = 8  # faults that a message lists; it says how many more there are
 
 # Hugging Face's classes.
@@ -146,7 +148,7 @@ def to_huggingface(config: ConfigDict, params: dict[str, Any]) -> dict[str, np.n
     faults = [f"{name} is missing" for name in sorted(expected.keys() - arrays.keys())]
     faults += [f"{name} is not known" for name in sorted(arrays.keys() - expected.keys())]
     faults += [
-        f"{name} has shape {list(x.shape)}, the config's is {list(expected[name])}"
+        f"{name} has shape {list(x.shape)}, expected is {list(expected[name])}"
         for name, x in arrays.items()
         if name in expected and x.shape != expected[name]
     ]
@@ -180,48 +182,64 @@ def from_huggingface(
       InputError: a tensor is missing, unexpected, misshapen or not finite, or a tied one differs from its
         original. All missing, unexpected and misshapen ones are listed.
     """
-    labels = tensors["classifier.bias"].shape[:1] if "classifier.bias" in tensors else ()
-    expected = abstract_params(config, parts, labels[0] if labels else 1)
-    arrays = {name: np.zeros(x.shape, np.float32) for name, x in _flat(expected).items()}
-    places = {
-        name: (LAYOUTS[row.layout], LAYOUTS[row.layout].part(array, config))
-        for row in rows_of(parts)
-        for name, array in _layers(row, arrays[row.ours], config)
+    expected = abstract_params(config, parts, _count_labels(tensors))
+
+    def places(arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[Layout, np.ndarray]]:
+        return {
+            name: (LAYOUTS[row.layout], LAYOUTS[row.layout].part(array, config))
+            for row in rows_of(parts)
+            for name, array in _layers(row, arrays[row.ours], config)
+        }
+
+    # Shapes are compared before anything of the config's sizes is in memory.
+    shapes = {
+        name: _their_shape(*place)
+        for name, place in places(
+            {name: np.broadcast_to(np.float32(0), x.shape) for name, x in _flat(expected).items()}
+        ).items()
     }
     known = {name for row in TABLE for name, _ in _layers(row, range(config.num_hidden_layers), config)}
-    faults = [f"{name} is missing" for name in places if name not in tensors]
+    faults = [f"{name} is missing" for name in shapes if name not in tensors]
     for name, tensor in tensors.items():
-        if name in places:
-            shape = _their_shape(*places[name])
-            if tensor.shape != shape:
-                faults.append(f"{name} has shape {list(tensor.shape)}, the config's is {list(shape)}")
+        if name in shapes:
+            if tensor.shape != shapes[name]:
+                faults.append(f"{name} has shape {list(tensor.shape)}, expected is {list(shapes[name])}")
+            elif tensor.dtype not in _DTYPES:
+                faults.append(f"{name} is of type {quoted(tensor.dtype)}, expected is {', '.join(_DTYPES)}")
         elif name not in known and name not in TIED:
-            faults.append(f"{name} is not known")
+            faults.append(f"{quoted(name)} is not known")
     if faults:
         raise InputError(f"{where}: does not fit its config: {_list(faults)}")
-    for name, (layout, place) in places.items():
-        x = tensors[name].read()
+    arrays = {name: np.zeros(x.shape, np.float32) for name, x in _flat(expected).items()}
+    for name, (layout, place) in places(arrays).items():
+        with np.errstate(over="ignore"):
+            x = tensors[name].read().astype(np.float32, copy=False)
         if not np.isfinite(x).all():
             raise InputError(f"{where}: {name} holds NaN or infinity; take a whole copy of the model")
         place[...] = (x.T if layout.inputs else x).reshape(place.shape)
     for name, original in TIED.items():
-        if name in tensors and original in places:
+        if name in tensors and original in shapes:
             _check_tied(tensors, name, original, where)
     return _nested(arrays)
 
 
-def canonical(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def canonical(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
     """The tensors by the names of TABLE and TIED, without buffers.
 
     A bare encoder's names lack "bert."; files of 2018 and 2019 call LayerNorm's parameters gamma and beta.
+
+    Raises:
+      InputError: a tensor is there by both names; the message begins with `where`.
     """
     bare = not any(name.startswith("bert.") for name in tensors)
-    result = {}
+    result: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name)
         name = re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name)
         if bare and name.startswith(("embeddings.", "encoder.", "pooler.")):
             name = f"bert.{name}"
+        if name in result:
+            raise InputError(f"{where}: {quoted(name)} is there twice, also by its old name; remove one")
         if name not in _BUFFERS:
             result[name] = tensor
     return result
@@ -237,6 +255,13 @@ def layers_in(tensors: Mapping[str, Tensor]) -> int:
     """The number of layers that have a tensor here, by the names that `canonical` gives."""
     numbers = (re.match(r"bert\.encoder\.layer\.(\d+)\.", name) for name in tensors)
     return len({match[1] for match in numbers if match})
+
+
+def _count_labels(tensors: Mapping[str, Tensor]) -> int:
+    """The classifier's labels, by its weight or, if that is missing, its bias; 1 for wrong shapes."""
+    shapes = [tensors[name].shape for name in ("classifier.weight", "classifier.bias") if name in tensors]
+    count = shapes[0][0] if shapes and shapes[0] else 1
+    return count if 0 < count <= _MOST_LABELS else 1
 
 
 def abstract_params(config: ConfigDict, parts: tuple[str, ...], num_labels: int) -> Any:

@@ -12,8 +12,8 @@ import mmap
 import pickletools
 from typing import IO, Any, cast
 
-from bertjax.convert.weights import MAX_DIMENSIONS, TYPES, count_bytes, quoted
-from bertjax.errors import InputError
+from bertjax.convert.weights import MAX_DIMENSIONS, TYPES, count_bytes
+from bertjax.errors import InputError, quoted
 
 _MAX_STEPS = 300_000  # 40 to a tensor: BERT large takes 16,000
 _STORAGES = {
@@ -28,6 +28,7 @@ _STORAGES = {
     "torch FloatStorage": "float32",
     "torch DoubleStorage": "float64",
 }
+_LONGEST = 10_000  # letters of a name
 _DICT = "collections OrderedDict"
 _TENSOR = "torch._utils _rebuild_tensor_v2"
 _PARAMETER = "torch._utils _rebuild_parameter"
@@ -161,8 +162,14 @@ def _instruction(path: str, data: mmap.mmap | io.BytesIO) -> tuple[str, Any]:
     argument: Any = None
     try:
         if known.name == "GLOBAL":  # the library's reader takes backslashes for escapes, and warns of some
-            argument = " ".join(data.readline().removesuffix(b"\n").decode() for _ in range(2))
+            argument = " ".join(_line(data).decode() for _ in range(2))
         elif known.arg:
+            if known.name == "BINUNICODE":
+                at = data.tell()
+                length = int.from_bytes(data.read(4), "little")
+                data.seek(at)
+                if length > _LONGEST:
+                    raise _damaged(path)
             argument = known.arg.reader(cast(IO[bytes], data))
     except ValueError as error:
         raise _damaged(path) from error
@@ -176,6 +183,15 @@ def _instruction(path: str, data: mmap.mmap | io.BytesIO) -> tuple[str, Any]:
             f"{path}: its pickle has protocol {argument}, not the 2 of torch.save; save it again with torch"
         )
     return known.name, argument
+
+
+def _line(data: mmap.mmap | io.BytesIO) -> bytes:
+    """The next line, without its end. Raises ValueError if it has none, or a far one."""
+    at = data.tell()
+    start = data.read(_LONGEST)
+    end = start.index(b"\n")
+    data.seek(at + end + 1)
+    return start[:end]
 
 
 def _extend(path: str, target: Any, items: list[Any], *, pairs: bool) -> None:

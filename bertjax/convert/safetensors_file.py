@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import safetensors
 
-from bertjax.convert.weights import TYPES, Tensor, count_bytes, map_file, quoted, to_array
-from bertjax.errors import InputError
+from bertjax.convert.weights import TYPES, Tensor, count_bytes, map_file, to_array
+from bertjax.errors import InputError, quoted
 
 _TYPES = {
     "BOOL": "bool",
@@ -81,6 +81,12 @@ def _read_index(path: str) -> dict[str, Tensor]:
     for tensor, name in files.items():
         if tensor not in shards[name]:
             raise InputError(f"{path}: {quoted(tensor)} is not in {quoted(name)}; download both again")
+    for name, tensors in shards.items():
+        for tensor in tensors:
+            if files.get(tensor) != name:
+                raise InputError(
+                    f"{path}: does not list {quoted(tensor)} of {quoted(name)}; download both again"
+                )
     return {tensor: shards[name][tensor] for tensor, name in files.items()}
 
 

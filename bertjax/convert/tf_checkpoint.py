@@ -16,8 +16,8 @@ from typing import Any, NoReturn
 import google_crc32c
 import numpy as np
 
-from bertjax.convert.weights import TYPES, Tensor, count_bytes, map_file, quoted, to_array
-from bertjax.errors import InputError
+from bertjax.convert.weights import TYPES, Tensor, count_bytes, map_file, to_array
+from bertjax.errors import InputError, quoted
 
 _MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")  # the last 8 of a table's 48 bytes of footer
 _MAX_KEY = 1000  # bytes; keys share prefixes, so a small file could make very much of long ones

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bertjax.convert.pickled_tensors import Storage, View, run_pickle
-from bertjax.convert.weights import TYPES, Tensor, map_file, quoted, to_array
-from bertjax.errors import InputError
+from bertjax.convert.weights import TYPES, Tensor, map_file, to_array
+from bertjax.errors import InputError, quoted
 
 _AGAIN = "the file is damaged, download it again"
 _MAGIC = 0x1950A86A20F9469CFC6C  # torch.serialization.MAGIC_NUMBER, the first pickle of the layout before zip

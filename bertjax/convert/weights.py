@@ -17,7 +17,6 @@ TYPES = {
     for name in ("bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64")
 } | {"bfloat16": np.dtype("<u2")}
 MAX_DIMENSIONS = 32  # what every NumPy can hold
-SHOWN = 100  # letters of a name from a file that an error shows: a hostile one may be as long as its file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,12 +33,6 @@ class Tensor:
     shape: tuple[int, ...]
     dtype: str
     read: Callable[[], np.ndarray]
-
-
-def quoted(name: object) -> str:
-    """`name` for a one-line message: newlines and the like escaped, and cut if long."""
-    text = str(name)
-    return repr(text if len(text) <= SHOWN else f"{text[:SHOWN]}...")
 
 
 def map_file(path: str) -> mmap.mmap:

@@ -57,6 +57,19 @@ def encode(tokenizer: Tokenizer, texts: Sequence[Text], most: int, truncate: boo
     return rows
 
 
+class Line(str):
+    """A text that knows its place in a file, for messages."""
+
+    __slots__ = ("where",)
+    where: str  # "file:line"
+
+    @classmethod
+    def at(cls, text: str, where: str) -> "Line":
+        line = cls(text)
+        line.where = where
+        return line
+
+
 def check_utf8(text: str) -> None:
     """Raises InputError for surrogates, Python's stand-in for wrong bytes of an argument."""
     try:
@@ -66,8 +79,9 @@ def check_utf8(text: str) -> None:
 
 
 def show(text: str) -> str:
-    """The text for a message."""
-    return repr(text if len(text) <= 60 else f"{text[:57]}...")
+    """The text for a message, with its place in a file if it has one."""
+    where = f"{text.where}: " if isinstance(text, Line) else ""
+    return where + repr(str(text) if len(text) <= 60 else f"{text[:57]}...")
 
 
 def make_batch(rows: Sequence[Row], pad_id: int, length: int) -> dict[str, np.ndarray]:

@@ -4,7 +4,6 @@ Shape letters: V vocabulary, N tokens of a text.
 """
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -19,7 +18,8 @@ from sentencepiece import sentencepiece_model_pb2, sentencepiece_pb2
 from tokenizers import models, normalizers, pre_tokenizers, processors
 
 from bertjax.data.wordpiece import MAX_WORD_CHARACTERS, WordPiece
-from bertjax.errors import InputError
+from bertjax.errors import InputError, quoted
+from bertjax.files import read_json, read_small
 
 # The order of the first ids of a vocabulary made here.
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -47,7 +47,7 @@ class Tokenizer:
     sep_id: int
     mask_id: int
     continuation: np.ndarray  # bool [V], the token goes on with the word of the token before it
-    sha256: str  # of the vocabulary: vocab.txt as `save` writes it, or the SentencePiece model
+    sha256: str  # of the vocabulary and whether it lower-cases, or of the SentencePiece model
     files: dict[str, bytes]  # name: content, of what `save` writes
     _encode_batch: Callable[[Sequence[str]], list[list[int]]]
     _encode_with_offsets: Callable[[str], tuple[list[int], np.ndarray]]
@@ -127,6 +127,16 @@ def wordpiece_tokenizer(tokens: Sequence[str], lower_case: bool, name: str) -> T
         raise InputError(
             f"{name}: has no {' '.join(missing)}; a BERT vocabulary needs {' '.join(SPECIAL_TOKENS)}"
         )
+    for token in tokens:
+        if (
+            not token
+            or "\n" in token
+            or token.endswith("\r")
+            or any("\ud800" <= c <= "\udfff" for c in token)
+        ):
+            raise InputError(
+                f"{name}: {quoted(token)} cannot stand in a line of a vocabulary; remove the token"
+            )
     model = tokenizers.Tokenizer(
         models.WordPiece(ids, unk_token="[UNK]", max_input_chars_per_word=MAX_WORD_CHARACTERS)
     )
@@ -145,7 +155,7 @@ def wordpiece_tokenizer(tokens: Sequence[str], lower_case: bool, name: str) -> T
         sep_id=ids["[SEP]"],
         mask_id=ids["[MASK]"],
         continuation=continuation,
-        sha256=hashlib.sha256(vocab_file).hexdigest(),
+        sha256=hashlib.sha256(b"lower-case\n" * lower_case + vocab_file).hexdigest(),
         files={"vocab.txt": vocab_file, "tokenizer.json": _tokenizer_json(model, ids)},
         _encode_batch=wordpiece.encode_batch,
         _encode_with_offsets=wordpiece.encode_with_offsets,
@@ -185,7 +195,7 @@ def _tokenizer_json(model: tokenizers.Tokenizer, ids: dict[str, int]) -> bytes:
 
 def _read_vocab(path: Path) -> list[str]:
     first_line: dict[str, int] = {}
-    lines = path.read_bytes().split(b"\n")
+    lines = read_small(path).split(b"\n")
     if not lines[-1]:
         lines.pop()
     if not lines:
@@ -213,10 +223,10 @@ def _declared_case(folder: Path) -> bool | None:
     if not path.is_file():
         return None
     try:
-        normalizer = json.loads(path.read_bytes())["normalizer"]
+        normalizer = read_json(path)["normalizer"]
         steps = normalizer.get("normalizers", [normalizer])
         return next(bool(step["lowercase"]) for step in steps if "lowercase" in step)
-    except (ValueError, KeyError, AttributeError, TypeError, StopIteration) as error:
+    except (KeyError, AttributeError, TypeError, StopIteration) as error:
         raise InputError(f"{path}: not a BERT tokenizer; remove it to use the vocab.txt beside it") from error
 
 
@@ -232,8 +242,8 @@ def _check_case(tokens: Sequence[str], name: str, lower_case: bool | None) -> No
 
 def _case_message(name: object, cased: bool) -> str:
     if cased:
-        return f"{name}: the vocabulary is cased, but lower-cased text was asked for; add --cased"
-    return f"{name}: the vocabulary is lower-case, but cased text was asked for; leave out --cased"
+        return f"{name}: the vocabulary is cased, but lower case is asked for; mend what asks, or add --cased"
+    return f"{name}: the vocabulary is lower-case, but case is asked for; mend that, or leave out --cased"
 
 
 def sentencepiece_tokenizer(model: bytes, name: str, lower_case: bool | None = None) -> Tokenizer:

@@ -150,7 +150,7 @@ def test_every_parameter_is_used_once_or_the_error_lists_it(model):
     config.num_hidden_layers = 2
     with pytest.raises(
         InputError,
-        match=r"attention/output_bias has shape \[3, 32\], the config's is \[2, 32\]; .*; and 4 more",
+        match=r"attention/output_bias has shape \[3, 32\], expected is \[2, 32\]; .*; and 4 more",
     ):
         names.to_huggingface(config, model.params)
 
@@ -244,7 +244,9 @@ def test_the_command(workdir, tmp_path):
         (["--from={workdir}"], "required: --to"),
         (["--from={out}", "--to={out}/x"], "no model; expected a workdir"),
         (["--from={workdir}", "--to={out}/x", "--format=bertjax"], "is a workdir already"),
-        (["--from={workdir}", "--to={out}/x", "--head=encoder"], "leave out the head"),
+        (["--from={workdir}", "--to={out}/x", "--head=question_answering"], "which has no span of"),
+        (["--from={workdir}", "--to={workdir}", "--format=huggingface"], "is what is converted"),
+        (["--from={workdir}", "--to=gs://bucket/x"], "mount the bucket"),
         (["--from={workdir}", "--to={out}", "--step=3"], "no checkpoint of step 3"),
     ],
 )

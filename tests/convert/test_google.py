@@ -58,7 +58,7 @@ def test_names_and_kernels(head):
         name: Tensor(x.shape, str(x.dtype), lambda x=x: x)
         for name, x in google_tensors(config, params).items()
     }
-    renamed = google.to_huggingface_names(tensors)
+    renamed = google.to_huggingface_names(tensors, "the checkpoint")
     wanted = names.to_huggingface(config, params)
     assert renamed.keys() == wanted.keys()
     for name, tensor in renamed.items():

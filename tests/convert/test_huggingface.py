@@ -9,6 +9,7 @@ from trained_fixture import make_trained
 import bertjax
 from bertjax.convert.export import export
 from bertjax.convert.load import load
+from bertjax.data.tokenizer import Tokenizer, wordpiece_tokenizer
 from bertjax.errors import InputError
 from bertjax.models import bert
 from bertjax.trained import load_trained, save_trained
@@ -77,6 +78,9 @@ def test_the_tokenizer_may_be_in_tokenizer_json_alone(model, folder):
 def test_a_model_may_have_more_rows_than_tokens(model, folder):
     lines = (folder / "vocab.txt").read_text().splitlines(keepends=True)
     (folder / "vocab.txt").write_text("".join(lines[:80]))
+    with pytest.raises(InputError, match=r"vocab.txt: has other tokens than tokenizer.json"):
+        load(folder)
+    (folder / "tokenizer.json").unlink()
     assert load(folder).tokenizer.vocab_size == 80
     (folder / "vocab.txt").write_text("".join(lines) + "more\n")
     with pytest.raises(InputError, match=r"vocab.txt: has 97 tokens, but the model of config.json only 96"):
@@ -141,17 +145,25 @@ def test_labels(folder, tmp_path):
     ("fields", "message"),
     [
         ({"hidden_size": None}, "config.json: has no hidden_size"),
-        ({"hidden_size": "32"}, "config.json: hidden_size='32': expected a whole number"),
-        ({"hidden_size": 10**18}, "config.json: hidden_size=1000000000000000000: expected a whole number"),
-        ({"hidden_size": 64}, "position_embeddings.weight has shape [64, 32], the config's is [64, 64]"),
+        ({"hidden_size": "32"}, "config.json: hidden_size is '32'; expected a whole number"),
+        (
+            {"hidden_size": 10**18},
+            "config.json: hidden_size is '1000000000000000000'; expected a whole number",
+        ),
+        ({"hidden_size": 64}, "position_embeddings.weight has shape [64, 32], expected is [64, 64]"),
         ({"num_hidden_layers": 999_999}, "has 3 layers, but its config says 999999"),
         ({"num_attention_heads": 5}, "num_attention_heads=5: must divide model.hidden_size=32"),
-        ({"hidden_act": "swish"}, "hidden_act=swish: must be one of gelu, gelu_new"),
-        ({"layer_norm_eps": True}, "layer_norm_eps=True: expected a number"),
+        ({"hidden_act": "swish"}, "hidden_act='swish': must be one of gelu, gelu_new"),
+        ({"layer_norm_eps": True}, "layer_norm_eps is 'True'; expected a number"),
         ({"model_type": "roberta"}, "model_type is 'roberta'; only BERT is read"),
-        ({"position_embedding_type": "relative_key"}, "only 'absolute' is BERT as it is here"),
-        ({"is_decoder": True}, "is_decoder is True"),
+        ({"position_embedding_type": "relative_key"}, "only 'absolute' is BERT"),
+        ({"is_decoder": True}, "is_decoder is 'True'"),
         ({"architectures": ["BertForTokenClassification"]}, "classifier.weight is missing"),
+        ({"architectures": {"x": 1}}, "expected a list"),
+        ({"architectures": [[]]}, "expected a list"),
+        ({"layer_norm_eps": 10**400}, "layer_norm_eps is '1000"),
+        ({"hidden_act": "a\nb"}, "must be one of gelu"),
+        ({"hidden_size": 100_000, "intermediate_size": 100_000}, "expected is [96, 100000]"),
     ],
 )
 def test_a_config_that_is_absurd(folder, fields, message):
@@ -160,15 +172,16 @@ def test_a_config_that_is_absurd(folder, fields, message):
         load(folder)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 2000
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"do_lower_case": True}, "vocabulary is cased, but lower-cased text was asked for"),
-        ({"do_lower_case": 3}, "do_lower_case is 3; expected true or false"),
-        ({"tokenize_chinese_chars": False}, "tokenize_chinese_chars is False"),
-        ({"strip_accents": True}, "strip_accents is True"),
+        ({"do_lower_case": True}, "lowercase is False, but tokenizer_config.json says True"),
+        ({"do_lower_case": 3}, "do_lower_case is '3'; expected true or false"),
+        ({"tokenize_chinese_chars": False}, "tokenize_chinese_chars is 'False'"),
+        ({"strip_accents": True}, "strip_accents is 'True'"),
     ],
 )
 def test_a_tokenizer_config_that_contradicts(folder, fields, message):
@@ -176,6 +189,103 @@ def test_a_tokenizer_config_that_contradicts(folder, fields, message):
     with pytest.raises(InputError) as error:
         load(folder)
     assert message in str(error.value)
+
+
+def change_tokenizer(folder, **fields):
+    """Sets fields of tokenizer.json: of the model, of its BertNormalizer, or of the file."""
+    path = folder / "tokenizer.json"
+    old = json.loads(path.read_text())
+    [rules] = [s for s in old["normalizer"]["normalizers"] if s["type"] == "BertNormalizer"]
+    for name, value in fields.items():
+        target = next((part for part in (old["model"], rules) if name in part), old)
+        target[name] = value
+    path.write_text(json.dumps(old))
+
+
+@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"lowercase": True, "strip_accents": True},
+            "lowercase is True, but tokenizer_config.json says False",
+        ),
+        ({"handle_chinese_chars": False}, "handle_chinese_chars is 'False'; only the rules of the 2018"),
+        ({"strip_accents": True}, "strip_accents is 'True'"),
+        ({"continuing_subword_prefix": "@@"}, "continuing_subword_prefix is '@@'"),
+        ({"added_tokens": [{"id": 96, "content": "new"}]}, "the added token 'new' is not in the vocabulary"),
+        ({"vocab": {"[UNK]": 1}}, "not a BERT tokenizer"),
+        ({"vocab": ["[UNK]"]}, "not a BERT tokenizer"),
+    ],
+)
+def test_a_tokenizer_json_of_other_rules(folder, alone, fields, message):
+    change_tokenizer(folder, **fields)
+    if alone:
+        (folder / "vocab.txt").unlink()
+    with pytest.raises(InputError) as error:
+        load(folder)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("token", ["", "a\nb", "a\r", "\ud800"])
+def test_tokens_that_cannot_be_lines(folder, token):
+    vocab = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
+    word = next(name for name in vocab if name.startswith("w"))
+    change_tokenizer(folder, vocab={token if name == word else name: i for name, i in vocab.items()})
+    (folder / "vocab.txt").unlink()
+    with pytest.raises(InputError, match="cannot stand in a line of a vocabulary"):
+        load(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt"])
+def test_files_that_are_too_large_or_too_deep(folder, name):
+    with open(folder / name, "wb") as file:
+        file.truncate(200_000_000)
+    with pytest.raises(InputError, match="is larger than 100 MB"):
+        load(folder)
+    if name.endswith("json"):
+        (folder / name).write_text("[" * 10**5)
+        with pytest.raises(InputError, match="not JSON"):
+            load(folder)
+
+
+def test_two_cases_are_two_tokenizers(model):
+    tokens = [token.lower() for token in model.tokenizer.tokens[5:]]
+    lower, cased = (
+        wordpiece_tokenizer([*model.tokenizer.tokens[:5], *tokens], lower_case, "test")
+        for lower_case in (True, False)
+    )
+    assert lower.sha256 != cased.sha256
+
+
+def test_multiple_choice_has_one_label(folder):
+    classifier(folder, 4)
+    change(folder / "config.json", architectures=["BertForMultipleChoice"])
+    with pytest.raises(InputError, match="has 4 labels, but multiple_choice scores one choice at a time"):
+        load(folder)
+
+
+def test_a_head_of_a_workdir(model, folder, tmp_path):
+    save_trained(model, str(tmp_path / "run"))
+    taken = load(tmp_path / "run", head="encoder")
+    assert (bert.parts_of(taken.params), set(taken.left_out)) == (("pooler",), {"mlm", "nsp"})
+    with pytest.raises(InputError, match="for pretraining, which has no classifier of sequence_class"):
+        load(tmp_path / "run", head="sequence_classification")
+
+
+def test_an_interrupted_conversion_leaves_nothing(model, folder, tmp_path, monkeypatch):
+    def interrupted(self, folder):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Tokenizer, "save", interrupted)
+    before = sorted(path.name for path in tmp_path.iterdir())
+    for write in (save_trained, export):
+        with pytest.raises(KeyboardInterrupt):
+            write(model, str(tmp_path / "new"))
+    with pytest.raises(KeyboardInterrupt):
+        export(model, str(folder))
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+    assert load(folder).head == "pretraining"
 
 
 def test_folders_without_a_model(folder, tmp_path):

@@ -26,7 +26,9 @@ def random_model(head, num_labels=3, **fields):
 
 
 def there_and_back(config, tensors, head):
-    return names.from_huggingface(config, names.canonical(in_memory(tensors)), bert.HEADS[head], "the file")
+    return names.from_huggingface(
+        config, names.canonical(in_memory(tensors), "the file"), bert.HEADS[head], "the file"
+    )
 
 
 @pytest.mark.parametrize("head", bert.HEADS)
@@ -34,7 +36,7 @@ def test_what_goes_out_comes_back(head):
     config, params = random_model(head)
     tensors = names.to_huggingface(config, params)
     jax.tree.map(np.testing.assert_array_equal, there_and_back(config, tensors, head), params)
-    assert names.parts_in(names.canonical(in_memory(tensors))) == bert.HEADS[head]
+    assert names.parts_in(names.canonical(in_memory(tensors), "the file")) == bert.HEADS[head]
 
 
 @pytest.mark.parametrize(
@@ -86,8 +88,8 @@ def test_all_faults_are_said_at_once():
     assert str(error.value) == (
         "the file: does not fit its config: bert.pooler.dense.bias is missing; "
         "cls.predictions.bias is missing; "
-        "bert.encoder.layer.1.output.dense.weight has shape [64, 32], the config's is [32, 64]; "
-        "bert.encoder.layer.0.crossattention.self.query.bias is not known"
+        "bert.encoder.layer.1.output.dense.weight has shape [64, 32], expected is [32, 64]; "
+        "'bert.encoder.layer.0.crossattention.self.query.bias' is not known"
     )
     with pytest.raises(InputError, match=r"is missing; and 54 more$"):
         there_and_back(config, {}, "pretraining")
@@ -131,4 +133,46 @@ def test_a_tensor_that_is_not_finite_is_refused():
 
 def test_layers_are_counted():
     config, params = random_model("masked_lm")
-    assert names.layers_in(names.canonical(in_memory(names.to_huggingface(config, params)))) == 3
+    assert names.layers_in(names.canonical(in_memory(names.to_huggingface(config, params)), "the file")) == 3
+
+
+def test_a_tensor_by_both_names_is_refused():
+    config, params = random_model("encoder")
+    tensors = names.to_huggingface(config, params)
+    tensors["embeddings.LayerNorm.gamma"] = tensors["embeddings.LayerNorm.weight"]
+    with pytest.raises(InputError, match=r"'bert.embeddings.LayerNorm.weight' is there twice, also by"):
+        there_and_back(config, tensors, "encoder")
+
+
+def test_types_that_are_no_weights_are_refused():
+    config, params = random_model("encoder")
+    tensors = names.to_huggingface(config, params)
+    half = tensors | {"pooler.dense.bias": tensors["pooler.dense.bias"].astype(np.float64)}
+    assert there_and_back(config, half, "encoder")["pooler_bias"].dtype == np.float32
+    integers = tensors | {"pooler.dense.bias": np.zeros(32, np.int8)}
+    with pytest.raises(InputError, match=r"bert.pooler.dense.bias is of type 'int8', expected is float32"):
+        there_and_back(config, integers, "encoder")
+    huge = tensors | {"pooler.dense.bias": np.full(32, 1e300)}
+    with pytest.raises(InputError, match=r"bert.pooler.dense.bias holds NaN or infinity"):
+        there_and_back(config, huge, "encoder")
+
+
+def test_names_from_a_file_stay_short_and_on_one_line():
+    config, params = random_model("encoder")
+    tensors = names.to_huggingface(config, params) | {"a\nb" * 10**5: np.zeros(1, np.float32)}
+    with pytest.raises(InputError) as error:
+        there_and_back(config, tensors, "encoder")
+    assert len(str(error.value)) < 300
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("shape", [(10**12, 0), (0,), (), (2,)])
+def test_a_classifier_of_a_wrong_shape_takes_no_memory(shape):
+    config, params = random_model("sequence_classification")
+    tensors = names.to_huggingface(config, params)
+    given = in_memory(tensors)
+    given["classifier.bias"] = Tensor(shape, "float32", lambda: pytest.fail("it was read"))
+    for weight in (given["classifier.weight"], Tensor((10**12, 32), "float32", lambda: None)):
+        given["classifier.weight"] = weight
+        with pytest.raises(InputError, match="has shape"):
+            names.from_huggingface(config, given, bert.HEADS["sequence_classification"], "the file")

@@ -117,11 +117,14 @@ def index(tmp_path):
 
 
 def test_an_index_of_shards(index, monkeypatch):
-    path = index({"y": "b.safetensors", "x": "a.safetensors"})
-    want = {"y": X + 1, "x": X}
+    path = index({"y": "b.safetensors", "x": "a.safetensors", "z": "b.safetensors"})
+    want = {"y": X + 1, "x": X, "z": X + 2}
     assert same(read_all(read_safetensors, path), want)
     monkeypatch.chdir(path.parent)
-    assert list(read_safetensors(path.name)) == ["y", "x"]
+    assert list(read_safetensors(path.name)) == ["y", "x", "z"]
+    index({"y": "b.safetensors", "x": "a.safetensors"})
+    with pytest.raises(InputError, match=r"does not list 'z' of 'b\.safetensors'"):
+        read_safetensors(path.name)
 
 
 @pytest.mark.parametrize(

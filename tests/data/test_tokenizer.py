@@ -183,7 +183,8 @@ def test_save_and_load(tmp_path, lower_case):
     again = load_tokenizer(tmp_path)
     assert (again.kind, again.tokens, again.lower_case, again.sha256) == (
         "wordpiece", tokenizer.tokens, lower_case, tokenizer.sha256)  # fmt: skip
-    assert hashlib.sha256((tmp_path / "vocab.txt").read_bytes()).hexdigest() == tokenizer.sha256
+    content = b"lower-case\n" * lower_case + (tmp_path / "vocab.txt").read_bytes()
+    assert hashlib.sha256(content).hexdigest() == tokenizer.sha256
     assert again.encode_batch(STRINGS) == tokenizer.encode_batch(STRINGS)
     with pytest.raises(InputError, match="cased"):
         load_tokenizer(tmp_path, lower_case=not lower_case)

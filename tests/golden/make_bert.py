@@ -2,7 +2,7 @@
 and ten steps of the 2018 release's optimizer and of LAMB, for tests/models/test_golden.py to compare.
 
     make parity   # once, for its environment
-    .venv-parity/bin/python tests/golden/make_bert.py
+    PYTHONPATH=tests .venv-parity/bin/python tests/golden/make_bert.py
 
 In each file: "config" (JSON); "batch/NAME"; "HEAD/tensors/NAME", the encoder's being those of "pretraining"
 if they are not given; "HEAD/outputs/NAME"; "loss" and "gradients/NAME" of pre-training; "KIND/losses" and

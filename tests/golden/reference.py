@@ -7,6 +7,7 @@ import math
 import numpy as np
 import torch
 import transformers
+from head_outputs import CHOICES, of_tokens
 
 CLASSES = {
     "encoder": transformers.BertModel,
@@ -19,7 +20,6 @@ CLASSES = {
     "multiple_choice": transformers.BertForMultipleChoice,
 }
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-CHOICES = 3  # of a multiple-choice question
 
 
 def random_bert(head, seed=0, **fields):
@@ -92,42 +92,7 @@ def outputs(head, model, batch):
         found = {"logits": torch.stack([out.start_logits, out.end_logits], -1)}
     else:
         found = {"logits": out.logits}
-    return _of_tokens(head, {name: x.numpy() for name, x in found.items()}, batch)
-
-
-def _of_tokens(head, found, batch):
-    """Without what stands at padding, which nobody reads."""
-    real = batch["segment_ids"] > 0
-    by_token = {"encoder": ["hidden_states"], "pretraining": ["masked_lm"], "masked_lm": ["logits"],
-                "token_classification": ["logits"], "question_answering": ["logits"]}  # fmt: skip
-    return {
-        name: x if name not in by_token.get(head, ()) else x[:, real] if name == "hidden_states" else x[real]
-        for name, x in found.items()
-    }
-
-
-def bertjax_outputs(head, module, batch):
-    """The same of bertjax.models.bert.Bert."""
-    x_BSD = module.encoder(batch)
-    first_BD = x_BSD[:, 0]
-    if head == "encoder":
-        states = module.encoder(batch, every_layer=True)
-        found = {"hidden_states": states, "pooled": module.pool(first_BD)}
-    elif head == "pretraining":
-        masked_lm = module.masked_lm(x_BSD)[..., : module.vocab_size]
-        found = {"masked_lm": masked_lm, "next_sentence": module.next_sentence(module.pool(first_BD))}
-    elif head == "masked_lm":
-        found = {"logits": module.masked_lm(x_BSD)[..., : module.vocab_size]}
-    elif head == "next_sentence":
-        found = {"logits": module.next_sentence(module.pool(first_BD))}
-    elif head == "question_answering":
-        found = {"logits": module.spans(x_BSD)}
-    elif head == "token_classification":
-        found = {"logits": module.classify(x_BSD)}
-    else:
-        logits = module.classify(module.pool(first_BD))
-        found = {"logits": logits.reshape(-1, CHOICES) if head == "multiple_choice" else logits}
-    return _of_tokens(head, found, batch)
+    return of_tokens(head, {name: x.numpy() for name, x in found.items()}, batch)
 
 
 def pretraining_loss(model, batch):

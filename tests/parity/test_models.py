@@ -17,6 +17,7 @@ transformers = pytest.importorskip(
 sys.path.insert(0, str(Path(__file__).parents[1] / "golden"))
 
 import reference  # noqa: E402
+from head_outputs import bertjax_outputs  # noqa: E402
 from safetensors.numpy import load_file  # noqa: E402
 
 import bertjax  # noqa: E402
@@ -65,7 +66,7 @@ def save(model, folder):
 
 def run(head, model, batch):
     """What bertjax gives for a batch."""
-    forward = jax.jit(lambda params: reference.bertjax_outputs(head, model.module(params), batch))
+    forward = jax.jit(lambda params: bertjax_outputs(head, model.module(params), batch))
     return forward(model.params)
 
 

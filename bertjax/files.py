@@ -1,0 +1,68 @@
+"""Small files read whole, and folders written whole."""
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+from bertjax.errors import InputError, quoted
+
+_MOST_BYTES = 100_000_000  # of a vocabulary, a config or a tokenizer; real ones have a few million at most
+
+
+def read_small(path: str | os.PathLike[str]) -> bytes:
+    """The content of a file. Raises InputError if it is absent, unreadable or absurdly large."""
+    try:
+        with open(path, "rb") as file:
+            content = file.read(_MOST_BYTES + 1)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; name a folder that holds one") from error
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; mend the path or its permissions") from error
+    if len(content) > _MOST_BYTES:
+        raise InputError(f"{path}: is larger than {_MOST_BYTES // 10**6} MB; take a whole copy of the model")
+    return content
+
+
+def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """A file with one JSON object. Raises InputError."""
+    content = read_small(path)
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not JSON ({quoted(error)}); take a whole copy of the model") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: not a JSON object; take a whole copy of the model")
+    return value
+
+
+@contextlib.contextmanager
+def write_folder(folder: str) -> Iterator[str]:
+    """A new folder to write into, which takes the place of `folder` at the end.
+
+    If anything fails, or Ctrl-C comes, the new folder is removed and an old one stays as it was.
+
+    Raises:
+      InputError: instead of an OSError.
+    """
+    folder = os.path.realpath(folder)
+    part = os.path.join(os.path.dirname(folder), f".{os.path.basename(folder)}.part-{os.getpid()}")
+    old = f"{part}-old"
+    try:
+        os.makedirs(part)
+        yield part
+        if os.path.exists(folder):
+            os.rename(folder, old)
+        os.rename(part, folder)
+        shutil.rmtree(old, ignore_errors=True)
+    except BaseException as error:
+        shutil.rmtree(part, ignore_errors=True)
+        if os.path.exists(old) and not os.path.exists(folder):
+            os.rename(old, folder)
+        if not isinstance(error, OSError):
+            raise
+        advice = "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "name another folder"
+        raise InputError(f"{folder}: {error.strerror}; {advice}, then the same command") from error
