@@ -8,7 +8,7 @@
 --config.examples.metric=correlations predicts numbers. The labels are those of the training file, and are
 saved with the model. docs/finetuning.md has the rest.
 
-Hardware, time and score: as your data; not measured.
+Hardware: any. Time and score: as your data; not measured.
 """
 
 from bertjax.config import default

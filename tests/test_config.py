@@ -118,8 +118,8 @@ def test_wrong_names_and_types(recipe, override, message):
         ("mesh.fsdp=-1", "one may be -1"),
         # A name that is not known must not become another optimizer, or a traceback from deep inside.
         ("optim.name=sgd", "optim.name=sgd: .*bert_adamw"),
-        ("model.hidden_act=swish", "model.hidden_act=swish: .*gelu_new"),
-        ("model.remat=half", "model.remat=half: .*full"),
+        ("model.hidden_act=swish", "model.hidden_act='swish': .*gelu_new"),
+        ("model.remat=half", "model.remat='half': .*full"),
         ("task=nothing", "task=nothing"),
         ("task=../x", "task=../x: no such task"),
         ("task=a.b", "task=a.b: no such task"),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from store_fixture import TESTS, VOCAB, arguments, start, write_config
+from trained_fixture import make_trained
 
 from bertjax.config import fields, parse_args
 from bertjax.errors import InputError, run_command
@@ -153,8 +154,11 @@ TOY = {
         "model.max_position_embeddings": 32,
         "train.max_predictions_per_seq": 3,
         "phase2.max_predictions_per_seq": 5,
-    }
+    },
+    "classify": {"train.epochs": 1.0, "eval.batch_size": 8},
+    "tag": {"train.epochs": 1.0, "eval.batch_size": 8},
 }
+ARGUMENTS = {"glue": ":mrpc"}  # of configs whose get_config takes one
 EVERY = {
     "model.num_hidden_layers": 1,
     "model.hidden_size": 32,
@@ -171,6 +175,7 @@ EVERY = {
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_one_step_of_every_shipped_config(tmp_path, store, path):
+    path = Path(f"{path}{ARGUMENTS.get(path.stem, '')}")
     config = parse_args([f"--config={path}"])
     assert config.task in TOY, f"{path.name}: say in TOY what makes the task {config.task} a toy"
     toy = EVERY | TOY[config.task]
@@ -179,15 +184,35 @@ def test_one_step_of_every_shipped_config(tmp_path, store, path):
     toy["train.accumulation"] = 1  # 8 rows are too few to be divided over 8 devices and parts
     for axis in ("data", "fsdp", "tensor"):
         toy[f"mesh.{axis}"] = -1 if axis == "data" else 1
-    main(arguments(path, **toy, **{"data.store": store, "workdir": tmp_path / "run"}))
+    if config.task == "pretrain":
+        toy["data.store"] = store
+    else:
+        toy |= {"init_from": tmp_path / "model", "examples.folder": tmp_path}
+        make_trained(str(tmp_path / "model"))
+        write_examples(tmp_path, config)
+    main(arguments(path, **toy, workdir=tmp_path / "run"))
     steps = 1 + two
     rows = read_metrics(str(tmp_path / "run" / "metrics.jsonl"))
     trained = [row for row in rows if "loss" in row]
     assert [row["step"] for row in trained] == list(range(1, steps + 1))
-    held_out = [row for row in rows if "eval/loss" in row]
+    held_out = [row for row in rows if any(name.startswith("eval/") for name in row)]
     assert [row["step"] for row in held_out] == [row["step"] for row in trained]
     assert (tmp_path / "run" / "checkpoints" / str(steps)).is_dir()
     assert (tmp_path / "run" / "vocab.txt").is_file()
+
+
+def write_examples(folder, config):
+    """Eight examples for the config's task under each of its files' names."""
+    c = config.examples
+    for name in (c.train, *c.dev):
+        if config.task == "tag":
+            lines = [f"w{8 + i} {('O', 'B-X')[i % 2]}\n" for i in range(8)]
+        else:
+            columns = [column for column in (c.text_a, c.text_b, c.label) if column]
+            labels = c.labels or ("no", "yes")
+            rows = [[*("w8 w9" for _ in columns[:-1]), labels[i % 2]] for i in range(8)]
+            lines = ["\t".join(row) for row in [columns, *rows]]
+        (folder / name).write_text("\n".join(lines) + "\n")
 
 
 def test_configs_open_with_their_command():
@@ -200,5 +225,5 @@ def test_configs_open_with_their_command():
 
 def test_no_config_holds_a_machines_path():
     for path in CONFIGS:
-        for name, value in fields(parse_args([f"--config={path}"])):
+        for name, value in fields(parse_args([f"--config={path}{ARGUMENTS.get(path.stem, '')}"])):
             assert not (isinstance(value, str) and Path(value).is_absolute()), (path, name)

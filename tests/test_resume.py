@@ -276,5 +276,6 @@ def test_init_from_a_hugging_face_folder(reference, tmp_path, monkeypatch, capsy
     tokens = vocabulary.read_text().split("\n")
     tokens[10], tokens[11] = tokens[11], tokens[10]
     vocabulary.write_text("\n".join(tokens))
+    (tmp_path / "theirs/tokenizer.json").unlink()
     error = refused(monkeypatch, capsys, [*command, f"--config.workdir={tmp_path / 'other'}"])
     assert "its vocabulary, or its case, is not that of the data" in error

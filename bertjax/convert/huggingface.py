@@ -38,6 +38,7 @@ CONFIG_FIELDS: dict[str, Any] = {
     "initializer_range": 0.02,
     "layer_norm_eps": 1e-12,
 }
+_NO_ACCENTS = {"Regex": r"\p{Mn}"}
 # Switches of BertConfig that change the mathematics, and the value that is BERT.
 _ONLY = {
     "position_embedding_type": "absolute",
@@ -245,6 +246,9 @@ def _read_tokenizer_json(path: Path) -> tuple[list[str], bool]:
         if model["type"] != "WordPiece" or sorted(ids.values()) != list(range(len(ids))):
             raise ValueError
         lower_case = rules["lowercase"]
+        strips = rules.get("strip_accents")
+        if any(step["type"] == "Replace" and step["pattern"] == _NO_ACCENTS for step in steps):
+            strips = True  # as an exported folder has it
     except (KeyError, TypeError, AttributeError, StopIteration, ValueError) as error:
         raise InputError(
             f"{path}: not a BERT tokenizer (WordPiece); use the model's vocab.txt alone"
@@ -252,7 +256,7 @@ def _read_tokenizer_json(path: Path) -> tuple[list[str], bool]:
     for name, value, wanted in (
         ("lowercase", lower_case, (True, False)),
         ("handle_chinese_chars", rules.get("handle_chinese_chars", True), (True,)),
-        ("strip_accents", rules.get("strip_accents"), (None, lower_case)),
+        ("strip_accents", strips, (None, lower_case)),
         ("continuing_subword_prefix", model.get("continuing_subword_prefix", "##"), ("##",)),
         ("unk_token", model.get("unk_token", "[UNK]"), ("[UNK]",)),
     ):

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import jax
@@ -49,6 +50,16 @@ def test_an_export_is_read_back_whole(model, folder):
     assert back.tokenizer.lower_case == model.tokenizer.lower_case
     for name in ("hidden_act", "num_attention_heads", "layer_norm_eps", "vocab_size"):
         assert back.config[name] == model.config[name]
+
+
+def test_a_lower_case_export_is_read_back(model, tmp_path):
+    tokens = [*model.tokenizer.tokens[:5], "the", *model.tokenizer.tokens[6:]]
+    tokenizer = wordpiece_tokenizer(tokens, True, "test")
+    export(dataclasses.replace(model, tokenizer=tokenizer), str(tmp_path / "hf"))
+    for left_out in ("none", "vocab.txt"):
+        (tmp_path / "hf" / left_out).unlink(missing_ok=True)
+        back = load(tmp_path / "hf")
+        assert (back.tokenizer.lower_case, back.tokenizer.sha256) == (True, tokenizer.sha256)
 
 
 def test_a_folder_becomes_a_workdir_and_a_folder_again(folder, tmp_path):
@@ -212,6 +223,7 @@ def change_tokenizer(folder, **fields):
         ),
         ({"handle_chinese_chars": False}, "handle_chinese_chars is 'False'; only the rules of the 2018"),
         ({"strip_accents": True}, "strip_accents is 'True'"),
+        ({"lowercase": True, "do_lower_case": True}, "strip_accents is 'False'"),
         ({"continuing_subword_prefix": "@@"}, "continuing_subword_prefix is '@@'"),
         ({"added_tokens": [{"id": 96, "content": "new"}]}, "the added token 'new' is not in the vocabulary"),
         ({"vocab": {"[UNK]": 1}}, "not a BERT tokenizer"),
@@ -219,6 +231,8 @@ def change_tokenizer(folder, **fields):
     ],
 )
 def test_a_tokenizer_json_of_other_rules(folder, alone, fields, message):
+    if "do_lower_case" in fields:
+        change(folder / "tokenizer_config.json", do_lower_case=True)
     change_tokenizer(folder, **fields)
     if alone:
         (folder / "vocab.txt").unlink()

@@ -69,16 +69,16 @@ def test_held_out_rows_are_every_record_once(files):
     data = pretrain.open_data(toy_config(**files))
     for name, (total, s) in {"train": (20, 16), "phase2": (10, 32)}.items():
         rows = data.rows[name]
-        assert rows.num_heldout == total
-        batch = rows.heldout(0, total + 4)
+        assert rows.evals[0].num_rows == total
+        batch = rows.evals[0].rows(0, total + 4)
         assert batch["input_ids"].shape == (total + 4, s)
         assert len({row.tobytes() for row in batch["input_ids"][:total]}) == total
         assert not any(x[total:].any() for x in batch.values())
     few = pretrain.open_data(toy_config(**files, **{"eval.examples": 4})).rows["train"]
-    assert few.num_heldout == 4
-    assert not few.heldout(4, 4)["segment_ids"].any()
+    assert few.evals[0].num_rows == 4
+    assert not few.evals[0].rows(4, 4)["segment_ids"].any()
     for none in ({"data.tfrecord_heldout": ""}, {"train.eval_every": 0}):
-        assert pretrain.open_data(toy_config(**files | none)).rows["train"].num_heldout == 0
+        assert pretrain.open_data(toy_config(**files | none)).rows["train"].evals == ()
 
 
 def test_batches_have_the_shapes_that_the_step_is_compiled_for(files):
