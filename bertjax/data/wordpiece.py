@@ -141,7 +141,10 @@ class WordPiece:
         self._ids = {token: i for i, token in enumerate(tokens)}
         self._tokens = tokens
         self._unk_id = self._ids["[UNK]"]
-        self._longest = max(map(len, tokens))
+        self._longest: dict[str, int] = {}  # length of the longest token that begins with "x", or with "##x"
+        for token in tokens:
+            begin = token[: 3 if token.startswith("##") else 1]
+            self._longest[begin] = max(len(token), self._longest.get(begin, 0))
         self._lower_case = lower_case
         self._cached_ids = _Cache(self._encode_raw_word)
         self._cached_spans = _Cache(self._locate_raw_word)
@@ -168,16 +171,17 @@ class WordPiece:
         if len(word) > MAX_WORD_CHARACTERS:
             return [self._unk_id]
         result = []
-        start, prefix = 0, ""
-        while start < len(word):
-            for end in range(min(len(word), start + self._longest), start, -1):
-                piece = self._ids.get(prefix + word[start:end])
+        rest, begin = word, 1
+        while len(rest) >= begin:
+            longest = self._longest.get(rest[:begin], 0)
+            for end in range(min(len(rest), longest), begin - 1, -1):
+                piece = self._ids.get(rest[:end])
                 if piece is not None:
                     break
             else:
                 return [self._unk_id]
             result.append(piece)
-            start, prefix = end, "##"
+            rest, begin = "##" + rest[end:], 3
         return result
 
     def _locate_raw_word(self, raw: str) -> list[tuple[int, int]]:
