@@ -4,7 +4,7 @@ python tests/data/sweep_tokenizer.py [STRINGS]
 
 Prints, for each group of texts, how many were compared and how many differ in their ids or break a rule of
 offsets, which are looked at in a tenth of them; ends with code 1 if any does. STRINGS (1,000,000) is the
-number of random ones. It takes 10 CPU minutes.
+number of random ones. It takes 20 CPU minutes.
 """
 
 import random
