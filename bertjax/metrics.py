@@ -8,7 +8,7 @@ import re
 import string
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import scipy.stats
@@ -218,8 +218,3 @@ def best_threshold(
                 best, threshold = score, null_odds[name]
         found[figure] = (best / max(len(golds), 1), threshold)
     return {figure: share for figure, (share, _) in found.items()}, found["best_f1"][1]
-
-
-def show(figures: Mapping[str, Any]) -> str:
-    """ "f1 0.912  accuracy 0.880", with every figure's name."""
-    return "  ".join(f"{name} {value:.4f}" for name, value in figures.items())

@@ -172,7 +172,7 @@ def train(config: ConfigDict) -> dict[str, float]:
     if not config.workdir:
         raise InputError("--config.workdir is empty; name a folder for checkpoints and metrics")
     task = importlib.import_module(f"bertjax.tasks.{config.task}")
-    sharding.make_mesh(config)
+    sharding.make_mesh(config)  # raises before files are read, which may take long
     source = load_source(config, task)
     data = task.open_data(config, source)
     config = data.config
