@@ -199,6 +199,27 @@ def default() -> ConfigDict:
     return c
 
 
+def fine_tuning(task: str) -> ConfigDict:
+    """The paper's recipe for fine-tuning (Devlin et al. 2018, section 4.1) in BERT_BASE's batches.
+
+    Args:
+      task: a module of bertjax.tasks.
+    """
+    c = default()
+    c.task = task
+    c.train.epochs = 3.0
+    c.train.batch_size = 32
+    c.train.log_every = 50
+    c.train.eval_every = 1_000_000  # after the last step
+    c.train.save_every = 500
+    c.train.keep_last = 1
+    c.train.keep_every = 0
+    c.phase2.steps = 0
+    c.optim.warmup_proportion = 0.1
+    c.eval.batch_size = 32
+    return c
+
+
 def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
     """The config of `path` ("file.py" or "file.py:arg") with overrides ("train.steps=10"), checked.
 

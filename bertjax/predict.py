@@ -31,7 +31,8 @@ def main(args: Sequence[str]) -> None:
     parser = Parser(prog="python -m bertjax.predict", description="Asks a trained model.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def add(name: str, run: Callable[[argparse.Namespace], None], text: str, **words: str) -> Any:
+    def add(name: str, run: Callable[[argparse.Namespace], None], text: str, given: str, **words: str) -> Any:
+        """A sub-command with the flags that all have; `text` is what a line of --input holds."""
         command = commands.add_parser(name, help=words["help"], description=words["description"])
         command.add_argument(
             "--model", required=True, metavar="PATH",
@@ -42,33 +43,31 @@ def main(args: Sequence[str]) -> None:
         command.add_argument(
             "--allow_pickle", action="store_true", help="read pytorch_model.bin; builds tensors, runs no code"
         )
+        command.add_argument("texts", nargs="*", metavar="TEXT", help=f"{given} instead of --input")
         command.set_defaults(run=run)
         return command
 
     fill = add(
-        "fill-mask", _fill_mask, "one text",
+        "fill-mask", _fill_mask, "one text", "texts",
         help="guess the words that [MASK] stands for",
         description="Prints the likeliest tokens for each [MASK] of each text, with their probabilities.",
     )  # fmt: skip
     fill.add_argument("--top_k", type=int, default=5, metavar="N", help="guesses for each mask (default: 5)")
-    fill.add_argument("texts", nargs="*", metavar="TEXT", help="instead of --input")
 
     following = add(
-        "next-sentence", _next_sentence, "two texts, with a tab between them,",
+        "next-sentence", _next_sentence, "two texts, with a tab between them,", "two and two,",
         help="tell whether one text follows another",
         description="Prints the probability that the second of two texts follows the first.",
     )  # fmt: skip
-    following.add_argument("texts", nargs="*", metavar="TEXT", help="two and two, instead of --input")
 
     classify = add(
-        "classify", _classify, "one text, or two with a tab between them,",
+        "classify", _classify, "one text, or two with a tab between them,", "texts",
         help="give each text or pair its class or number",
         description="Prints the likeliest class of each text or pair with its probability, or its number.",
     )  # fmt: skip
-    classify.add_argument("texts", nargs="*", metavar="TEXT", help="single texts, instead of --input")
 
     embed = add(
-        "embed", _embed, "one text, or two with a tab between them,",
+        "embed", _embed, "one text, or two with a tab between them,", "texts",
         help="write hidden states to a file",
         description="Writes the hidden states of each text to an .npz file as 'embeddings' [texts, hidden]. "
         "With --pool=tokens that is [tokens of all texts, hidden], 'tokens' and 'starts' [texts + 1], "
@@ -90,7 +89,6 @@ def main(args: Sequence[str]) -> None:
         command.add_argument(
             "--truncate", action="store_true", help="cut what is longer than the model takes"
         )
-    embed.add_argument("texts", nargs="*", metavar="TEXT", help="instead of --input")
     flags = parser.parse_args(args)
     flags.run(flags)
 

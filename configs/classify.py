@@ -11,23 +11,11 @@ saved with the model. docs/finetuning.md has the rest.
 Hardware: any. Time and score: as your data; not measured.
 """
 
-from bertjax.config import default
+from bertjax.config import fine_tuning
 
 
 def get_config():
-    c = default()
-    c.task = "classify"
+    c = fine_tuning("classify")
     c.examples.text_a = "text"
-    c.train.epochs = 3.0
-    c.train.batch_size = 32
-    c.train.seq_length = 128
-    c.train.log_every = 50
-    c.train.eval_every = 1_000_000  # after the last step
-    c.train.save_every = 500
-    c.train.keep_last = 1
-    c.train.keep_every = 0
-    c.phase2.steps = 0
     c.optim.learning_rate = 3e-5
-    c.optim.warmup_proportion = 0.1
-    c.eval.batch_size = 32
     return c

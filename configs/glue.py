@@ -10,7 +10,7 @@ best of the learning rates 5e-5, 4e-5, 3e-5 and 2e-5 on the dev set.
 Hardware: 2 CPU cores for small models. Time and score: docs/finetuning.md.
 """
 
-from bertjax.config import default
+from bertjax.config import fine_tuning
 from bertjax.errors import InputError
 
 PAIR = {"text_a": "sentence1", "text_b": "sentence2"}
@@ -44,20 +44,8 @@ TASKS = {
 def get_config(task):
     if task not in TASKS:
         raise InputError(f"{task}: no such task; it is one of {', '.join(TASKS)}")
-    c = default()
-    c.task = "classify"
+    c = fine_tuning("classify")
     for name, value in TASKS[task].items():
         c.examples[name] = value
-    c.train.epochs = 3.0
-    c.train.batch_size = 32
-    c.train.seq_length = 128
-    c.train.log_every = 50
-    c.train.eval_every = 1_000_000  # after the last step
-    c.train.save_every = 500
-    c.train.keep_last = 1
-    c.train.keep_every = 0
-    c.phase2.steps = 0
     c.optim.learning_rate = 2e-5
-    c.optim.warmup_proportion = 0.1
-    c.eval.batch_size = 32
     return c

@@ -115,8 +115,13 @@ def _cut(unit: Sequence[tuple[int, int, list[int]]], tokenizer: Tokenizer, room:
     words: list[list[Word]] = [[] for _ in firsts]
     for (sentence, word, _), start in zip(unit, starts, strict=False):
         # The context of a first WordPiece is what lies before and behind it, and the smaller of both counts.
-        context = [min(start - first, first + room - 1 - start) for first in firsts]
-        best = int(np.argmax(context))
+        # Only windows that begin less than their length before it hold it.
+        near = min(int(start) // (room // 2), len(firsts) - 1)
+        context = {
+            i: min(start - firsts[i], firsts[i] + room - 1 - start)
+            for i in range(max(near - 3, 0), min(near + 2, len(firsts)))
+        }
+        best = max(context, key=context.__getitem__)
         words[best].append(Word(sentence, word, int(start) - firsts[best] + 1))
     for first, counted in zip(firsts, words, strict=True):
         if not counted:
