@@ -7,7 +7,7 @@ qnli, rte or wnli.
 GLUE/MRPC holds the benchmark's own files. The paper fine-tunes for 3 epochs in batches of 32 and takes the
 best of the learning rates 5e-5, 4e-5, 3e-5 and 2e-5 on the dev set.
 
-Hardware: 2 CPU cores for small models. Time and score: docs/finetuning.md.
+Hardware: any. Time and score: not measured.
 """
 
 from bertjax.config import fine_tuning

@@ -7,7 +7,7 @@ CONLL holds train.txt, dev.txt and test.txt with tags in the last column (IOB1, 
 gives BERT the sentences around as well: --config.examples.document_context=True, for which the files need
 -DOCSTART- lines.
 
-Hardware: 2 CPU cores for small models. Time and score: docs/finetuning.md.
+Hardware: any. Time and score: not measured.
 """
 
 from bertjax.config import fine_tuning

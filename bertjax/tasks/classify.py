@@ -135,7 +135,7 @@ def open_data(config: ConfigDict, source: Trained | None) -> Data:
         config,
         {"train": Rows(rows, tuple(evals))},
         source.tokenizer,
-        fingerprints([path for files in paths.values() for path in files]),
+        fingerprints(c),
         labels=labels,
         notes=tuple(notes),
     )

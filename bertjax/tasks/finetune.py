@@ -50,12 +50,12 @@ def fine_tuned_config(
     return config
 
 
-def fingerprints(paths: Sequence[str]) -> dict[str, str]:
-    """The sha256 of each file, for Data."""
+def fingerprints(examples: ConfigDict) -> dict[str, str]:
+    """The sha256 of each file of config.examples, for Data."""
     found = {}
-    for path in paths:
-        with open(path, "rb") as file:
-            found[f"{os.path.basename(path)} sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+    for name in (examples.train, *examples.dev, *examples.test):
+        with open(os.path.join(examples.folder, name), "rb") as file:
+            found[f"{name} sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
     return found
 
 

@@ -174,7 +174,7 @@ def open_data(config: ConfigDict, source: Trained | None) -> Data:
         config,
         {"train": Rows(rows.shuffled(config.seed, config.train.batch_size), tuple(evals))},
         source.tokenizer,
-        fingerprints(list(read)),
+        fingerprints(c),
         labels=labels,
     )
 
