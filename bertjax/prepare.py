@@ -44,7 +44,7 @@ def main(argv: Sequence[str]) -> None:
         with _locked(out):
             finished = (out / "store.json").is_file()
             if not finished:
-                build_store(settings, out)
+                build_store(settings, arguments, out)
             manifest = open_store(out).manifest  # first, since a damaged one would name wrong arguments
             compare_arguments(out, manifest["arguments"], arguments)
     except OSError as error:

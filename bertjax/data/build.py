@@ -57,7 +57,7 @@ def arguments_of(settings: Settings) -> dict[str, Any]:
     Raises InputError if an input is missing, or the vocabulary file is unusable.
     """
     arguments = {
-        "inputs": [{**asdict(inp), **_state(inp)} for inp in settings.inputs],
+        "inputs": _inputs(settings),
         "cased": settings.cased,
         "heldout": settings.heldout,
         "block_bytes": BLOCK_BYTES,
@@ -71,6 +71,10 @@ def arguments_of(settings: Settings) -> dict[str, Any]:
         "tokenizer": settings.tokenizer,
         "vocab_sample_mb": settings.vocab_sample_mb,
     }
+
+
+def _inputs(settings: Settings) -> list[dict[str, Any]]:
+    return [{**asdict(inp), **_state(inp)} for inp in settings.inputs]
 
 
 def _state(inp: Input) -> dict[str, int]:
@@ -105,8 +109,11 @@ def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str) -> list[
     return [f"{prefix}{name} was {old.get(name)}, is {new.get(name)}" for name in names]
 
 
-def build_store(settings: Settings, out: Path) -> None:
+def build_store(settings: Settings, arguments: dict[str, Any], out: Path) -> None:
     """Begins or continues the store in the folder `out` and finishes it.
+
+    Args:
+      arguments: arguments_of(settings).
 
     Raises:
       InputError: other arguments than those of the blocks that the half-made store holds; a file of it that
@@ -115,7 +122,6 @@ def build_store(settings: Settings, out: Path) -> None:
       Interrupted: by SIGINT or SIGTERM; what is done is saved.
       OSError: the disk is full, for one; what progress.json covers is whole.
     """
-    arguments = arguments_of(settings)
     path = out / "progress.json"
     progress = read_json(path) if path.is_file() else None
     if progress and progress["counts"]["blocks"]:
@@ -134,16 +140,16 @@ def build_store(settings: Settings, out: Path) -> None:
             progress["tokenizer"] = _description(tokenizer)
             write_json(path, progress)
         else:
-            _check_tokenizer(out, progress["tokenizer"])
+            tokenizer = _load_tokenizer(out, progress["tokenizer"])
         writer = StoreWriter(out, progress["tokenizer"]["vocab_size"], progress["writer"])
         try:
             _tokenise(settings, out, progress, workers, writer)
             _check_documents(settings, progress["counts"], writer.documents)
-            if arguments_of(settings)["inputs"] != arguments["inputs"]:
+            if _inputs(settings) != arguments["inputs"]:
                 raise InputError(
                     f"{out}: an input changed while it was read; remove the folder and run again"
                 )
-            writer.finish(out, _manifest(settings, progress, writer), sorted(load_tokenizer(out).files))
+            writer.finish(out, _manifest(settings, progress, writer), sorted(tokenizer.files))
         finally:
             writer.close()
 
@@ -157,12 +163,13 @@ def _description(tokenizer: Tokenizer) -> dict[str, Any]:
     }
 
 
-def _check_tokenizer(out: Path, description: dict[str, Any]) -> None:
+def _load_tokenizer(out: Path, description: dict[str, Any]) -> Tokenizer:
     tokenizer = load_tokenizer(out)
     if _description(tokenizer) != description or not all((out / name).is_file() for name in tokenizer.files):
         raise InputError(
             f"{out}: its vocabulary has changed since the store was begun; remove the folder and run again"
         )
+    return tokenizer
 
 
 def _make_tokenizer(settings: Settings, workers: Workers) -> Tokenizer:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from bertjax.data.corpus import Block, Input, parse_block
+from bertjax.data.store import token_type
 from bertjax.data.tokenizer import Tokenizer, load_tokenizer
 from bertjax.errors import InputError, Interrupted
 
@@ -39,6 +40,8 @@ class Workers:
         self._pool: ProcessPoolExecutor | None = None
         if processes > 1:
             self._pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _start_worker)
+            for _ in range(processes):  # they start while the caller still reads
+                self._pool.submit(_nothing)
 
     def __enter__(self) -> "Workers":
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -108,6 +111,10 @@ def _start_worker() -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
+def _nothing() -> None:
+    """A job that only makes a worker start."""
+
+
 def _end_with_parent() -> None:
     # A pool's workers wait for ever when their parent is killed.
     parent = multiprocessing.parent_process()
@@ -120,7 +127,7 @@ def _end_with_parent() -> None:
 class Tokens:
     """The documents of one block as StoreWriter.append takes them, and counts."""
 
-    tokens: np.ndarray  # uint32, all documents in order
+    tokens: np.ndarray  # of token_type(vocabulary), all documents in order
     sentence_tokens: np.ndarray  # int64, tokens in each sentence
     document_sentences: np.ndarray  # int64, sentences in each document
     text_bytes: int  # of the sentences in UTF-8
@@ -157,7 +164,7 @@ def tokenise(tokenizer: Tokenizer, inp: Input, block: Block) -> Tokens:
     sentences = list(chain.from_iterable(documents))
     ids = tokenizer.encode_batch(sentences)
     lengths = np.fromiter(map(len, ids), np.int64, len(ids))
-    tokens = np.fromiter(chain.from_iterable(ids), np.uint32, int(lengths.sum()))
+    tokens = np.fromiter(chain.from_iterable(ids), token_type(tokenizer.vocab_size), int(lengths.sum()))
     of_document = np.repeat(np.arange(len(documents)), [len(document) for document in documents])
     in_document = np.bincount(of_document[lengths > 0], minlength=len(documents))
     document_tokens = np.bincount(of_document, weights=lengths, minlength=len(documents)).astype(np.int64)

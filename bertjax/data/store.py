@@ -76,13 +76,17 @@ def open_store(path: str | os.PathLike) -> Store:
             raise InputError(f"{file}: {fault}, {found} bytes where {size} were written; {_remake(path)}")
         blocks += _blocks(file, size, entry["block_bytes"], entry["sha256"])
     _check_blocks(blocks)
-    token_type = np.dtype("<u2" if manifest["tokenizer"]["vocab_size"] <= 65536 else "<u4")
+    types = token_type(manifest["tokenizer"]["vocab_size"]), OFFSET, OFFSET
     tokens, sentences, documents = (
-        np.memmap(path / name, dtype, mode="r")
-        for name, dtype in zip(DATA_FILES, (token_type, OFFSET, OFFSET), strict=True)
+        np.memmap(path / name, dtype, mode="r") for name, dtype in zip(DATA_FILES, types, strict=True)
     )
     train, heldout = split_documents(len(documents) - 1, manifest["heldout"])
     return Store(path, manifest, tokens, sentences, documents, train, heldout, manifest["inputs"])
+
+
+def token_type(vocab_size: int) -> np.dtype:
+    """What tokens are stored as."""
+    return np.dtype("<u2" if vocab_size <= 65536 else "<u4")
 
 
 def split_documents(documents: int, heldout: float) -> tuple[np.ndarray, np.ndarray]:
@@ -134,7 +138,7 @@ class StoreWriter:
 
     def __init__(self, path: Path, vocab_size: int, state: dict[str, Any] | None = None):
         files = state["files"] if state else {}
-        self.token_type = np.dtype("<u2" if vocab_size <= 65536 else "<u4")
+        self.token_type = token_type(vocab_size)
         self._vocab_size = vocab_size
         blocks: list[_Block] = []
         for name, (size, digests) in files.items():
@@ -168,7 +172,7 @@ class StoreWriter:
         """Adds documents: their tokens, tokens in each sentence, sentences in each document; none is 0."""
         sentence_ends = self.tokens + np.cumsum(sentence_tokens, dtype=OFFSET)
         document_ends = self.sentences + np.cumsum(document_sentences, dtype=OFFSET)
-        self._files[0].append(tokens.astype(self.token_type))
+        self._files[0].append(tokens.astype(self.token_type, copy=False))
         self._files[1].append(sentence_ends)
         self._files[2].append(document_ends)
 

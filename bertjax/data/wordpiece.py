@@ -29,6 +29,7 @@ _CONTROL_SPACES = "\x0b\x0c\x1c\x1d\x1e\x1f\x85"
 _NO_CONTROL_SPACES = str.maketrans("", "", _CONTROL_SPACES)
 _RAW_WORD = re.compile(rf"[\S{_CONTROL_SPACES}]+")
 _WORD = re.compile(r"\S+")
+_ASCII_WORD = re.compile(r"[A-Za-z0-9]+|.")
 _CACHED_WORDS = 100_000  # entries; about 30 MB a process
 _CACHED_WORD_CHARACTERS = 32  # longer words hardly repeat
 
@@ -71,6 +72,8 @@ _SPLIT = {False: _Table(_isolate_punctuation), True: _Table(_isolate_and_strip)}
 
 def split_words(text: str, lower_case: bool) -> list[str]:
     """What BasicTokenizer makes of `text`: cleaned words and single punctuation characters, none empty."""
+    if text.isascii() and text.isprintable() and " " not in text:  # nearly every raw word of English text
+        return _ASCII_WORD.findall(text.lower() if lower_case else text)
     words = text.translate(_CLEAN).split()
     if lower_case:
         # Word by word, since the lower case of a Greek sigma depends on whether the word ends there.
@@ -147,6 +150,7 @@ class WordPiece:
             self._longest[begin] = max(len(token), self._longest.get(begin, 0))
         self._lower_case = lower_case
         self._cached_ids = _Cache(self._encode_raw_word)
+        self._cached_word_ids = _Cache(self._encode_word)  # "word", that "Word," and "(word" are made of
         self._cached_spans = _Cache(self._locate_raw_word)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
@@ -163,13 +167,15 @@ class WordPiece:
             spans += [(first + start, first + end) for start, end in self._cached_spans[match[0]]]
         return ids, np.array(spans, np.int64).reshape(-1, 2)
 
-    def _encode_raw_word(self, raw: str) -> list[int]:
-        return [i for word in split_words(raw, self._lower_case) for i in self._encode_word(word)]
+    # Tuples of numbers, unlike lists, are nothing that the garbage collector has to look at again and again.
+    def _encode_raw_word(self, raw: str) -> tuple[int, ...]:
+        words = split_words(raw, self._lower_case)
+        return tuple(chain.from_iterable(map(self._cached_word_ids.__getitem__, words)))
 
-    def _encode_word(self, word: str) -> list[int]:
+    def _encode_word(self, word: str) -> tuple[int, ...]:
         """The longest piece first, and so on with the rest; if a rest has none, the whole word is [UNK]."""
         if len(word) > MAX_WORD_CHARACTERS:
-            return [self._unk_id]
+            return (self._unk_id,)
         result = []
         rest, begin = word, 1
         while len(rest) >= begin:
@@ -179,10 +185,10 @@ class WordPiece:
                 if piece is not None:
                     break
             else:
-                return [self._unk_id]
+                return (self._unk_id,)
             result.append(piece)
             rest, begin = "##" + rest[end:], 3
-        return result
+        return tuple(result)
 
     def _locate_raw_word(self, raw: str) -> list[tuple[int, int]]:
         """The start and end of each token of a raw word in it."""
