@@ -12,7 +12,6 @@ import json
 import math
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -22,10 +21,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import environments, workload
+from benchmarks import peer as peer_lib
+from benchmarks import workload
+from benchmarks.peer import Peer, measure
 from bertjax.errors import InputError, run_command
 from bertjax.flags import Parser
-from bertjax.host import MALLOC_TUNABLES
 
 # name: (environment, or "" for this interpreter's; script)
 PEERS = {
@@ -71,12 +71,9 @@ def parse(args: Sequence[str]) -> argparse.Namespace:
                         help="every peer gets the malloc settings that bertjax makes on a CPU")  # fmt: skip
     parser.add_argument("--peers", default="bertjax,torch,torch_compiled,hf_flax,keras_hub",
                         help=f"of {','.join(PEERS)}; ratios are to the first")  # fmt: skip
-    parser.add_argument("--python", action="append", default=[], metavar="ENV=FILE",
-                        help="an interpreter that has the packages of benchmarks/peers/ENV.txt, instead of "
-                        "one made here; may be repeated")  # fmt: skip
+    peer_lib.add_flags(parser)
     parser.add_argument("--override", action="append", default=[], metavar="FIELD=VALUE",
                         help="of bertjax's config; may be repeated")  # fmt: skip
-    parser.add_argument("--out", default="", metavar="FILE.json", help="write the report here too")
     flags = parser.parse_args(args)
     flags.peers = flags.peers.split(",")
     for peer in flags.peers:
@@ -105,56 +102,6 @@ def settings_of(flags: argparse.Namespace) -> SimpleNamespace:
     return settings
 
 
-class Peer:
-    """A library's process, answering the lines of peers/protocol.py."""
-
-    def __init__(self, name: str, python: str, settings: dict, batch_file: Path, log: Path):
-        self.name, self.log = name, log
-        script = environments.REPOSITORY / "benchmarks" / "peers" / PEERS[name][1]
-        environment = {
-            **os.environ,
-            "JAX_PLATFORMS": "cpu" if settings["device"] == "cpu" else "cuda",
-            "TF_CPP_MIN_LOG_LEVEL": "2",
-            # Left alone, the first JAX process would reserve most of a GPU's memory.
-            "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-            "PYTHONPATH": str(environments.REPOSITORY) if not PEERS[name][0] else "",
-        }
-        if settings["keep_memory"]:
-            environment["GLIBC_TUNABLES"] = MALLOC_TUNABLES
-        command = [python, str(script), json.dumps({**settings, "peer": name}), str(batch_file)]
-        pipe = subprocess.PIPE
-        with log.open("w") as file:
-            self.process = subprocess.Popen(
-                command, stdin=pipe, stdout=pipe, stderr=file, text=True, env=environment
-            )
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.stdin, self.stdout = self.process.stdin, self.process.stdout
-        self.about = self.read()
-
-    def read(self) -> dict:
-        line = self.stdout.readline()
-        if not line:
-            self.close()
-            last = (self.log.read_text().strip().splitlines() or ["no output"])[-1]
-            raise InputError(
-                f"{self.name} ended with code {self.process.returncode}: {last} (all of it: {self.log})"
-            )
-        return json.loads(line)
-
-    def run(self, steps: int) -> dict:
-        """{"seconds", "loss"} of `steps` steps."""
-        self.stdin.write(f"{steps}\n")
-        self.stdin.flush()
-        return self.read()
-
-    def close(self) -> None:
-        """Ends the process."""
-        self.stdin.close()
-        self.process.wait()
-        self.stdout.close()
-
-
 def check_same_work(peer: Peer, settings: SimpleNamespace) -> None:
     """Raises InputError if a peer's model is not BERT of these sizes or its first loss is off."""
     expected = workload.parameter_count(settings)
@@ -167,18 +114,6 @@ def check_same_work(peer: Peer, settings: SimpleNamespace) -> None:
         raise InputError(
             f"{peer.name}: first loss {peer.about['loss']:.3f}, but fresh parameters give about {fresh:.3f}"
         )
-
-
-def measure(peers: Sequence[Peer], rounds: int, steps: int) -> dict[str, list[dict]]:
-    """The answers of every peer, round by round."""
-    answers: dict[str, list[dict]] = {peer.name: [] for peer in peers}
-    for peer in peers:
-        peer.run(2)  # what only the second call compiles, and caches
-    for number in range(rounds):
-        for peer in [*peers[number % len(peers) :], *peers[: number % len(peers)]]:
-            answers[peer.name].append(peer.run(steps))
-        print(f"round {number + 1} of {rounds}", file=sys.stderr)
-    return answers
 
 
 def report(flags: argparse.Namespace, peers: Sequence[Peer], answers: dict[str, list[dict]]) -> dict:
@@ -239,19 +174,7 @@ def main(args: Sequence[str]) -> None:
     """Measures and prints. Raises InputError."""
     flags = parse(args)
     load = os.getloadavg()[0]
-    given = {}
-    for item in flags.python:
-        name, equals, file = item.partition("=")
-        if not equals or not Path(file).is_file():
-            raise InputError(f"--python={item}: use --python=ENV=FILE with an interpreter that exists")
-        given[name] = file
-    pythons = {"": sys.executable, **given}
-    for peer in flags.peers:
-        name = PEERS[peer][0]
-        if name not in pythons:
-            pythons[name] = str(environments.python_of(name, flags.device))
-    logs = environments.REPOSITORY / "build" / "benchmark-logs"
-    logs.mkdir(parents=True, exist_ok=True)
+    pythons = peer_lib.pythons(flags.python, [PEERS[name][0] for name in flags.peers], flags.device)
     settings = settings_of(flags)
     peers: list[Peer] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -261,9 +184,8 @@ def main(args: Sequence[str]) -> None:
         try:
             for name in flags.peers:
                 print(f"starting {name}", file=sys.stderr)
-                peers.append(
-                    Peer(name, pythons[PEERS[name][0]], vars(settings), batch_file, logs / f"{name}.log")
-                )
+                environment, script = PEERS[name]
+                peers.append(Peer(name, pythons[environment], script, vars(settings), batch_file))
                 check_same_work(peers[-1], settings)
             result = report(flags, peers, measure(peers, flags.rounds, flags.steps))
             result["load_before"] = load

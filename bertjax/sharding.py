@@ -5,6 +5,7 @@ and moments with it. tensor: splits heads, feed-forward units and the vocabulary
 """
 
 import contextlib
+import math
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -55,6 +56,19 @@ def all_devices() -> list[Any]:
         ) from error
 
 
+def _sizes(config: ConfigDict, devices: int) -> list[int]:
+    """Of the axes of config.mesh, -1 for what is left."""
+    sizes = [config.mesh[axis] for axis in AXES]
+    rest = devices // math.prod(n for n in sizes if n != -1)
+    return [rest if n == -1 else n for n in sizes]
+
+
+def batch_parts(config: ConfigDict) -> int:
+    """Into how many parts of equal size the rows of a training step are divided."""
+    data, fsdp, _ = _sizes(config, len(all_devices()))
+    return data * fsdp * config.train.accumulation
+
+
 def make_mesh(config: ConfigDict, devices: list[Any] | None = None) -> Mesh:
     """The mesh that config.mesh asks for, over all devices or those given.
 
@@ -63,10 +77,7 @@ def make_mesh(config: ConfigDict, devices: list[Any] | None = None) -> Mesh:
         or JAX finds no device.
     """
     devices = all_devices() if devices is None else devices
-    sizes = [config.mesh[axis] for axis in AXES]
-    known = int(np.prod([n for n in sizes if n != -1]))
-    if -1 in sizes:
-        sizes[sizes.index(-1)] = len(devices) // known
+    sizes = _sizes(config, len(devices))
     asked = " x ".join(f"{axis}={config.mesh[axis]}" for axis in AXES)
     if int(np.prod(sizes)) != len(devices):
         raise InputError(

@@ -230,13 +230,13 @@ def train(config: ConfigDict) -> dict[str, float]:
         for section, rows in data.rows.items():
             end = begin + config[section].steps
             if step < end:
-                state, last = run_phase(run, state, config[section], rows, begin, max(begin, step), end)
+                state, last = run_phase(run, state, rows, begin, max(begin, step), end)
             begin = end
         return last
 
 
 def run_phase(
-    run: Run, state: State, phase: ConfigDict, rows: Rows, begin: int, step: int, end: int
+    run: Run, state: State, rows: Rows, begin: int, step: int, end: int
 ) -> tuple[State, dict[str, float]]:
     """Trains from `step` to `end` on the rows of a phase that began at step `begin`.
 
@@ -255,9 +255,9 @@ def run_phase(
             log.note(f"compiled for {' x '.join(map(str, shape))} in {seconds:.1f} s")
         return compiled[shape]
 
-    meter = Meter(run, phase)
+    meter = Meter(run, rows.flops)
     held_out: dict[str, float] = {}
-    batches = prefetch(_batch_maker(run.mesh, phase, rows, begin), step, end)
+    batches = prefetch(_batch_maker(run.mesh, rows, begin), step, end)
     with contextlib.closing(batches):  # type: ignore[type-var]
         for batch in batches:
             state, measured = step_for(batch)(state, batch)
@@ -316,11 +316,11 @@ def _headline(mesh: Mesh, state: State, step: int, total: int) -> str:
     return f"{parameters:.1f}M parameters on {devices} ({axes}), {where}"
 
 
-def _batch_maker(mesh: Mesh, phase: ConfigDict, rows: Any, begin: int) -> Callable[[int], Batch]:
+def _batch_maker(mesh: Mesh, rows: Rows, begin: int) -> Callable[[int], Batch]:
     """step -> its global batch, of which this process makes the rows that its devices need."""
 
     def make(step: int) -> Batch:
-        return sharding.make_global(mesh, rows.train, (step - begin) * phase.batch_size, phase.batch_size)
+        return sharding.make_global(mesh, rows.train, (step - begin) * rows.batch_rows, rows.batch_rows)
 
     return make
 
@@ -328,9 +328,8 @@ def _batch_maker(mesh: Mesh, phase: ConfigDict, rows: Any, begin: int) -> Callab
 class Meter:
     """Sums what the steps measure and logs their means, without waiting for the newest step."""
 
-    def __init__(self, run: Run, phase: ConfigDict):
-        self.run = run
-        self.flops = run.task.flops_per_step(run.config, phase)
+    def __init__(self, run: Run, flops: float):
+        self.run, self.flops = run, flops
         self.throughput = Throughput()
         self.steps: list[tuple[int, Batch]] = []
 
@@ -376,10 +375,9 @@ class Meter:
     def _flops_after(self, step: int) -> float:
         """Of the run's steps behind `step`, in every phase."""
         total, begin = 0.0, 0
-        for section in self.run.data.rows:
+        for section, rows in self.run.data.rows.items():
             end = begin + self.run.config[section].steps
-            flops = self.run.task.flops_per_step(self.run.config, self.run.config[section])
-            total += max(0, end - max(step, begin)) * flops
+            total += max(0, end - max(step, begin)) * rows.flops
             begin = end
         return total
 

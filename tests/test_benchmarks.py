@@ -1,12 +1,14 @@
 """The benchmarks' parts: the batch that peers share, the counts, the talk with a peer, the error lines."""
 
 import json
+import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from benchmarks import environments, prepare, pretrain_step, workload
+from benchmarks.peer import Peer, measure
 from bertjax.errors import InputError
 from bertjax.tasks import pretrain
 
@@ -47,9 +49,10 @@ def test_bert_base_has_the_published_number_of_parameters():
 
 def test_step_flops_are_three_times_the_forward_products():
     B, S, P, H, L, V = 8, 128, 20, 768, 12, 30522
-    layer = 4 * 2 * B * S * H * H + 2 * 2 * B * S * H * 4 * H + 2 * 2 * B * S * S * H
+    key_value, other = 2 * 2 * H * H, 2 * 2 * H * H + 2 * 2 * H * 4 * H + 2 * 2 * S * H  # of a token
+    layers = (L - 1) * B * S * (key_value + other) + B * S * key_value + B * (P + 1) * other
     heads = 2 * B * P * (H * H + H * V) + 2 * B * H * H
-    assert workload.step_flops(BASE) == pytest.approx(3 * (L * layer + heads))
+    assert workload.step_flops(BASE) == pytest.approx(3 * (layers + heads))
 
 
 def test_batch_has_the_shapes_and_types_of_a_training_batch():
@@ -116,12 +119,10 @@ def start_peer(tmp_path, monkeypatch):
     (folder / "stand_in.py").write_text(STAND_IN)
     np.savez(tmp_path / "batch.npz", masked_lm_weights=np.ones((2, 3), np.float32))
     monkeypatch.setattr(environments, "REPOSITORY", tmp_path)
-    monkeypatch.setitem(pretrain_step.PEERS, "stand_in", ("", "stand_in.py"))
 
     def start(**changes):
         sent = {**vars(settings()), **changes}
-        return pretrain_step.Peer("stand_in", pretrain_step.sys.executable, sent, tmp_path / "batch.npz",
-                                  tmp_path / "log")  # fmt: skip
+        return Peer("stand_in", sys.executable, "stand_in.py", sent, tmp_path / "batch.npz")
 
     return start
 
@@ -129,7 +130,7 @@ def start_peer(tmp_path, monkeypatch):
 def test_peer_answers_and_its_prints_go_to_the_log(start_peer):
     peer = start_peer()
     assert peer.about == {"loss": 7.0, "parameters": 12, "versions": {"stand-in": "1"}}
-    answers = pretrain_step.measure([peer], rounds=2, steps=5)["stand_in"]
+    answers = measure([peer], rounds=2, steps=5)["stand_in"]
     peer.close()
     assert [answer["loss"] for answer in answers] == [11.0, 11.0]
     assert all(answer["seconds"] > 0 for answer in answers)

@@ -157,7 +157,7 @@ def test_bad_updates_are_logged_and_too_many_in_a_row_end_the_run(store, tmp_pat
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_what_to_do_about_bad_updates(dtype):
     config = toy_config(**{"model.dtype": dtype, "train.max_bad_steps": 1})
-    meter = Meter(types.SimpleNamespace(config=config, task=pretrain), config.train)
+    meter = Meter(types.SimpleNamespace(config=config, task=pretrain), flops=1.0)
     meter.add(1, {"bad_in_a_row": 1.0, "sequences": 8.0, "tokens": 64.0})
     with pytest.raises(NotFiniteError, match="begin in another workdir with a lower --config") as error:
         meter.log()

@@ -106,12 +106,26 @@ class SelfAttention(nnx.Module):
         self.qkv_kernel, self.qkv_bias = init.normal(d, 3, n, h), init.zeros(3, n, h)
         self.output_kernel, self.output_bias = init.normal(n, h, d), init.zeros(d)
 
-    def __call__(self, x_BSD: jax.Array, bias_BNST: jax.Array, keys: jax.Array | None) -> jax.Array:
-        dtype = x_BSD.dtype
-        qkv_BSKNH = product("BSD,DKNH->BSKNH", x_BSD, self.qkv_kernel[...].astype(dtype))
-        qkv_BSKNH += self.qkv_bias[...].astype(dtype)
+    def __call__(
+        self, x_BSD: jax.Array, bias_BNST: jax.Array, keys: jax.Array | None, positions_BM: jax.Array | None
+    ) -> jax.Array:
+        kernel_DKNH, bias_KNH = (x[...].astype(x_BSD.dtype) for x in (self.qkv_kernel, self.qkv_bias))
+
+        def project(x_BSD: jax.Array, first: int, last: int) -> list[jax.Array]:
+            y_BSKNH = product("BSD,DKNH->BSKNH", x_BSD, kernel_DKNH[:, first:last]) + bias_KNH[first:last]
+            return [y_BSKNH[:, :, i] for i in range(last - first)]
+
+        if positions_BM is None:
+            q_BSNH, k_BTNH, v_BTNH = project(x_BSD, 0, 3)
+        else:
+            [q_BSNH], (k_BTNH, v_BTNH) = (
+                project(take_positions(x_BSD, positions_BM), 0, 1),
+                project(x_BSD, 1, 3),
+            )
+            if bias_BNST.shape[2] > 1:
+                bias_BNST = take_positions(bias_BNST[:, 0], positions_BM)[:, None]
         attend = jax.checkpoint(self.attend) if self.remat == "attention" else self.attend
-        q_BSNH, k_BTNH, v_BTNH = (qkv_BSKNH[:, :, i] for i in range(3))
+        dtype = x_BSD.dtype
         context_BSNH = attend(q_BSNH, k_BTNH, v_BTNH, bias_BNST, keys)
         out_BSD = product("BSNH,NHD->BSD", context_BSNH, self.output_kernel[...].astype(dtype))
         return out_BSD + self.output_bias[...].astype(dtype)
@@ -145,10 +159,19 @@ class Layer(nnx.Module):
         self.output_bias = init.zeros(c.hidden_size)
         self.output_norm = LayerNorm(init)
 
-    def __call__(self, x_BSD: jax.Array, bias_BNST: jax.Array, keys: jax.Array | None) -> jax.Array:
+    def __call__(
+        self,
+        x_BSD: jax.Array,
+        bias_BNST: jax.Array,
+        keys: jax.Array | None,
+        positions_BM: jax.Array | None,
+    ) -> jax.Array:
+        """States [B, S, D]; given positions, those there only, [B, M, D]."""
         dtype = x_BSD.dtype
         k0, k1, k2 = (None if keys is None else fold_in(keys, site) for site in range(3))
-        a_BSD = dropout(self.attention(x_BSD, bias_BNST, k0), self.rate, k1)
+        a_BSD = dropout(self.attention(x_BSD, bias_BNST, k0, positions_BM), self.rate, k1)
+        if positions_BM is not None:
+            x_BSD = take_positions(x_BSD, positions_BM)
         x_BSD = self.attention_norm(x_BSD + a_BSD)
         h_BSF = product("BSD,DF->BSF", x_BSD, self.intermediate_kernel[...].astype(dtype))
         h_BSF = self.act(h_BSF + self.intermediate_bias[...].astype(dtype))
@@ -174,7 +197,13 @@ class Encoder(nnx.Module):
         self.layers = stack(init.rngs)
 
     def __call__(
-        self, batch: Batch, *, packed: bool = False, keys: jax.Array | None = None, every_layer: bool = False
+        self,
+        batch: Batch,
+        *,
+        packed: bool = False,
+        keys: jax.Array | None = None,
+        positions_BM: jax.Array | None = None,
+        every_layer: bool = False,
     ) -> jax.Array:
         """Hidden states [B, S, D] after the last layer.
 
@@ -182,37 +211,41 @@ class Encoder(nnx.Module):
           batch: input_ids, token_type_ids, position_ids, segment_ids, each int32 [B, S].
           packed: whether a row may hold several segments; if not, attention only leaves out the padding.
           keys: uint32 [B, 2] of `dropout_keys`; None: no dropout.
+          positions_BM: int32; gives the states there only, [B, M, D], and the last layer computes no others.
           every_layer: True gives those after the embeddings and after each layer, [1 + L, B, S, D].
         """
         x_BSD = self.embeddings(batch, self.dtype, None if keys is None else fold_in(keys, 0))
         bias_BNST = attention_bias(batch["segment_ids"], packed)
         graph, stacked = nnx.split(self.layers)
 
-        def body(x_BSD: jax.Array, inputs: tuple[Any, jax.Array]) -> tuple[jax.Array, jax.Array | None]:
+        def body(
+            x_BSD: jax.Array, inputs: tuple[Any, jax.Array], positions_BM: jax.Array | None = None
+        ) -> tuple[jax.Array, jax.Array | None]:
             params, number = inputs
             layer_keys = None if keys is None else fold_in(keys, number)
-            x_BSD = nnx.merge(graph, params)(x_BSD, bias_BNST, layer_keys)
+            x_BSD = nnx.merge(graph, params)(x_BSD, bias_BNST, layer_keys, positions_BM)
             return x_BSD, x_BSD if every_layer else None
 
         if self.remat in _KEPT:
             body = jax.checkpoint(body, policy=_KEPT[self.remat], prevent_cse=not self.scan)
         numbers = jnp.arange(1, self.num_layers + 1)
-        first_BSD = x_BSD
-        states: Any
-        if self.scan:
-            x_BSD, states = lax.scan(body, x_BSD, (stacked, numbers))
-        else:
-            leaves, tree = jax.tree_util.tree_flatten(stacked)
-            # lax.split, unlike indexing, has a cheap transpose: the layers' gradients are concatenated once.
-            parts = [lax.split(leaf, (1,) * self.num_layers) for leaf in leaves]
-            states = []
-            for i, layer in enumerate(zip(*parts, strict=True)):
-                params = jax.tree_util.tree_unflatten(tree, [leaf[0] for leaf in layer])
-                x_BSD, state = body(x_BSD, (params, numbers[i]))
-                states.append(state)
-        if every_layer:
-            return jnp.concatenate([first_BSD[None], jnp.stack(states)])
-        return x_BSD
+        scanned = self.num_layers - (positions_BM is not None) if self.scan else 0
+        sizes = (*(scanned,) * bool(scanned), *(1,) * (self.num_layers - scanned))
+        leaves, tree = jax.tree_util.tree_flatten(stacked)
+        # lax.split, unlike indexing, has a cheap transpose: the layers' gradients are concatenated once.
+        parts = zip(*(lax.split(leaf, sizes) for leaf in leaves), strict=True)
+        layers = [jax.tree_util.tree_unflatten(tree, part) for part in parts]
+        states: list[Any] = [x_BSD[None]]
+        if scanned:
+            x_BSD, state = lax.scan(body, x_BSD, (layers.pop(0), numbers[:scanned]))
+            states.append(state)
+        for i, layer in enumerate(layers, scanned):
+            params = jax.tree.map(lambda leaf: leaf[0], layer)
+            last = i + 1 == self.num_layers
+            x_BSD, state = body(x_BSD, (params, numbers[i]), positions_BM if last else None)
+            if state is not None:
+                states.append(state[None])
+        return jnp.concatenate(states) if every_layer else x_BSD
 
 
 def attention_bias(segment_ids: jax.Array, packed: bool) -> jax.Array:
@@ -266,9 +299,9 @@ class Bert(nnx.Module):
           float32 masked-LM logits [B, M, V], -1e9 for the vocabulary's padding; float32 next-sentence
           logits [B, N, 2], class 1 for a random second sentence.
         """
-        x_BSD = self.encoder(batch, packed=packed, keys=keys)
-        masked_BMD = take_positions(x_BSD, batch["masked_lm_positions"])
-        first_BND = take_positions(x_BSD, batch["next_sentence_positions"])
+        positions = batch["masked_lm_positions"], batch["next_sentence_positions"]
+        x_BMD = self.encoder(batch, packed=packed, keys=keys, positions_BM=jnp.concatenate(positions, axis=1))
+        masked_BMD, first_BND = jnp.split(x_BMD, [positions[0].shape[1]], axis=1)
         return self.masked_lm(masked_BMD), self.next_sentence(self.pool(first_BND))
 
     def masked_lm(self, x_BMD: jax.Array) -> jax.Array:

@@ -1,7 +1,7 @@
 """A class or a number for each text or pair of texts: the pooled output, dropout and one dense layer (Devlin
 et al. 2018, section 4.1; run_classifier.py of the 2018 release).
 
-Shapes: B rows, S sequence, D hidden, C labels; C is 1 for a number.
+Shapes: B rows, S sequence, N examples that a row has room for, D hidden, C labels; C is 1 for a number.
 """
 
 import os
@@ -20,7 +20,8 @@ from bertjax.errors import InputError
 from bertjax.models import bert
 from bertjax.models.layers import cross_entropy, dropout, fold_in
 from bertjax.tasks.common import Data, EvalSet, Outputs, Rows, Sums
-from bertjax.tasks.finetune import HEAD_DROPOUT, EncodedRows, fine_tuned_config, fingerprints
+from bertjax.tasks.finetune import HEAD_DROPOUT, encoder_flops, fine_tuned_config, fingerprints
+from bertjax.tasks.packed import PackedRows, is_packed
 from bertjax.trained import Trained
 
 HEAD = "sequence_classification"  # of bertjax.models.bert.HEADS
@@ -40,11 +41,11 @@ def batch_weights(batch: bert.Batch) -> Sums:
 
 def batch_sums(config: ConfigDict, params: bert.Params, batch: bert.Batch, keys: jax.Array | None) -> Sums:
     """Losses, and correct predictions of classes, summed over a batch or a part of it."""
-    logits_BC, weights_B = _logits(config, params, batch, keys), batch["label_weights"]
+    logits_BNC, weights_BN = _logits(config, params, batch, keys), batch["label_weights"]
     if config.examples.number:
-        return {"loss": (jnp.square(logits_BC[:, 0] - batch["labels"]) * weights_B).sum()}
-    loss_B, correct_B = cross_entropy(logits_BC, batch["labels"])
-    return {"loss": (loss_B * weights_B).sum(), "correct": (correct_B * weights_B).sum()}
+        return {"loss": (jnp.square(logits_BNC[..., 0] - batch["labels"]) * weights_BN).sum()}
+    loss_BN, correct_BN = cross_entropy(logits_BNC, batch["labels"])
+    return {"loss": (loss_BN * weights_BN).sum(), "correct": (correct_BN * weights_BN).sum()}
 
 
 def batch_loss(sums: Sums, weights: Sums) -> jax.Array:
@@ -53,15 +54,18 @@ def batch_loss(sums: Sums, weights: Sums) -> jax.Array:
 
 
 def batch_outputs(config: ConfigDict, params: bert.Params, batch: bert.Batch) -> dict[str, jax.Array]:
-    """float32 logits [B, C], which the evaluation sets are scored by."""
+    """float32 logits [B, N, C], which the evaluation sets are scored by."""
     return {"logits": _logits(config, params, batch, None)}
 
 
 def _logits(config: ConfigDict, params: bert.Params, batch: bert.Batch, keys: jax.Array | None) -> jax.Array:
     model = bert.bind(config.model, params)
-    pooled_BD = model.pool(model.encoder(batch, keys=keys)[:, 0])
+    first_BND = model.encoder(
+        batch, packed=is_packed(batch), keys=keys, positions_BM=batch["first_positions"]
+    )
+    pooled_BND = model.pool(first_BND)
     keys = None if keys is None else fold_in(keys, HEAD_DROPOUT)
-    return model.classify(dropout(pooled_BD, config.model.hidden_dropout_prob, keys))
+    return model.classify(dropout(pooled_BND, config.model.hidden_dropout_prob, keys))
 
 
 def metrics(totals: dict[str, float]) -> dict[str, float]:
@@ -73,22 +77,20 @@ def metrics(totals: dict[str, float]) -> dict[str, float]:
 
 
 def flops_per_step(config: ConfigDict, section: ConfigDict) -> float:
-    """Floating-point operations of the matrix products that a step needs if its rows are full."""
-    m = config.model
-    d, f, tokens = m.hidden_size, m.intermediate_size, section.batch_size * section.seq_length
-    layer = 4 * d * d + 2 * d * f + 2 * section.seq_length * d
-    return 6.0 * (m.num_hidden_layers * layer * tokens + section.batch_size * d * d)
+    """Floating-point operations of the encoder's products in a step of examples that each fill a row."""
+    return encoder_flops(config, np.array([section.seq_length]), positions=1)
 
 
 def batch_shapes(config: ConfigDict, section: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes and types of a batch whose longest row is full."""
+    """Shapes and types of a batch of examples that each fill a row."""
     b, s = section.batch_size, section.seq_length
     names = ("input_ids", "token_type_ids", "position_ids", "segment_ids")
     labels = jnp.float32 if config.examples.number else jnp.int32
     return {
         **{name: jax.ShapeDtypeStruct((b, s), jnp.int32) for name in names},
-        "labels": jax.ShapeDtypeStruct((b,), labels),
-        "label_weights": jax.ShapeDtypeStruct((b,), jnp.float32),
+        "first_positions": jax.ShapeDtypeStruct((b, 1), jnp.int32),
+        "labels": jax.ShapeDtypeStruct((b, 1), labels),
+        "label_weights": jax.ShapeDtypeStruct((b, 1), jnp.float32),
     }
 
 
@@ -110,7 +112,7 @@ def open_data(config: ConfigDict, source: Trained | None) -> Data:
     assert source is not None
     notes: list[str] = []
 
-    def encoded(records: Sequence[Record], path: str, labelled: bool) -> EncodedRows:
+    def encoded(records: Sequence[Record], path: str, labelled: bool) -> PackedRows:
         arrays = {}
         if labelled:
             values = [read_label(config, record) for record in records]
@@ -122,9 +124,10 @@ def open_data(config: ConfigDict, source: Trained | None) -> Data:
         cut = sum(len(row.ids) == most for row in rows)
         if cut:
             notes.append(f"{path}: {cut} of {len(rows)} examples fill {most} tokens or were cut to them")
-        return EncodedRows(rows, arrays, source.tokenizer.pad_id, most)
+        return PackedRows(rows, source.tokenizer.pad_id, arrays, {})
 
-    rows = encoded(train, paths["train"][0], labelled=True).shuffled(config.seed, config.train.batch_size)
+    training = encoded(train, paths["train"][0], labelled=True)
+    rows, batch_rows = training.shuffled(config)
     evals: list[EvalSet] = []
     for name in ("dev", "test"):
         for path in paths[name]:
@@ -133,7 +136,7 @@ def open_data(config: ConfigDict, source: Trained | None) -> Data:
             evals.append(_eval_set(config, examples, records, path, first=not evals))
     return Data(
         config,
-        {"train": Rows(rows, tuple(evals))},
+        {"train": Rows(rows, tuple(evals), batch_rows, encoder_flops(config, training.lengths, positions=1))},
         source.tokenizer,
         fingerprints(c),
         labels=labels,
@@ -180,18 +183,19 @@ def read_text(config: ConfigDict, record: Record) -> Text:
 
 
 def _eval_set(
-    config: ConfigDict, examples: EncodedRows, records: Sequence[Record], path: str, first: bool
+    config: ConfigDict, examples: PackedRows, records: Sequence[Record], path: str, first: bool
 ) -> EvalSet:
     number, labels = config.examples.number, config.examples.labels
     stem = Path(path).stem
+    rows, num_rows, places = examples.once()
 
     def answers(outputs: Outputs) -> np.ndarray:
-        logits = examples.in_order(outputs)["logits"]
+        logits = outputs["logits"][places.rows, places.slots]
         return logits[:, 0] if number else logits.argmax(-1)
 
     def score(outputs: Outputs) -> dict[str, float]:
         found: Callable[..., dict[str, float]] = official.BY_NAME[config.examples.metric]
-        return found(examples.arrays["labels"], answers(outputs))
+        return found(examples.of_example["labels"], answers(outputs))
 
     def write(outputs: Outputs, folder: str) -> None:
         with open(os.path.join(folder, f"{stem}_predictions.tsv"), "w", encoding="utf-8") as file:
@@ -202,8 +206,8 @@ def _eval_set(
 
     return EvalSet(
         name="eval" if first else f"eval_{stem}",
-        rows=examples.sorted(config.eval.batch_size),
-        num_rows=len(examples),
-        score=score if "labels" in examples.arrays else None,
+        rows=rows,
+        num_rows=num_rows,
+        score=score if examples.of_example else None,
         write=write,
     )

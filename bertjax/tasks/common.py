@@ -38,6 +38,8 @@ class Rows:
 
     train: RowSource  # endless
     evals: tuple[EvalSet, ...]
+    batch_rows: int  # of a training step
+    flops: float  # of a training step's matrix products, without padding
 
 
 @dataclass(frozen=True)

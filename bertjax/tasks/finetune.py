@@ -59,6 +59,35 @@ def fingerprints(examples: ConfigDict) -> dict[str, str]:
     return found
 
 
+def shuffled(seed: int, count: int, first: int, number: int) -> np.ndarray:
+    """`number` of `count` examples from the `first` on, int64, each epoch in another order."""
+    found = []
+    while number:
+        epoch, at = divmod(first, count)
+        taken = min(number, count - at)
+        found.append(permute_range(at, taken, count, root_key(seed, 0, 2, epoch)))
+        first, number = first + taken, number - taken
+    return np.concatenate(found)
+
+
+def encoder_flops(config: ConfigDict, lengths: np.ndarray, positions: float | None = None) -> float:
+    """Floating-point operations of the encoder's matrix products in a training step, on average.
+
+    Args:
+      lengths: tokens of each sequence that the batches are drawn from.
+      positions: of each sequence that its head stands on, which alone the last layer computes; None: all.
+    """
+    m, n = config.model, np.asarray(lengths, np.float64)
+    d, f = m.hidden_size, m.intermediate_size
+    key_value, other = 2 * d * d * n, 2 * d * d + 2 * d * f + 2 * d * n
+    each = (
+        (m.num_hidden_layers - 1) * (key_value + other * n)
+        + key_value
+        + other * (n if positions is None else positions)
+    )
+    return float(6.0 * config.train.batch_size * each.mean())
+
+
 class EncodedRows:
     """Encoded examples with their labels and what else belongs to each.
 
@@ -82,20 +111,10 @@ class EncodedRows:
 
         Every batch is as long as its own longest row needs.
         """
-        count = len(self)
-
-        def indices(first: int, number: int) -> np.ndarray:
-            found = []
-            while number:
-                epoch, at = divmod(first, count)
-                taken = min(number, count - at)
-                found.append(permute_range(at, taken, count, root_key(seed, 0, 2, epoch)))
-                first, number = first + taken, number - taken
-            return np.concatenate(found)
 
         def rows(first: int, number: int) -> dict[str, np.ndarray]:
-            batch = indices(first // batch_size * batch_size, batch_size)
-            return self._batch(indices(first, number), number, self._length(batch))
+            batch = shuffled(seed, len(self), first // batch_size * batch_size, batch_size)
+            return self._batch(shuffled(seed, len(self), first, number), number, self._length(batch))
 
         return rows
 

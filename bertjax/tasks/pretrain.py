@@ -84,8 +84,9 @@ def metrics(totals: dict[str, float]) -> dict[str, float]:
 def flops_per_step(config: ConfigDict, section: ConfigDict) -> float:
     """Floating-point operations of the matrix products that a step needs, forward and backward.
 
-    6 for each parameter of a matrix and token that meets it, and for attention's two products; the
-    vocabulary is met by masked positions only. What model.remat computes again does not count.
+    6 for each parameter of a matrix and token that meets it, and for attention's two products. Positions that
+    are predicted alone meet the vocabulary, and the last layer but for its keys and values. What model.remat
+    computes again does not count.
 
     Args:
       section: config.train or config.phase2, whose batch shape it is.
@@ -93,11 +94,13 @@ def flops_per_step(config: ConfigDict, section: ConfigDict) -> float:
     m = config.model
     d, f = m.hidden_size, m.intermediate_size
     tokens = section.batch_size * section.seq_length
-    encoder = m.num_hidden_layers * (4 * d * d + 2 * d * f + 2 * section.seq_length * d) * tokens
     masked = section.batch_size * _predictions(config, section)
-    return 6.0 * (
-        encoder + masked * (d * d + d * m.vocab_size) + section.batch_size * config.data.pack * d * d
-    )
+    first = section.batch_size * config.data.pack
+    key_value = 2 * d * d
+    other = 2 * d * d + 2 * d * f + 2 * section.seq_length * d
+    layers = (m.num_hidden_layers - 1) * (key_value + other) * tokens
+    last = key_value * tokens + other * (masked + first)
+    return 6.0 * (layers + last + masked * (d * d + d * m.vocab_size) + first * d * d)
 
 
 def batch_shapes(config: ConfigDict, section: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
@@ -171,10 +174,11 @@ def _open_tfrecord(config: ConfigDict) -> Data:
 
         train = examples(files, config.seed)
         if not heldout:
-            return Rows(train.rows, ())
+            return _rows(config, config[name], train.rows, ())
         once = examples(heldout_files, EVAL_SEED)
         total = min(len(once), config.eval.examples or len(once))
-        return Rows(train.rows, (EvalSet("eval", _padded(once.rows, total), total),))
+        evals = (EvalSet("eval", _padded(once.rows, total), total),)
+        return _rows(config, config[name], train.rows, evals)
 
     return Data(
         config,
@@ -234,13 +238,17 @@ def _open_rows(
 
     train = examples(config.data, config.seed, store.train_documents)
     if not (len(store.heldout_documents) and config.train.eval_every):
-        return Rows(train.rows, ())
+        return _rows(config, section, train.rows, ())
     once = ConfigDict(config.data.to_dict())
     once.update(masking="static", dupe_factor=1, weights=(1.0,) * len(store.inputs))
     heldout = examples(once, EVAL_SEED, store.heldout_documents)
     total = heldout.epoch_rows(0)
     total = min(total, config.eval.examples or total)
-    return Rows(train.rows, (EvalSet("eval", _padded(heldout.rows, total), total),))
+    return _rows(config, section, train.rows, (EvalSet("eval", _padded(heldout.rows, total), total),))
+
+
+def _rows(config: ConfigDict, section: ConfigDict, train: RowSource, evals: tuple[EvalSet, ...]) -> Rows:
+    return Rows(train, evals, section.batch_size, flops_per_step(config, section))
 
 
 def _padded(rows: RowSource, total: int) -> RowSource:

@@ -26,14 +26,14 @@ from bertjax.models import bert
 from bertjax.models.layers import cross_entropy, dropout, fold_in
 from bertjax.tasks import classify
 from bertjax.tasks.common import Data, EvalSet, Outputs, Rows, Sums
-from bertjax.tasks.finetune import HEAD_DROPOUT, EncodedRows, fine_tuned_config, fingerprints
+from bertjax.tasks.finetune import HEAD_DROPOUT, encoder_flops, fine_tuned_config, fingerprints
+from bertjax.tasks.packed import PackedRows, is_packed
 from bertjax.trained import Trained
 
 HEAD = "token_classification"  # of bertjax.models.bert.HEADS
 FINE_TUNES = True
 
-batch_loss, metrics, flops_per_step = classify.batch_loss, classify.metrics, classify.flops_per_step
-batch_weights = classify.batch_weights
+batch_loss, metrics, batch_weights = classify.batch_loss, classify.metrics, classify.batch_weights
 
 
 def init_params(config: ConfigDict, key: jax.Array) -> bert.Params:
@@ -49,24 +49,29 @@ def batch_sums(config: ConfigDict, params: bert.Params, batch: bert.Batch, keys:
 
 
 def batch_outputs(config: ConfigDict, params: bert.Params, batch: bert.Batch) -> dict[str, jax.Array]:
-    """The likeliest tag at each token, int32 [B, config.train.seq_length]."""
-    best_BS = _logits(config, params, batch, None).argmax(-1).astype(jnp.int32)
-    return {"tags": jnp.pad(best_BS, ((0, 0), (0, config.train.seq_length - best_BS.shape[1])))}
+    """The likeliest tag at each token, int32 [B, S]."""
+    return {"tags": _logits(config, params, batch, None).argmax(-1).astype(jnp.int32)}
 
 
 def _logits(config: ConfigDict, params: bert.Params, batch: bert.Batch, keys: jax.Array | None) -> jax.Array:
     model = bert.bind(config.model, params)
-    x_BSD = model.encoder(batch, keys=keys)
+    x_BSD = model.encoder(batch, packed=is_packed(batch), keys=keys)
     keys = None if keys is None else fold_in(keys, HEAD_DROPOUT)
     return model.classify(dropout(x_BSD, config.model.hidden_dropout_prob, keys))
 
 
+def flops_per_step(config: ConfigDict, section: ConfigDict) -> float:
+    """Floating-point operations of the encoder's products in a step of windows that each fill a row."""
+    return encoder_flops(config, np.array([section.seq_length]))
+
+
 def batch_shapes(config: ConfigDict, section: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes and types of a batch whose longest row is full."""
+    """Shapes and types of a batch of windows that each fill a row."""
     shape = section.batch_size, section.seq_length
     names = ("input_ids", "token_type_ids", "position_ids", "segment_ids", "labels")
     return {
         **{name: jax.ShapeDtypeStruct(shape, jnp.int32) for name in names},
+        "first_positions": jax.ShapeDtypeStruct((section.batch_size, 1), jnp.int32),
         "label_weights": jax.ShapeDtypeStruct(shape, jnp.float32),
     }
 
@@ -146,25 +151,26 @@ def open_data(config: ConfigDict, source: Trained | None) -> Data:
     assert source is not None
     most, numbers = config.train.seq_length, {label: i for i, label in enumerate(labels)}
 
-    def encoded(path: str, tagged: bool) -> tuple[EncodedRows, list[Window]]:
+    def encoded(path: str, tagged: bool) -> tuple[PackedRows, list[Window]]:
         windows = cut_windows(read[path], source.tokenizer, most, c.document_context)
-        arrays = {}
+        arrays: dict[str, list[np.ndarray]] = {}
         if tagged:
-            labels_BS = np.zeros((len(windows), most), np.int32)
-            weights_BS = np.zeros((len(windows), most), np.float32)
+            tags = [np.zeros(len(window.row.ids), np.int32) for window in windows]
+            weights = [np.zeros(len(window.row.ids), np.float32) for window in windows]
             for i, window in enumerate(windows):
                 for sentence, word, position in window.words:
                     tag = read[path][sentence].tags[word]
                     if tag not in numbers:
                         line = read[path][sentence].line + word
                         raise InputError(f"{path}:{line}: unknown tag {tag!r}; known are {', '.join(labels)}")
-                    labels_BS[i, position] = numbers[tag]
-                    weights_BS[i, position] = 1.0
-            arrays = {"labels": labels_BS, "label_weights": weights_BS}
-        return EncodedRows([window.row for window in windows], arrays, source.tokenizer.pad_id, most), windows
+                    tags[i][position] = numbers[tag]
+                    weights[i][position] = 1.0
+            arrays = {"labels": tags, "label_weights": weights}
+        return PackedRows([window.row for window in windows], source.tokenizer.pad_id, {}, arrays), windows
 
-    rows, _ = encoded(paths["train"][0], tagged=True)
-    config = fine_tuned_config(config, source, labels, len(rows))
+    training, _ = encoded(paths["train"][0], tagged=True)
+    config = fine_tuned_config(config, source, labels, len(training))
+    rows, batch_rows = training.shuffled(config)
     evals: list[EvalSet] = []
     for name in ("dev", "test"):
         for path in paths[name]:
@@ -172,7 +178,7 @@ def open_data(config: ConfigDict, source: Trained | None) -> Data:
             evals.append(_eval_set(config, examples, windows, read[path], path, first=not evals))
     return Data(
         config,
-        {"train": Rows(rows.shuffled(config.seed, config.train.batch_size), tuple(evals))},
+        {"train": Rows(rows, tuple(evals), batch_rows, encoder_flops(config, training.lengths))},
         source.tokenizer,
         fingerprints(c),
         labels=labels,
@@ -181,25 +187,26 @@ def open_data(config: ConfigDict, source: Trained | None) -> Data:
 
 def _eval_set(
     config: ConfigDict,
-    examples: EncodedRows,
+    examples: PackedRows,
     windows: Sequence[Window],
     sentences: Sequence[Sentence],
     path: str,
     first: bool,
 ) -> EvalSet:
     labels, stem = config.examples.labels, Path(path).stem
+    rows, num_rows, places = examples.once()
 
     def answers(outputs: Outputs) -> list[list[str]]:
         tags = [["O"] * len(sentence.words) for sentence in sentences]
-        for window, found in zip(windows, examples.in_order(outputs)["tags"], strict=True):
+        for window, row, start in zip(windows, places.rows, places.offsets, strict=True):
             for sentence, word, position in window.words:
-                tags[sentence][word] = labels[found[position]]
+                tags[sentence][word] = labels[outputs["tags"][row, start + position]]
         return tags
 
     return EvalSet(
         name="eval" if first else f"eval_{stem}",
-        rows=examples.sorted(config.eval.batch_size),
-        num_rows=len(examples),
+        rows=rows,
+        num_rows=num_rows,
         score=(lambda outputs: official.entities([s.tags for s in sentences], answers(outputs)))
         if sentences[0].tags
         else None,

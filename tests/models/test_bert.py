@@ -175,14 +175,15 @@ def products_in(jaxpr):
 
 
 def test_what_each_remat_computes_again():
-    """Of a layer's six products: the scores; scores and context; all."""
+    """Of a layer's six products: the scores; scores and context; all. The last of the two layers has seven:
+    its queries are of fewer positions than its keys and values."""
     found = {}
     for remat in REMAT:
         config = toy_config(**{"model.remat": remat, "model.scan_layers": False})
         loss = loss_of(config, make_batch(config))
         found[remat] = products_in(jax.make_jaxpr(jax.grad(loss))(random_params(config)).jaxpr)
     again = {remat: (n - found["none"]) / config.model.num_hidden_layers for remat, n in found.items()}
-    assert again == {"none": 0, "attention": 1, "dots": 2, "full": 6}
+    assert again == {"none": 0, "attention": 1, "dots": 2, "full": 6.5}
 
 
 def test_each_of_the_two_rates_has_a_part_in_the_loss(scanned):
@@ -255,6 +256,33 @@ def test_packed_rows_equal_the_same_sequences_apart():
         gradient(config, packed),
         gradient(one, apart),
     )
+
+
+@pytest.mark.parametrize(
+    "fields", [{"scan_layers": True}, {"remat": "full"}, {"num_hidden_layers": 1}], ids=str
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_states_of_some_positions_are_those_of_all(packed, fields):
+    """Forward and gradient, through the one layer that computes nothing else."""
+    config = toy_config(**{"model.scan_layers": False} | {f"model.{name}": x for name, x in fields.items()})
+    params, batch = random_params(config), make_batch(config)
+    if packed:
+        batch |= {"segment_ids": batch["segment_ids"] * (1 + (np.arange(batch["segment_ids"].shape[1]) > 9))}
+    rows, length = batch["input_ids"].shape
+    positions = np.random.default_rng(0).integers(0, length, (rows, 3), dtype=np.int32)
+    weights = np.random.default_rng(1).normal(size=(*positions.shape, config.model.hidden_size))
+
+    def states(params, everything):
+        encoder = bert.bind(config.model, params).encoder
+        if everything:
+            return bert.take_positions(encoder(batch, packed=packed), positions)
+        return encoder(batch, packed=packed, positions_BM=positions)
+
+    def both(everything):
+        gradient = jax.grad(lambda params: (states(params, everything) * weights).mean())
+        return jax.jit(lambda params: (states(params, everything), gradient(params)))(params)
+
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), both(True), both(False))
 
 
 @pytest.mark.parametrize("packed", [False, True])

@@ -11,6 +11,7 @@ from trained_fixture import make_trained
 import bertjax
 from bertjax import config as config_lib
 from bertjax import sharding
+from bertjax.data.texts import encode, make_batch
 from bertjax.errors import InputError
 from bertjax.evaluate import make_predict_step, predict
 from bertjax.models import bert
@@ -99,34 +100,40 @@ def test_a_run_that_was_stopped_ends_like_one_that_was_not(folder, model, tmp_pa
     jax.tree.map(np.testing.assert_array_equal, one, two)
 
 
-def test_padding_and_devices_change_nothing(folder, model):
-    """Loss and gradient of a batch, padded to its longest row and to the end, on one device and on eight."""
-    config = settings(folder, model)
-    data = classify.open_data(config, bertjax.load(model))
-    config = data.config
+def test_sharing_rows_padding_and_devices_change_nothing(folder, model):
+    """Loss and gradient of a batch with examples that share rows, on one device and on eight; with each in a
+    row of its own; and padded."""
+    trained, size = bertjax.load(model), 32
+    fields = {"train__batch_size": size, "mesh__data": 2, "mesh__fsdp": 4, "train__epochs": 2.0}
+    shared = classify.open_data(settings(folder, model, **fields), trained)
+    alone = classify.open_data(settings(folder, model, train__accumulation=4, **fields), trained)
+    config = shared.config
     config.model.update(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     params = classify.init_params(config, jax.random.key(0))
-    batch = data.rows["train"].train(0, 8)
-    length = batch["input_ids"].shape[1]
-    assert length < 48
-    padded = {name: np.pad(x, ((0, 0), (0, 48 - length))) if x.ndim == 2 else x for name, x in batch.items()}
-    padded["position_ids"] = np.broadcast_to(np.arange(48, dtype=np.int32), (8, 48))
+    packed, single = (data.rows["train"].train(0, data.rows["train"].batch_rows) for data in (shared, alone))
+    assert (shared.rows["train"].batch_rows, alone.rows["train"].batch_rows) == (8, size)
+    assert packed["label_weights"].sum() == size
+    assert packed["segment_ids"].max() > 1 == single["segment_ids"].max()
+    length = single["input_ids"].shape[1]
+    padded = {name: np.pad(x, ((0, 0), (0, 48 - length))) if x.shape[1] == length else x
+              for name, x in single.items()}  # fmt: skip
+    padded["position_ids"] = np.tile(np.arange(48, dtype=np.int32), (size, 1))
 
     def loss(params, batch):
         sums = classify.batch_sums(config, params, batch, None)
         return classify.batch_loss(sums, classify.batch_weights(batch))
 
     step = jax.jit(jax.value_and_grad(loss))
-    found = step(params, batch)
+    found = step(params, packed)
     mesh = sharding.make_mesh(config)
-    shardings = sharding.state_shardings(params, mesh)
-    spread = step(jax.device_put(params, shardings), sharding.to_global(mesh, batch))
-    for other in (step(params, padded), spread):
+    on_mesh = jax.device_put(params, sharding.state_shardings(params, mesh))
+    others = step(on_mesh, sharding.to_global(mesh, packed)), step(params, single), step(params, padded)
+    for other in others:
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, other)
 
 
 @pytest.mark.parametrize(("devices", "size"), [(8, 8), (8, 16), (1, 5), (1, 64)])
-def test_predictions_are_in_order_and_none_is_lost(folder, model, devices, size):
+def test_predictions_are_in_order_and_none_is_lost(folder, model, tmp_path, devices, size):
     config = settings(folder, model, eval__batch_size=size, mesh__fsdp=devices)
     data = classify.open_data(config, bertjax.load(model))
     params = classify.init_params(data.config, jax.random.key(3))
@@ -135,35 +142,31 @@ def test_predictions_are_in_order_and_none_is_lost(folder, model, devices, size)
     dev = data.rows["train"].evals[0]
     step = make_predict_step(data.config, classify, mesh, shardings)
     outputs = predict(data.config, mesh, step, jax.device_put(params, shardings), dev)
-    assert len(outputs["logits"]) == dev.num_rows == 21
-    seen = []
-    dev.score(outputs)  # in order; below, each by itself
+    assert len(outputs["logits"]) == dev.num_rows < 21
+    dev.write(outputs, str(tmp_path))
+    lines = (tmp_path / "dev_predictions.tsv").read_text().splitlines()[1:]
+    assert [line.split("\t")[0] for line in lines] == [str(i) for i in range(21)]
 
+    # Each text by itself.
     module = bert.bind(data.config.model, params)
-    alone = settings(folder, model, eval__batch_size=1, mesh__fsdp=1)
-    rows = classify.open_data(alone, bertjax.load(model)).rows["train"].evals[0]
-    for i in range(21):
-        batch = rows.rows(i, 1)
-        logits = module.classify(module.pool(module.encoder(batch)[:, 0]))
-        seen.append(logits[0])
-    np.testing.assert_allclose(outputs["logits"], seen, atol=1e-5)
+    texts = [line.split("\t")[1:] for line in (folder / "dev.tsv").read_text().splitlines()[1:]]
+    for line, [row] in zip(
+        lines, ([*encode(data.tokenizer, [tuple(pair)], 48)] for pair in texts), strict=True
+    ):
+        hidden = module.encoder(make_batch([row], 0, len(row.ids)))
+        logits = module.classify(module.pool(hidden[:, 0]))[0]
+        assert line.split("\t")[1] == ("no", "yes")[int(logits.argmax())]
+        assert np.abs(outputs["logits"] - logits).max(-1).min() < 1e-5
 
 
 def test_batches_follow_from_the_seed_and_the_step(folder, model):
-    rows = [
-        classify.open_data(settings(folder, model, seed=seed), bertjax.load(model)).rows["train"].train
+    data = [
+        classify.open_data(settings(folder, model, seed=seed), bertjax.load(model)).rows["train"]
         for seed in (0, 0, 1)
     ]
-    same, again, other = (source(16, 8)["input_ids"] for source in rows)
+    same, again, other = (rows.train(16, 8)["input_ids"] for rows in data)
     np.testing.assert_array_equal(same, again)
     assert same.shape != other.shape or (same != other).any()
-    # Every example once in each epoch, whatever part of a batch is asked for.
-    seen = [rows[0](first, 4) for first in range(0, 160, 4)]
-    for epoch in (seen[:20], seen[20:]):
-        texts = {tuple(ids[ids > 0]) for part in epoch for ids in part["input_ids"]}
-        assert len(texts) == 80
-    whole = rows[0](24, 8)
-    np.testing.assert_array_equal(whole["input_ids"][4:], rows[0](28, 4)["input_ids"])
 
 
 def test_numbers(folder, model, tmp_path):

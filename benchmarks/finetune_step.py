@@ -1,0 +1,173 @@
+"""A fine-tuning step on real texts: bertjax and Hugging Face's PyTorch classes, timed in turn in one run.
+
+    python -m benchmarks.finetune_step --model=MINILM --data=GLUE/MRPC --task=mrpc
+
+All begin from the same model and get the same examples in the same batches, tokenised before. Each makes its
+batches as its users do: bertjax puts short examples into one row, PyTorch fills a batch up to its longest
+example. Every library is a process of its own; see benchmarks.pretrain_step and benchmarks/README.md.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from benchmarks import peer as peer_lib
+from benchmarks import workload
+from benchmarks.peer import Peer, measure
+from bertjax import config as config_lib
+from bertjax.convert.load import load
+from bertjax.errors import InputError, run_command
+from bertjax.flags import Parser
+from bertjax.tasks import classify
+
+# name: (environment, or "" for this interpreter's; script)
+PEERS = {
+    "bertjax": ("", "bertjax_finetune.py"),
+    "torch": ("torch", "torch_finetune.py"),
+    "torch_compiled": ("torch", "torch_finetune.py"),
+}
+
+
+def parse(args: Sequence[str]) -> argparse.Namespace:
+    """The flags. Raises InputError."""
+    parser = Parser(prog="benchmarks.finetune_step", description=__doc__,
+                    formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser.add_argument("--model", required=True, metavar="FOLDER", help="Hugging Face's, of a BERT")
+    parser.add_argument("--data", required=True, metavar="FOLDER", help="of the task's official files")
+    parser.add_argument("--task", default="mrpc", help="of configs/glue.py (default mrpc)")
+    for name, value in {"batch": 32, "rounds": 5, "steps": 5}.items():
+        parser.add_argument(
+            f"--{name}", type=workload.positive, default=value, metavar="N", help=f"default {value}"
+        )
+    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="default cpu")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32",
+                        help="of the computation; parameters are float32 (default float32)")  # fmt: skip
+    parser.add_argument("--keep_memory", action="store_true", help="as of benchmarks.pretrain_step")
+    parser.add_argument("--peers", default="bertjax,torch",
+                        help=f"of {','.join(PEERS)}; ratios are to the first")  # fmt: skip
+    peer_lib.add_flags(parser)
+    flags = parser.parse_args(args)
+    flags.peers = flags.peers.split(",")
+    for name in flags.peers:
+        if name not in PEERS:
+            raise InputError(f"--peers={name}: no such peer; there are {', '.join(PEERS)}")
+    flags.threads = len(os.sched_getaffinity(0))
+    return flags
+
+
+def config_of(settings: argparse.Namespace) -> ConfigDict:
+    """bertjax's config of the measured steps. Raises InputError."""
+    overrides = [
+        f"init_from={settings.model}", f"examples.folder={settings.data}", "examples.dev=()",
+        f"train.batch_size={settings.batch}", f"eval.batch_size={settings.batch}", "optim.name=adamw",
+        f"model.dtype={settings.dtype}", f"model.scan_layers={settings.device != 'cpu'}",
+    ]  # fmt: skip
+    path = Path(__file__).parent.parent / "configs" / "glue.py"
+    return config_lib.load(f"{path}:{settings.task}", overrides)
+
+
+def make_batches(config: ConfigDict, count: int) -> dict[str, np.ndarray]:
+    """bertjax's first batches, each example in a row of its own: ids, types, mask int32 [batches, B, S] and
+    labels [batches, B]. Raises InputError."""
+    data = classify.open_data(config, load(config.init_from))
+    rows, size = data.rows["train"], data.config.train.batch_size
+    shape = count, size, config.train.seq_length
+    batches = {name: np.zeros(shape, np.int32) for name in ("ids", "types", "mask")}
+    batches["labels"] = np.zeros(shape[:2], np.int32)
+    for number in range(count):
+        batch = rows.train(number * rows.batch_rows, rows.batch_rows)
+        for i, (row, slot) in enumerate(zip(*np.nonzero(batch["label_weights"]), strict=True)):
+            tokens = batch["segment_ids"][row] == slot + 1
+            here = number, i, slice(tokens.sum())
+            batches["ids"][here] = batch["input_ids"][row, tokens]
+            batches["types"][here] = batch["token_type_ids"][row, tokens]
+            batches["mask"][here] = 1
+            batches["labels"][number, i] = batch["labels"][row, slot]
+    return batches
+
+
+def report(flags: argparse.Namespace, peers: Sequence[Peer], answers: dict[str, list[dict]]) -> dict:
+    """The figures, as they are written to --out."""
+    rows = []
+    for peer in peers:
+        seconds = [answer["seconds"] / flags.steps for answer in answers[peer.name]]
+        rows.append({
+            "peer": peer.name,
+            "examples_per_second": flags.batch / statistics.median(seconds),
+            "step_seconds": seconds,
+            "first_loss": peer.about["loss"],
+            "last_loss": answers[peer.name][-1]["loss"],
+            **{name: peer.about[name] for name in ("parameters", "versions")},
+        })  # fmt: skip
+    for row in rows:
+        row["ratio"] = row["examples_per_second"] / rows[0]["examples_per_second"]
+    settings = {name: value for name, value in vars(flags).items() if name not in ("out", "python")}
+    return {"settings": settings, "hardware": workload.hardware(), "peers": rows}
+
+
+def table(result: dict) -> str:
+    """The report for people."""
+    s = result["settings"]
+    lines = [
+        f"{s['task']}, batches of {s['batch']} examples, {s['dtype']}; {result['mean_tokens']:.1f} tokens an "
+        f"example on average, {result['mean_longest']:.1f} in the longest of a batch",
+        f"{workload.described(result['hardware'])}; median of {s['rounds']} rounds of {s['steps']} steps",
+        "",
+        f"{'':16}{'examples/s':>11}{'ms/step':>10}{'fastest':>9}{'slowest':>9}{'ratio':>7}{'loss':>8}{'->':>7}"
+        "  versions",
+    ]
+    for row in result["peers"]:
+        seconds, versions = row["step_seconds"], row["versions"]
+        lines.append(
+            f"{row['peer']:16}{row['examples_per_second']:11.1f}{1e3 * statistics.median(seconds):10.1f}"
+            f"{1e3 * min(seconds):9.1f}{1e3 * max(seconds):9.1f}{row['ratio']:7.2f}{row['first_loss']:8.3f}"
+            f"{row['last_loss']:7.3f}  {', '.join(f'{name} {version}' for name, version in versions.items())}"
+        )
+    return "\n".join(lines)
+
+
+def main(args: Sequence[str]) -> None:
+    """Measures and prints. Raises InputError."""
+    flags = parse(args)
+    load_before = os.getloadavg()[0]
+    pythons = peer_lib.pythons(flags.python, [PEERS[name][0] for name in flags.peers], flags.device)
+    # The first step, two to warm up, and then as many as are measured, each on another batch.
+    batches = make_batches(config_of(flags), 3 + flags.rounds * flags.steps)
+    peers: list[Peer] = []
+    with tempfile.TemporaryDirectory() as folder:
+        batch_file = Path(folder) / "batches.npz"
+        np.savez(batch_file, **batches)  # type: ignore[arg-type]
+        try:
+            for name in flags.peers:
+                print(f"starting {name}", file=sys.stderr)
+                environment, script = PEERS[name]
+                peers.append(Peer(name, pythons[environment], script, vars(flags), batch_file))
+                here, first = (peer.about["parameters"] for peer in (peers[-1], peers[0]))
+                if here != first:
+                    raise InputError(f"{name}: trains {here} parameters, {peers[0].name} {first}")
+            result = report(flags, peers, measure(peers, flags.rounds, flags.steps))
+        finally:
+            for peer in peers:
+                peer.close()
+    lengths = batches["mask"].sum(-1)
+    result |= {
+        "mean_tokens": lengths.mean(),
+        "mean_longest": lengths.max(-1).mean(),
+        "load_before": load_before,
+    }
+    print(table(result))
+    workload.warn_of_load(load_before)
+    if flags.out:
+        Path(flags.out).write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    run_command(main)

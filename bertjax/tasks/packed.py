@@ -1,0 +1,155 @@
+"""Short examples that share rows, for tasks whose heads stand on single tokens.
+
+Half of a batch of sentence pairs is padding otherwise. Attention stays inside each example, so it is computed
+as if it were alone.
+
+Shapes: B rows, S sequence, N examples that a row has room for.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from bertjax import sharding
+from bertjax.data.packing import pack
+from bertjax.data.texts import Row
+from bertjax.tasks.common import RowSource
+from bertjax.tasks.finetune import shuffled
+
+_LENGTHS = 32  # rows are as long as a batch needs, rounded up, so that few shapes are compiled
+_FILLED = 0.95  # of a row, at most, by examples of average length
+_FULL = 128  # tokens that a row may have for the sake of sharing it: the lanes of a TPU
+
+
+class Places(NamedTuple):
+    """Where examples lie: int64 arrays [examples]."""
+
+    rows: np.ndarray
+    slots: np.ndarray  # the number in the row, from 0
+    offsets: np.ndarray  # the first token's position in the row
+
+
+class PackedRows:
+    """Encoded examples as rows that hold one or several of them.
+
+    A batch has the encoder's arrays, in which example n of a row is segment n + 1; `first_positions` [B, N],
+    where its [CLS] is; what belongs to an example [B, N, ...]; what belongs to its tokens [B, S]. Where
+    nothing lies it is 0.
+
+    Args:
+      rows: the token ids of each example.
+      pad_id: of the tokenizer.
+      of_example: an array [examples, ...] for each name.
+      of_token: for each name an array [tokens] of each example.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        pad_id: int,
+        of_example: Mapping[str, np.ndarray],
+        of_token: Mapping[str, Sequence[np.ndarray]],
+    ):
+        self.rows, self.pad_id, self.of_example, self.of_token = rows, pad_id, of_example, of_token
+        self.lengths = np.array([len(row.ids) for row in rows])
+        self._full = max(_FULL, _rounded(self.lengths.max()))
+        self._mean = self.lengths.mean() / self._full
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def shuffled(self, config: ConfigDict) -> tuple[RowSource, int]:
+        """Endless rows of batches of config.train.batch_size examples, and how many rows a batch has.
+
+        Each epoch has another order, a pure function of config.seed. A batch's rows are as long as it needs.
+        """
+        size = config.train.batch_size
+        part = size // sharding.batch_parts(config)
+        divisors = [n for n in range(1, part + 1) if not part % n]
+        share = max(n for n in divisors if n == 1 or n * self._mean < _FILLED)
+        count = size // share
+
+        def rows(first: int, number: int) -> dict[str, np.ndarray]:
+            step = first // count
+            examples = shuffled(config.seed, len(self), step * size, size)
+            places, length = self._fit(self.lengths[examples], count, share)
+            return self._batch(examples, places, first - step * count, number, length, share)
+
+        return rows, count
+
+    def _fit(self, lengths: np.ndarray, count: int, share: int) -> tuple[Places, int]:
+        """Places in `count` rows, and the shortest length for which there are any."""
+        length = _rounded(max(lengths.max(), math.ceil(lengths.sum() / count)))
+        while True:
+            places = _place(lengths, length, share)
+            if places.rows.max() < count:
+                return places, length
+            length += _LENGTHS
+
+    def once(self) -> tuple[RowSource, int, Places]:
+        """All examples in rows of one length, how many rows that are, and the examples' places in them."""
+        share = max(1, int(_FILLED / self._mean))
+        places = _place(self.lengths, self._full, share)
+
+        def rows(first: int, number: int) -> dict[str, np.ndarray]:
+            return self._batch(np.arange(len(self)), places, first, number, self._full, share)
+
+        return rows, int(places.rows.max()) + 1, places
+
+    def _batch(
+        self, examples: np.ndarray, places: Places, first: int, count: int, length: int, share: int
+    ) -> dict[str, np.ndarray]:
+        """The rows `first` to `first + count` of those that the places tell of."""
+        slots = _slots(share)
+        tokens = {name: np.zeros((count, length), np.int32) for name in ("token_type_ids", "segment_ids")}
+        batch = {
+            "input_ids": np.full((count, length), self.pad_id, np.int32),
+            **tokens,
+            "position_ids": np.tile(np.arange(length, dtype=np.int32), (count, 1)),
+            "first_positions": np.zeros((count, slots), np.int32),
+            **{name: np.zeros((count, slots, *x.shape[1:]), x.dtype) for name, x in self.of_example.items()},
+            **{name: np.zeros((count, length), x[0].dtype) for name, x in self.of_token.items()},
+        }
+        for i in np.flatnonzero((places.rows >= first) & (places.rows < first + count)):
+            example, row, slot, start = (
+                examples[i],
+                places.rows[i] - first,
+                places.slots[i],
+                places.offsets[i],
+            )
+            ids, types = self.rows[example]
+            here = row, slice(start, start + len(ids))
+            batch["input_ids"][here] = ids
+            batch["token_type_ids"][here] = types
+            batch["segment_ids"][here] = slot + 1
+            batch["position_ids"][here] = np.arange(len(ids))
+            batch["first_positions"][row, slot] = start
+            for name, x in self.of_example.items():
+                batch[name][row, slot] = x[example]
+            for name, of_example in self.of_token.items():
+                batch[name][here] = of_example[example]
+        return batch
+
+
+def is_packed(batch: Mapping[str, jax.Array]) -> bool:
+    """Whether rows of a batch may hold several examples."""
+    return batch["first_positions"].shape[1] > 1
+
+
+def _place(lengths: np.ndarray, length: int, share: int) -> Places:
+    rows, slots, offsets = (np.empty(len(lengths), np.int32) for _ in range(3))
+    pack(lengths, length, _slots(share), rows, slots, offsets)
+    return Places(rows, slots, offsets)
+
+
+def _slots(share: int) -> int:
+    """N, where `share` examples are in a row on average."""
+    return 2 * share if share > 1 else 1
+
+
+def _rounded(length: int) -> int:
+    return -(-int(length) // _LENGTHS) * _LENGTHS
