@@ -61,7 +61,8 @@ _POSITIVE = (
     "train.steps", "train.batch_size", "train.max_predictions_per_seq", "train.accumulation",
     "train.log_every", "train.save_every", "train.keep_last", "train.max_bad_steps",
     "phase2.batch_size", "phase2.max_predictions_per_seq", "phase2.learning_rate",
-    "optim.learning_rate", "optim.eps", "eval.batch_size",
+    "optim.learning_rate", "optim.eps", "eval.batch_size", "examples.max_query_length",
+    "examples.doc_stride", "examples.max_answer_length", "examples.n_best_size",
 )  # fmt: skip
 _NOT_NEGATIVE = (
     "train.eval_every", "train.keep_every", "phase2.steps", "phase2.warmup_steps", "optim.warmup_steps",
@@ -148,6 +149,16 @@ def default() -> ConfigDict:
     c.examples.labels = ()  # in the order of the classifier; (): those in train, sorted
     c.examples.number = False  # the label is a number to be predicted, not a class
     c.examples.document_context = False  # tags: a row holds the sentences around, as far as it reaches
+    # Questions on texts: the defaults of the 2018 release's run_squad.py, lengths in tokens.
+    c.examples.max_query_length = 64  # a longer question is cut
+    c.examples.doc_stride = 128  # from the beginning of one window of a long text to that of the next
+    c.examples.max_answer_length = 30
+    c.examples.n_best_size = 20
+    c.examples.unanswerable = False  # SQuAD v2.0: some questions have no answer
+    c.examples.null_threshold = 0.0  # log odds of "no answer" to the best answer above which it is given
+    # Whether padding can be an answer as far as the loss knows, as in the release, where every row is as long
+    # as train.seq_length. False: rows are as long as they need be.
+    c.examples.padding_logits = True
     c.examples.metric = "accuracy"  # of bertjax.metrics.BY_NAME
 
     c.train = ConfigDict()

@@ -12,10 +12,14 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from bertjax.data.answers import Answer
+from bertjax.data.spans import Windows, encode_questions
+from bertjax.data.squad import Question
 from bertjax.data.texts import Row, Text, check_utf8, encode, make_batch, show
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import InputError
 from bertjax.models import bert
+from bertjax.tasks.answer import answer_all
 
 MASK = "[MASK]"
 POOLINGS = ("mean", "cls", "pooled", "tokens")
@@ -180,6 +184,33 @@ class Predictor:
             lambda batch: self._run("classify", logits, batch),
             lambda x, _: x,
         )
+
+    def answer(
+        self, questions: Sequence[Question], examples: ConfigDict, seq_length: int
+    ) -> dict[str, Answer]:
+        """The answer to each question, by its id.
+
+        Args:
+          examples: config.examples, of which the lengths, n_best_size and unanswerable are read.
+          seq_length: tokens of a row, and so of a window of a long context.
+
+        Raises:
+          InputError: the model does not answer questions, or has one token type.
+        """
+        self._need("span", "answer questions")
+        if self.config.type_vocab_size < 2:
+            raise InputError("the model has one token type, so it takes no pairs of question and text")
+        encoded = encode_questions(questions, self.tokenizer, examples.max_query_length)
+        rows = Windows(encoded, self.tokenizer, seq_length, examples.doc_stride)
+        logits = _in_batches(
+            rows,
+            self.tokenizer,
+            seq_length,
+            lambda batch: self._run("answer", lambda model, batch: model.spans(model.encoder(batch)), batch),
+            lambda x_S2, row: x_S2[: len(row.ids)],
+        )
+        outputs = {name: [x_S2[:, i] for x_S2 in logits] for i, name in enumerate(("start", "end"))}
+        return answer_all(rows, outputs, self.tokenizer, examples)
 
     def embed(
         self, texts: Sequence[Text], pooling: str = "mean", layer: int = -1, truncate: bool = False

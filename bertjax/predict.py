@@ -10,7 +10,9 @@ from typing import Any, BinaryIO
 import numpy as np
 from tqdm import tqdm
 
+from bertjax import config as config_lib
 from bertjax.convert.load import load
+from bertjax.data.squad import KINDS, TEST, Question, read_questions
 from bertjax.data.texts import Line, Text, check_utf8, encode, show
 from bertjax.errors import InputError, naming, run_command
 from bertjax.flags import Parser
@@ -64,6 +66,21 @@ def main(args: Sequence[str]) -> None:
         "classify", _classify, "one text, or two with a tab between them,", "texts",
         help="give each text or pair its class or number",
         description="Prints the likeliest class of each text or pair with its probability, or its number.",
+    )  # fmt: skip
+
+    answer = add(
+        "answer", _answer, "a question and a text, with a tab between them,", "questions with their texts",
+        help="find the answer to a question in a text",
+        description="Prints the answer to each question with its probability. --input may be a file in "
+        "SQuAD's format (.json) or its JSON Lines (.jsonl) too.",
+    )  # fmt: skip
+    answer.add_argument(
+        "--unanswerable", action="store_true",
+        help="the model may say that there is no answer (default: if it was trained to here)",
+    )  # fmt: skip
+    answer.add_argument(
+        "--null_threshold", type=float, metavar="X",
+        help='log odds of "no answer" above which that is the answer (default: the run\'s, or 0)',
     )  # fmt: skip
 
     embed = add(
@@ -147,6 +164,48 @@ def _classify(flags: argparse.Namespace) -> None:
                 _print_json({"text": text, **answer})
             else:
                 _print(line)
+
+
+def _answer(flags: argparse.Namespace) -> None:
+    if flags.input and flags.input.endswith(KINDS):
+        _check_inputs(flags)
+        questions: Iterator[Question] = iter(read_questions(flags.input, TEST, unanswerable=False))
+    else:
+        pairs = enumerate(_texts(flags, _pair))
+        questions = (_question(str(i), *pair) for i, pair in pairs)
+    trained = load(flags.model, allow_pickle=flags.allow_pickle)
+    if trained.head != "question_answering":
+        raise InputError(f"{flags.model}: a model for {trained.head}; name one that was trained to answer")
+    model = Predictor(trained.config, trained.params, trained.tokenizer)
+    # A run's own settings; a model from elsewhere comes without any.
+    of_run, examples = trained.meta["config"], config_lib.default().examples
+    examples.update({name: of_run[f"examples.{name}"] for name in examples if f"examples.{name}" in of_run})
+    examples.unanswerable |= flags.unanswerable
+    if flags.null_threshold is not None:
+        examples.null_threshold = flags.null_threshold
+    seq_length = min(of_run.get("train.seq_length", model.most), model.most)
+    if seq_length < examples.max_query_length + 4:
+        raise InputError(f"{flags.model}: takes {seq_length} tokens, too few for a question and a text")
+    for window in windows(questions):
+        answers = model.answer(window, examples, seq_length)
+        for question in window:
+            answer = answers[question.id]
+            text = answer.choose(examples.unanswerable, examples.null_threshold)
+            shares = {candidate.text: candidate.probability for candidate in answer.candidates}
+            if flags.json:
+                more = {"null_odds": answer.null_odds} if examples.unanswerable else {}
+                _print_json({"id": question.id, "question": question.text, "answer": text,
+                             "probability": shares[text], **more})  # fmt: skip
+            else:
+                _print(f"{text or '(no answer)'} {shares[text]:.1%}  {question.text}")
+
+
+def _question(number: str, text: str, context: str) -> Question:
+    for part in (text, context):
+        check_utf8(part)
+        if not part.strip():
+            raise InputError(f"{show(text)}: expected a question and a text with a tab between them")
+    return Question(number, str(text), context, (), "")
 
 
 def _embed(flags: argparse.Namespace) -> None:

@@ -22,7 +22,7 @@ ORDER = (
     ("convert", "evaluate"),
     ("inference", "start"),
     ("train",),
-    ("main", "prepare", "predict", "plan", "report"),
+    ("main", "prepare", "predict", "ensemble", "plan", "report"),
     ("demo",),
 )
 RANK = {part: rank for rank, parts in enumerate(ORDER) for part in parts}

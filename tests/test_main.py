@@ -1,5 +1,6 @@
 """The command: exit codes, one-line errors, and a step of every shipped config at toy size."""
 
+import json
 import os
 import subprocess
 import sys
@@ -157,8 +158,9 @@ TOY = {
     },
     "classify": {"train.epochs": 1.0, "eval.batch_size": 8},
     "tag": {"train.epochs": 1.0, "eval.batch_size": 8},
+    "answer": {"train.epochs": 1.0, "eval.batch_size": 8, "examples.max_query_length": 4},
 }
-ARGUMENTS = {"glue": ":mrpc"}  # of configs whose get_config takes one
+ARGUMENTS = {"glue": ":mrpc", "squad": ":v2.0"}  # of configs whose get_config takes one
 EVERY = {
     "model.num_hidden_layers": 1,
     "model.hidden_size": 32,
@@ -205,7 +207,17 @@ def write_examples(folder, config):
     """Eight examples for the config's task under each of its files' names."""
     c = config.examples
     for name in (c.train, *c.dev):
-        if config.task == "tag":
+        if config.task == "answer":
+            answers = [{"text": "w9", "answer_start": 3}]
+            asked = [{"id": str(i), "question": "w10", "answers": answers} for i in range(8)]
+            if c.unanswerable:
+                asked[7]["answers"] = []
+                asked = [{**question, "is_impossible": not question["answers"]} for question in asked]
+            paragraph = {"context": "w8 w9", "qas": asked}
+            lines = [json.dumps({"data": [{"title": "", "paragraphs": [paragraph]}]})]
+            if name.endswith(".jsonl"):
+                lines = [json.dumps({**question, "context": "w8 w9"}) for question in asked]
+        elif config.task == "tag":
             lines = [f"w{8 + i} {('O', 'B-X')[i % 2]}\n" for i in range(8)]
         else:
             columns = [column for column in (c.text_a, c.text_b, c.label) if column]

@@ -96,10 +96,18 @@ class EncodedRows:
       arrays: [examples, ...] of each further array of a batch; what lies past the last example is 0.
       pad_id: of the tokenizer.
       most: S at most.
+      full: whether S is always `most`.
     """
 
-    def __init__(self, rows: Sequence[Row], arrays: Mapping[str, np.ndarray], pad_id: int, most: int):
-        self.rows, self.arrays, self.pad_id, self.most = rows, arrays, pad_id, most
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        arrays: Mapping[str, np.ndarray],
+        pad_id: int,
+        most: int,
+        full: bool = False,
+    ):
+        self.rows, self.arrays, self.pad_id, self.most, self.full = rows, arrays, pad_id, most, full
         self.lengths = np.array([len(row.ids) for row in rows])
         self.by_length = np.argsort(self.lengths, kind="stable")
 
@@ -134,6 +142,8 @@ class EncodedRows:
         return {name: x[back] for name, x in outputs.items()}
 
     def _length(self, indices: np.ndarray) -> int:
+        if self.full:
+            return self.most
         return min(-(-int(self.lengths[indices].max()) // _LENGTHS) * _LENGTHS, self.most)
 
     def _batch(self, indices: np.ndarray, count: int, length: int) -> dict[str, np.ndarray]:
