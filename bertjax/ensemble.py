@@ -16,7 +16,7 @@ from itertools import chain
 from pathlib import Path
 
 from bertjax import config as config_lib
-from bertjax.data.answers import NBEST, NULL_ODDS, Answer, Candidate, score_answers, write_answers
+from bertjax.data.answers import NBEST, NULL_ODDS, Candidate, Prediction, score_answers, write_answers
 from bertjax.data.squad import DEV, read_questions
 from bertjax.errors import InputError, quoted, run_command
 from bertjax.flags import Parser
@@ -72,7 +72,7 @@ def _stems(run: str) -> list[str]:
     return stems
 
 
-def _merge_runs(runs: Sequence[str], stem: str) -> tuple[dict[str, Answer], bool]:
+def _merge_runs(runs: Sequence[str], stem: str) -> tuple[dict[str, Prediction], bool]:
     """The merged answers of one file, and whether they may be "no answer"."""
     unanswerable = [os.path.isfile(os.path.join(run, stem + NULL_ODDS)) for run in runs]
     if len(set(unanswerable)) > 1:
@@ -98,7 +98,7 @@ def _read_candidates(path: str) -> _Candidates:
             raise InputError(f"{path}: holds no answers with probabilities ({quoted(error)})") from error
 
 
-def merge(models: Sequence[Sequence[Candidate]], n_best_size: int, unanswerable: bool) -> Answer:
+def merge(models: Sequence[Sequence[Candidate]], n_best_size: int, unanswerable: bool) -> Prediction:
     """The answer of several models to one question, by the rule above.
 
     Answers of one probability stay in the order in which the models name them. The two logits of an entry are
@@ -117,7 +117,7 @@ def merge(models: Sequence[Sequence[Candidate]], n_best_size: int, unanswerable:
     best = next((c for c in candidates if c.text), Candidate("", 0.0, 0.0, 0.0))
     null = next((c for c in candidates if not c.text), Candidate("", 0.0, 0.0, 0.0))
     odds = null.start_logit + null.end_logit - best.start_logit - best.end_logit
-    return Answer(best.text, tuple(candidates), odds)
+    return Prediction(best.text, tuple(candidates), odds)
 
 
 if __name__ == "__main__":

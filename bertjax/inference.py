@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from bertjax.data.answers import Answer
+from bertjax.data.answers import Prediction
 from bertjax.data.spans import Windows, encode_questions
 from bertjax.data.squad import Question
 from bertjax.data.texts import Row, Text, check_utf8, encode, make_batch, show
@@ -187,7 +187,7 @@ class Predictor:
 
     def answer(
         self, questions: Sequence[Question], examples: ConfigDict, seq_length: int
-    ) -> dict[str, Answer]:
+    ) -> dict[str, Prediction]:
         """The answer to each question, by its id.
 
         Args:

@@ -32,7 +32,7 @@ class Candidate(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Answer:
+class Prediction:
     """What a model says to a question."""
 
     text: str  # the likeliest candidate's, which is not "" unless there is no other
@@ -54,7 +54,7 @@ def find_answer(
     n_best_size: int,
     max_answer_length: int,
     unanswerable: bool,
-) -> Answer:
+) -> Prediction:
     """The answer to one question.
 
     Args:
@@ -100,7 +100,7 @@ def find_answer(
         entries["empty"] = (0.0, 0.0)  # the release's word
     candidates = _with_probabilities(entries)
     best = next((c for c in candidates if c.text), Candidate("", 0.0, 0.0, 0.0))
-    return Answer(best.text, candidates, null[0] - best.start_logit - best.end_logit)
+    return Prediction(best.text, candidates, null[0] - best.start_logit - best.end_logit)
 
 
 def _with_probabilities(entries: Mapping[str, tuple[float, float]]) -> tuple[Candidate, ...]:
@@ -148,7 +148,7 @@ def realign(tokenised: str, original: str, lower_case: bool) -> str:
 
 
 def write_answers(
-    folder: str, stem: str, answers: Mapping[str, Answer], unanswerable: bool, null_threshold: float
+    folder: str, stem: str, answers: Mapping[str, Prediction], unanswerable: bool, null_threshold: float
 ) -> None:
     """Writes the release's files, STEM_predictions.json and so on; the odds only where they count."""
     files: dict[str, dict[str, object]] = {
@@ -165,7 +165,7 @@ def write_answers(
 
 def score_answers(
     golds: Mapping[str, Sequence[str]],
-    answers: Mapping[str, Answer],
+    answers: Mapping[str, Prediction],
     unanswerable: bool,
     null_threshold: float,
 ) -> metrics.Figures:

@@ -33,7 +33,7 @@ class Question:
     text: str
     context: str
     answers: tuple[Answer, ...]  # () if the context does not answer it, and in a test set
-    where: str  # "file: question 'id'", for messages
+    where: str  # "file: question 'id'" or "file:line: question 'id'", for messages
 
 
 def read_questions(path: str, use: str, unanswerable: bool) -> list[Question]:
@@ -55,7 +55,9 @@ def read_questions(path: str, use: str, unanswerable: bool) -> list[Question]:
     if not file.is_file():
         raise InputError(f"{path}: no such file")
     read = _objects if file.suffix == ".json" else _lines
-    questions = [make_question(fields, where, path, use, unanswerable) for fields, where in read(path)]
+    questions = [
+        make_question(fields, where, source, use, unanswerable) for fields, where, source in read(path)
+    ]
     if not questions:
         raise InputError(f"{path}: has no question")
     seen: set[str] = set()
@@ -81,19 +83,21 @@ def _parse(content: bytes, path: str, line: int) -> Any:
         raise InputError(f"{path}:{line}: not JSON that a data set has (nested too deep)") from error
 
 
-def _lines(path: str) -> Iterator[tuple[Mapping[str, Any], str]]:
-    """(fields, place) of each line but blank ones."""
+def _lines(path: str) -> Iterator[tuple[Mapping[str, Any], str, str]]:
+    """(fields, place, place) of each line but blank ones."""
     with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
             if line.strip():
                 fields = _parse(line, path, number)
                 if not isinstance(fields, dict):
                     raise InputError(f"{path}:{number}: expected an object, found {type(fields).__name__}")
-                yield fields, f"{path}:{number}"
+                answers = fields.get("answers")
+                texts = answers.get("text") if isinstance(answers, dict) else answers
+                yield {"is_impossible": not texts, **fields}, f"{path}:{number}", f"{path}:{number}"
 
 
-def _objects(path: str) -> Iterator[tuple[Mapping[str, Any], str]]:
-    """(fields, place) of each question of a file in SQuAD's format."""
+def _objects(path: str) -> Iterator[tuple[Mapping[str, Any], str, str]]:
+    """(fields, place, file) of each question of a file in SQuAD's format."""
     data = _parse(Path(path).read_bytes(), path, 1)
     for i, article in enumerate(_list(data, "data", path)):
         of_article = f"{path}: article {i}"
@@ -105,7 +109,7 @@ def _objects(path: str) -> Iterator[tuple[Mapping[str, Any], str]]:
                 where = f"{of_paragraph}, question {k}"
                 if not isinstance(question, dict):
                     raise InputError(f"{where}: expected an object, found {type(question).__name__}")
-                yield {**question, "context": context}, where
+                yield {**question, "context": context}, where, path
 
 
 def _list(value: Any, name: str, where: str) -> list[Any]:
@@ -115,12 +119,15 @@ def _list(value: Any, name: str, where: str) -> list[Any]:
     return found
 
 
-def make_question(fields: Mapping[str, Any], where: str, path: str, use: str, unanswerable: bool) -> Question:
+def make_question(
+    fields: Mapping[str, Any], where: str, source: str, use: str, unanswerable: bool
+) -> Question:
     """The question of some fields: id, context, question, answers, is_impossible.
 
     Args:
-      where: its place, for messages until its id is known.
-      path, use, unanswerable: see read_questions.
+      where: its place, for messages where it has no id.
+      source: what stands before its id in the others.
+      use, unanswerable: see read_questions.
 
     Raises:
       InputError: see read_questions.
@@ -134,12 +141,12 @@ def make_question(fields: Mapping[str, Any], where: str, path: str, use: str, un
         return value
 
     name = text("id")
-    where = f"{path}: question {quoted(name)}"
+    where = f"{source}: question {quoted(name)}"
     question, context = text("question"), text("context")
     answers: tuple[Answer, ...] = ()
     if use != TEST:
         answers = _answers(fields.get("answers"), context, where, use == TRAIN)
-        _check_number(fields.get("is_impossible"), len(answers), path, where, use, unanswerable)
+        _check_number(fields.get("is_impossible"), len(answers), where, use, unanswerable)
     return Question(name, question, context, answers, where)
 
 
@@ -173,20 +180,20 @@ def _answers(value: Any, context: str, where: str, located: bool) -> tuple[Answe
 
 def _is_there(text: str, context: str, start: int) -> bool:
     """Whether the text begins at `start`, or, if that is a little beside it, stands in the words there."""
+    if start >= 0 and context.startswith(text, start):
+        return True
     end = start + len(text)
     words = [m[0] for m in WORD.finditer(context) if start < m.end() and m.start() < end]
-    return start >= 0 and (context.startswith(text, start) or " ".join(text.split()) in " ".join(words))
+    return start >= 0 and " ".join(text.split()) in " ".join(words)
 
 
-def _check_number(impossible: Any, count: int, path: str, where: str, use: str, unanswerable: bool) -> None:
+def _check_number(impossible: Any, count: int, where: str, use: str, unanswerable: bool) -> None:
     """Whether a question of a training or dev set has as many answers as it may."""
     if not unanswerable and (impossible or not count):
         raise InputError(
             f"{where}: has no answer; for such questions (SQuAD v2.0) set --config.examples.unanswerable=True"
         )
     if unanswerable:
-        if impossible is None and path.endswith(".jsonl"):
-            impossible = not count
         if not isinstance(impossible, bool):
             raise InputError(
                 f"{where}: does not say whether it 'is_impossible', as SQuAD v2.0 does; for v1.1 set "

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from bertjax.data.answers import Answer, find_answer, score_answers, write_answers
+from bertjax.data.answers import Prediction, find_answer, score_answers, write_answers
 from bertjax.data.spans import LOST, Encoded, Windows, encode_questions, find_answers
 from bertjax.data.squad import DEV, TEST, TRAIN, read_questions
 from bertjax.data.tokenizer import Tokenizer
@@ -147,9 +147,9 @@ def _eval_set(
     questions = windows.encoded.questions
     golds = {question.id: [answer.text for answer in question.answers] for question in questions}
 
-    last: list[tuple[Outputs, dict[str, Answer]]] = []
+    last: list[tuple[Outputs, dict[str, Prediction]]] = []
 
-    def answers(outputs: Outputs) -> dict[str, Answer]:
+    def answers(outputs: Outputs) -> dict[str, Prediction]:
         if not last or last[0][0] is not outputs:  # once, where they are both scored and written
             last[:] = [(outputs, answer_all(windows, rows.in_order(outputs), tokenizer, c))]
         return last[0][1]
@@ -174,7 +174,7 @@ def answer_all(
     outputs: Mapping[str, Sequence[np.ndarray] | np.ndarray],
     tokenizer: Tokenizer,
     examples: ConfigDict,
-) -> dict[str, Answer]:
+) -> dict[str, Prediction]:
     """The answer to each question, by its id.
 
     Args:
