@@ -25,15 +25,14 @@ from bertjax.models import bert
 from bertjax.models.layers import cross_entropy
 from bertjax.tasks import classify
 from bertjax.tasks.common import Data, EvalSet, Outputs, Rows, Sums
-from bertjax.tasks.finetune import EncodedRows, fine_tuned_config, fingerprints
+from bertjax.tasks.finetune import EncodedRows, encoder_flops, fine_tuned_config, fingerprints
 from bertjax.trained import Trained
 
 HEAD = "question_answering"  # of bertjax.models.bert.HEADS
 FINE_TUNES = True
 _NO_LOGIT = -1e9  # at padding that takes no part
 
-batch_loss, batch_weights = classify.batch_loss, classify.batch_weights
-metrics, flops_per_step = classify.metrics, classify.flops_per_step
+batch_loss, metrics, batch_weights = classify.batch_loss, classify.metrics, classify.batch_weights
 
 
 def init_params(config: ConfigDict, key: jax.Array) -> bert.Params:
@@ -65,6 +64,11 @@ def _logits(config: ConfigDict, params: bert.Params, batch: bert.Batch, keys: ja
     if config.examples.padding_logits:
         return logits_BS2
     return jnp.where(batch["segment_ids"][:, :, None] > 0, logits_BS2, _NO_LOGIT)
+
+
+def flops_per_step(config: ConfigDict, section: ConfigDict) -> float:
+    """Floating-point operations of the encoder's products in a step of windows that each fill a row."""
+    return encoder_flops(config, np.array([section.seq_length]))
 
 
 def batch_shapes(config: ConfigDict, section: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
@@ -132,7 +136,14 @@ def open_data(config: ConfigDict, source: Trained | None) -> Data:
         evals.append(_eval_set(config, of_set, tokenizer, stem, scored=use == DEV, first=not evals))
     return Data(
         config,
-        {"train": Rows(rows.shuffled(config.seed, config.train.batch_size), tuple(evals))},
+        {
+            "train": Rows(
+                rows.shuffled(config.seed, config.train.batch_size),
+                tuple(evals),
+                config.train.batch_size,
+                encoder_flops(config, rows.lengths),
+            )
+        },
         tokenizer,
         fingerprints(c),
         notes=(note,),
