@@ -65,7 +65,7 @@ _POSITIVE = (
     "examples.doc_stride", "examples.max_answer_length", "examples.n_best_size",
 )  # fmt: skip
 _NOT_NEGATIVE = (
-    "train.eval_every", "train.keep_every", "phase2.steps", "phase2.warmup_steps", "optim.warmup_steps",
+    "train.eval_every", "train.keep_every", "train.reinit_layers", "phase2.steps", "phase2.warmup_steps", "optim.warmup_steps",
     "optim.weight_decay", "optim.clip_norm", "eval.examples",
 )  # fmt: skip
 
@@ -174,6 +174,7 @@ def default() -> ConfigDict:
     c.train.keep_last = 3  # checkpoints
     c.train.keep_every = 100_000  # steps; checkpoints at its multiples stay for good; 0: none
     c.train.max_bad_steps = 20  # stop after so many non-finite updates in a row
+    c.train.reinit_layers = 0  # top layers of init_from that are drawn anew, the pooler with them; 0: neither
 
     c.phase2 = ConfigDict()  # the last part of the same job, at another length; steps 0: none
     c.phase2.steps = 100_000
@@ -194,6 +195,7 @@ def default() -> ConfigDict:
     c.optim.eps = 1e-6
     c.optim.weight_decay = 0.01  # not on biases and LayerNorm
     c.optim.clip_norm = 1.0  # of the whole gradient; 0: no clipping
+    c.optim.layer_decay = 1.0  # each layer's rate is this times that of the layer above; 1: all the same
 
     c.mesh = ConfigDict()  # devices along each axis; -1 (one axis at most): all that are left
     c.mesh.data = -1
@@ -392,6 +394,7 @@ def check(config: ConfigDict) -> None:
     require(
         d.pack == 1 or not d.tfrecord, "data.pack", "examples of data.tfrecord are not packed; set it to 1"
     )
+    require(0 < config.optim.layer_decay <= 1, "optim.layer_decay", "must be above 0 and at most 1")
     phases = ["train", *(["phase2"] if config.phase2.steps else [])]
     for name in phases:
         phase = config[name]

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from bertjax.sharding import path_name
@@ -17,8 +18,10 @@ Tree = Any
 # Devlin et al. 2018 and the release decay neither biases nor LayerNorm; LAMB (You et al. 2020) also takes its
 # trust ratio only where it decays.
 _NOT_DECAYED = re.compile(r"(^|[/_])(bias|scale)$")
+_EMBEDDINGS = re.compile(r"(^|/)embeddings/")
 # Axes that count several matrices in one array: every layer's, and queries', keys' and values'.
-_STACKED = ((re.compile(r"(^|/)layers/"), 0), (re.compile(r"/qkv_kernel$"), 2))
+_LAYERS = re.compile(r"(^|/)layers/")
+_STACKED = ((_LAYERS, 0), (re.compile(r"/qkv_kernel$"), 2))
 
 
 def learning_rate(config: ConfigDict, step: jax.Array) -> jax.Array:
@@ -67,7 +70,7 @@ def update(
       config: config.optim. name "bert_adamw" is the 2018 release's AdamWeightDecayOptimizer: Adam without
         bias correction, eps outside the square root, decay inside the rate. "adamw" corrects the bias
         (Loshchilov and Hutter 2019). "lamb" is You et al. 2020, with its trust ratio for each matrix of each
-        layer.
+        layer. layer_decay: see `layer_rates`.
       grads: gradient of the loss, not clipped yet.
       norm: its global norm. Above config.clip_norm the gradient is scaled down to it.
       rate: learning rate of this update.
@@ -90,11 +93,26 @@ def update(
             change = change + config.weight_decay * p
             if config.name == "lamb":
                 change = change * _trust_ratio(p, change, {axis for at, axis in _STACKED if at.search(name)})
+        if config.layer_decay != 1:
+            change = change * layer_rates(config.layer_decay, params, name).reshape(-1, *(1,) * (p.ndim - 1))
         return p - rate * change, mu, nu
 
     new = jax.tree_util.tree_map_with_path(one, params, grads, state["mu"], state["nu"])
     new_params, mu, nu = jax.tree.transpose(jax.tree.structure(params), jax.tree.structure((0, 0, 0)), new)
     return new_params, {"mu": mu, "nu": nu, "count": count}
+
+
+def layer_rates(decay: float, params: Tree, name: str) -> np.ndarray:
+    """What the rate of a parameter is multiplied by, float32 [L] for stacked layers, else [1].
+
+    1 for pooler and heads, `decay` for the top layer, one power more for each layer below it, and for the
+    embeddings one more than for the first layer: the discriminative fine-tuning of Howard and Ruder 2018.
+    """
+    paths = jax.tree_util.tree_leaves_with_path(params)
+    layers = next(x.shape[0] for path, x in paths if _LAYERS.search(path_name(path)))
+    if _LAYERS.search(name):
+        return np.float32(decay) ** np.arange(layers, 0, -1, dtype=np.float32)
+    return np.array([decay ** (layers + 1) if _EMBEDDINGS.search(name) else 1.0], np.float32)
 
 
 def _trust_ratio(p: jax.Array, change: jax.Array, stacked: set[int]) -> jax.Array:

@@ -41,7 +41,8 @@ def initial_params(
       shardings: theirs.
 
     Raises:
-      InputError: it is another model than config.model, or has another vocabulary than the data.
+      InputError: it is another model than config.model, has another vocabulary than the data, or fewer
+        layers than config.train.reinit_layers.
     """
     where = f"--config.init_from={config.init_from}"
     other = [name for name in config_lib.ARCHITECTURE if source.config[name] != config.model[name]]
@@ -53,19 +54,31 @@ def initial_params(
             f"{where}: its vocabulary, or its case, is not that of the data; prepare the data with the "
             "model's (python -m bertjax.prepare --vocab=...)"
         )
+    layers, top = config.model.num_hidden_layers, config.train.reinit_layers
+    if top > layers:
+        raise InputError(f"--config.train.reinit_layers={top}: the model has {layers} layers")
     if not config.init_params:
         return fresh, f"sizes and tokenizer of {config.init_from}; all parameters are drawn anew"
     given, wanted = set(bert.parts_of(source.params)), bert.HEADS[task.HEAD]
     if (source.head, source.labels) != (task.HEAD, data.labels):
         given.discard("classifier")  # it tells other things apart
+    if top:
+        given.discard("pooler")
     taken = {name for part in given for name in source.params if name.startswith(part)} | {"encoder"}
     params = {
         name: jax.device_put(source.params[name], shardings[name]) if name in taken else x
         for name, x in fresh.items()
     }
+    if top:
+        stack = jax.jit(
+            lambda old, new: jax.tree.map(lambda a, b: a.at[layers - top :].set(b[layers - top :]), old, new),
+            out_shardings=shardings["encoder"]["layers"],
+        )
+        params["encoder"]["layers"] = stack(params["encoder"]["layers"], fresh["encoder"]["layers"])
     line = f"parameters of {config.init_from}: {', '.join(('encoder', *(p for p in wanted if p in given)))}"
     left_out = [*(part for part in bert.parts_of(source.params) if part not in wanted), *source.left_out]
-    for what, parts in (("drawn anew", [p for p in wanted if p not in given]), ("left out", left_out)):
+    anew = [*(p for p in wanted if p not in given), *([f"the top {top} of {layers} layers"] if top else [])]
+    for what, parts in (("drawn anew", anew), ("left out", left_out)):
         if parts:
             line += f"; {what}: {', '.join(parts)}"
     return params, line

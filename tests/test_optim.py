@@ -186,6 +186,31 @@ def test_lamb_takes_queries_keys_and_values_apart():
         assert_close(found_part, expected["layers"][f"{name}_kernel"])
 
 
+@pytest.mark.parametrize("name", ["bert_adamw", "adamw", "lamb"])
+def test_layer_decay_is_a_factor_for_each_layer(name):
+    rng = np.random.default_rng(5)
+    shapes = {
+        "encoder": {
+            "embeddings": {"word": (7, 4), "norm": {"scale": (4,)}},
+            "layers": {"attention": {"qkv_kernel": (3, 4, 3, 2, 2)}, "output_bias": (3, 4)},
+        },
+        "pooler_kernel": (4, 4),
+        "classifier_bias": (2,),
+    }
+    params = jax.tree.map(lambda shape: rng.normal(size=shape), shapes, is_leaf=lambda x: type(x) is tuple)
+    [gradient] = make_gradients(params)[:1]
+    factors = {"embeddings": 0.5**4, "layers": [0.5**3, 0.5**2, 0.5], "": 1.0}
+
+    def expected(path, before, after):
+        [factor] = [factors[part] for part in factors if part and part in path_name(path)] or [factors[""]]
+        factor = np.reshape(factor, (-1, *(1,) * (before.ndim - 1)))
+        return before + factor * (np.asarray(after) - before)
+
+    plain, _ = run(settings(name=name), params, [gradient])
+    found, _ = run(settings(name=name, layer_decay=0.5), params, [gradient])
+    assert_close(found, jax.tree_util.tree_map_with_path(expected, params, plain))
+
+
 def test_global_norm_is_over_all_arrays():
     tree = {"a": jnp.full((2, 2), 1.0, jnp.bfloat16), "b": {"c": jnp.array([2.0, 1.0])}}
     assert optim.global_norm(tree) == 3.0
