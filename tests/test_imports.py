@@ -12,17 +12,17 @@ PACKAGE = Path(bertjax.__file__).parent
 ORDER = (
     ("errors",),
     ("files",),
-    ("config", "flags", "host", "manifest", "metrics", "processes"),
+    ("config", "flags", "host", "manifest", "metrics", "paper", "processes", "submission"),
     ("sharding",),
     ("data", "models"),
     ("optim",),
-    ("checkpoint", "logs", "throughput"),
+    ("checkpoint", "logs", "results", "throughput"),
     ("trained",),
     ("tasks",),
     ("convert", "evaluate"),
     ("inference", "start"),
     ("train",),
-    ("main", "prepare", "predict", "ensemble", "plan", "report"),
+    ("main", "prepare", "predict", "ensemble", "plan", "report", "sweep"),
     ("demo",),
 )
 RANK = {part: rank for rank, parts in enumerate(ORDER) for part in parts}
