@@ -351,14 +351,15 @@ def check_config(workdir: str, config: ConfigDict, fingerprints: Mapping[str, st
     differences = [
         f"{name} was {old.get(name, absent)!r}, now {new.get(name, absent)!r}"
         for name in sorted(old.keys() | new.keys())
-        if old.get(name, absent) != new.get(name, absent) and not _may_change(name)
+        if old.get(name, absent) != new.get(name, absent) and not may_change(name)
     ]
     if differences:
         raise InputError(f"{path}: the run began with another config: {'; '.join(differences)}; "
                          "use another workdir, or the old values to continue")  # fmt: skip
 
 
-def _may_change(name: str) -> bool:
+def may_change(name: str) -> bool:
+    """Whether a run that goes on may have another value of this field."""
     return name in CHANGEABLE or f"{name.partition('.')[0]}." in CHANGEABLE
 
 

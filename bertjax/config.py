@@ -65,8 +65,8 @@ _POSITIVE = (
     "examples.doc_stride", "examples.max_answer_length", "examples.n_best_size",
 )  # fmt: skip
 _NOT_NEGATIVE = (
-    "train.eval_every", "train.keep_every", "train.reinit_layers", "phase2.steps", "phase2.warmup_steps", "optim.warmup_steps",
-    "optim.weight_decay", "optim.clip_norm", "eval.examples",
+    "train.eval_every", "train.keep_every", "train.reinit_layers", "phase2.steps", "phase2.warmup_steps",
+    "optim.warmup_steps", "optim.weight_decay", "optim.clip_norm", "eval.examples",
 )  # fmt: skip
 
 

@@ -1,8 +1,10 @@
-"""Settings of the host process that must be made before it starts."""
+"""Settings of processes that must be made before they start."""
 
 import glob
 import os
 import sys
+
+from bertjax.errors import InputError
 
 # XLA's CPU backend takes its temporary arrays from malloc in every step. By default glibc gives large blocks
 # back at once, so each step has its memory mapped, zeroed and faulted in anew, 4 KiB at a time. These keep
@@ -11,7 +13,10 @@ MALLOC_TUNABLES = (
     "glibc.malloc.arena_max=1:glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1000000000000:"
     "glibc.malloc.trim_threshold=1000000000000:glibc.malloc.top_pad=268435456"
 )
-_ACCELERATORS = ("/dev/accel*", "/dev/vfio/[0-9]*", "/dev/nvidia[0-9]*")
+_GPUS = ("/dev/nvidia[0-9]*",)
+_TPU_CHIPS = ("/dev/accel*", "/dev/vfio/[0-9]*")
+_CHIP_BOUNDS = {1: "1,1,1", 2: "1,2,1", 4: "2,2,1", 8: "2,4,1"}  # how a process's chips are wired
+_TPU_PORT = 8476
 
 
 def keep_memory() -> None:
@@ -19,7 +24,47 @@ def keep_memory() -> None:
 
     A GLIBC_TUNABLES that the user has set is left as it is. docs/performance.md has what it brings.
     """
-    accelerator = any(glob.glob(pattern) for pattern in _ACCELERATORS)
+    accelerator = _find(_GPUS + _TPU_CHIPS)
     if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ and not accelerator:
         os.environ["GLIBC_TUNABLES"] = MALLOC_TUNABLES
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def _find(patterns: tuple[str, ...]) -> list[str]:
+    return sorted(path for pattern in patterns for path in glob.glob(pattern))
+
+
+def device_shares(processes: int) -> list[dict[str, str]]:
+    """What to set in the environment of each of some processes, so that they share this machine's devices.
+
+    Nothing for a single process, which sees all devices, and nothing on a CPU. CUDA_VISIBLE_DEVICES and
+    TPU_VISIBLE_CHIPS, where they are set, say which devices there are to share.
+
+    Raises:
+      InputError: the devices cannot be divided so.
+    """
+    if processes == 1 or os.environ.get("JAX_PLATFORMS") == "cpu":
+        return [{}] * processes
+    gpus, chips = (
+        os.environ[name].split(",") if os.environ.get(name) else [str(i) for i in range(len(_find(patterns)))]
+        for name, patterns in (("CUDA_VISIBLE_DEVICES", _GPUS), ("TPU_VISIBLE_CHIPS", _TPU_CHIPS))
+    )
+    devices = chips or gpus
+    each = len(devices) // processes
+    if len(devices) % processes or (chips and each not in _CHIP_BOUNDS):
+        kind = "TPU chips" if chips else "GPUs"
+        raise InputError(f"--parallel={processes}: the {len(devices)} {kind} cannot be shared out so")
+    parts = [",".join(devices[i * each : (i + 1) * each]) for i in range(processes)]
+    if not chips:
+        return [{"CUDA_VISIBLE_DEVICES": part} for part in parts] if gpus else [{}] * processes
+    return [
+        {
+            "TPU_VISIBLE_CHIPS": part,
+            "TPU_CHIPS_PER_PROCESS_BOUNDS": _CHIP_BOUNDS[each],
+            "TPU_PROCESS_BOUNDS": "1,1,1",
+            "TPU_PROCESS_ADDRESSES": f"localhost:{_TPU_PORT + i}",
+            "TPU_PROCESS_PORT": str(_TPU_PORT + i),
+            "CLOUD_TPU_TASK_ID": "0",
+        }
+        for i, part in enumerate(parts)
+    ]

@@ -9,13 +9,14 @@ class Figure(NamedTuple):
 
     name: str  # as the paper's table calls it
     metric: str  # of a run's metrics.jsonl
-    base: float  # BERT_BASE
+    base: float | None  # BERT_BASE; None: not given
     large: float  # BERT_LARGE
     where: str  # what it was measured on
 
 
 _SERVER = "GLUE's test server"
-# By the name of the config, or of the task that it was asked for. By the first the best setting is chosen.
+# By the name of GLUE's task, or of the config with what it was asked for. The best setting is chosen by the
+# first.
 FIGURES: dict[str, tuple[Figure, ...]] = {
     "mnli": (
         Figure("MNLI-m accuracy", "eval/accuracy", 84.6, 86.7, _SERVER),
@@ -28,9 +29,13 @@ FIGURES: dict[str, tuple[Figure, ...]] = {
     "stsb": (Figure("STS-B Spearman correlation", "eval/spearman", 85.8, 86.5, _SERVER),),
     "mrpc": (Figure("MRPC F1", "eval/f1", 88.9, 89.3, _SERVER),),
     "rte": (Figure("RTE accuracy", "eval/accuracy", 66.4, 70.1, _SERVER),),
-    "squad": (
+    "squad-v1.1": (
         Figure("SQuAD v1.1 F1", "eval/f1", 88.5, 90.9, "dev"),
         Figure("SQuAD v1.1 exact match", "eval/exact_match", 80.8, 84.1, "dev"),
+    ),
+    "squad-v2.0": (
+        Figure("SQuAD v2.0 F1", "eval/f1", None, 81.9, "dev"),
+        Figure("SQuAD v2.0 exact match", "eval/exact_match", None, 78.7, "dev"),
     ),
     "ner": (Figure("CoNLL-2003 F1", "eval/f1", 96.4, 96.6, "dev"),),
     "swag": (Figure("SWAG accuracy", "eval/accuracy", 81.6, 86.6, "dev"),),

@@ -124,18 +124,22 @@ def tables(results: Mapping[str, Any], seeds: int) -> list[tuple[str, list[list[
         for metric in dict.fromkeys([result["metric"], *figures]):
             if metric in best["figures"]:
                 figure = figures.get(metric)
-                given = [f"{figure.base:.1f}", f"{figure.large:.1f}", figure.where] if figure else ["-"] * 3
+                given = _given(figure) if figure else ["-"] * 3
                 name = f"{task} {metric}" + (f" ({figure.name})" if figure else "")
                 overview.append(
                     [name, best["setting"] or "as the config", *_cells(best, metric, seeds), *given]
                 )
     average = results["glue_average"]
     if average:
-        p = paper.GLUE_AVERAGE
         mean, best = (_percent(average[name]) for name in ("mean", "best"))
-        given = [f"{p.base:.1f}", f"{p.large:.1f}", p.where]
-        overview.append([f"{p.name}, without WNLI", "-", mean, "-", "-", best, "-", *given])
+        name, given = paper.GLUE_AVERAGE.name, _given(paper.GLUE_AVERAGE)
+        overview.append([f"{name}, without WNLI", "-", mean, "-", "-", best, "-", *given])
     return [*found, ("The best settings beside the paper's figures", overview)]
+
+
+def _given(figure: paper.Figure) -> list[str]:
+    sizes = (figure.base, figure.large)
+    return [*("-" if value is None else f"{value:.1f}" for value in sizes), figure.where]
 
 
 def _cells(setting: Mapping[str, Any], metric: str, seeds: int) -> list[str]:

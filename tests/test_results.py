@@ -5,6 +5,7 @@ import pytest
 from bertjax import paper
 from bertjax.errors import InputError
 from bertjax.results import Finished, as_markdown, as_text, collect, metric_of, summarize
+from bertjax.submission import FOLDERS
 
 
 def runs(task, setting, values, metric="eval/accuracy", **others):
@@ -53,7 +54,7 @@ def test_the_figure_that_is_compared():
 
 def glue_runs(value):
     for task, figures in paper.FIGURES.items():
-        if task not in ("squad", "ner", "swag"):
+        if task in FOLDERS:
             yield Finished(task, "", 0, task, {figure.metric: value(figure) for figure in figures})
 
 
@@ -76,6 +77,8 @@ def test_tables_name_figures_and_stand_beside_the_papers():
     assert "learning_rate=3e-05 81.00 1.41 81.00 82.00 2" in lines
     assert ("mnli eval/accuracy (MNLI-m accuracy) learning_rate=3e-05 81.00 1.41 81.00 82.00 2 84.6 86.7 "
             "GLUE's test server") in lines  # fmt: skip
+    squad = as_text(collect(runs("squad-v2.0", "", [0.8], "eval/f1"), 1), 1)
+    assert "80.00  1     -          81.9" in squad
     assert "wnli eval/accuracy as the config 56.34 - 56.34 56.34 1 of 2 - - -" in lines
     assert ("| mnli eval_dev_mismatched/accuracy (MNLI-mm accuracy) | learning_rate=3e-05 | 79.00 | 0.00 "
             "| 79.00 | 79.00 | 2 | 83.4 | 85.9 | GLUE's test server |") in markdown.split("\n")  # fmt: skip

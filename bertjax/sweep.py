@@ -1,0 +1,358 @@
+"""The paper's fine-tuning protocol: a grid of settings times seeds, for one config or several.
+
+    python -m bertjax.sweep --config=configs/glue.py:mrpc --glue=GLUE --config.init_from=MODEL \\
+        --grid=optim.learning_rate=5e-5,4e-5,3e-5,2e-5 --seeds=5 --out=runs/mrpc
+
+Each run is `python -m bertjax.main` in a workdir below --out. The same command continues what was stopped.
+"""
+
+import argparse
+import contextlib
+import importlib
+import itertools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from bertjax import config as config_lib
+from bertjax.checkpoint import FOLDER, may_change
+from bertjax.errors import EXIT_INTERRUPTED, InputError, Interrupted, run_command
+from bertjax.files import read_json
+from bertjax.flags import Parser
+from bertjax.host import device_shares
+from bertjax.logs import METRICS, read_metrics
+from bertjax.manifest import write_atomically
+from bertjax.results import Finished, as_markdown, as_text, collect, metric_of
+from bertjax.submission import FOLDERS, write_submission
+from bertjax.tasks.finetune import fingerprints
+
+_RESULT = "result.json"  # of a workdir whose run is finished
+_OUTPUT = "output.txt"  # what a run printed
+_OWN = ("seed", "workdir")  # fields that the sweep sets itself
+_POLL_SECONDS = 0.05
+
+
+class Process(Protocol):
+    """What is asked of a run's process."""
+
+    def poll(self) -> int | None: ...
+    def terminate(self) -> None: ...
+
+
+Start = Callable[[Sequence[str], Mapping[str, str], str], Process]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run that is wanted."""
+
+    task: str
+    setting: str
+    seed: int
+    workdir: str
+    arguments: tuple[str, ...]  # of bertjax.main
+    asked: dict[str, Any]  # its config's fields and its files' digests
+
+    @property
+    def name(self) -> str:
+        return " ".join(filter(None, (self.task, self.setting, f"seed={self.seed}")))
+
+
+def start_process(arguments: Sequence[str], environment: Mapping[str, str], output: str) -> Process:
+    """`python -m bertjax.main` with more in its environment, and all that it prints added to a file."""
+    with open(output, "ab") as file:
+        return subprocess.Popen(
+            [sys.executable, "-m", "bertjax.main", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=os.environ | environment,
+        )
+
+
+def main(args: Sequence[str], start: Start = start_process) -> None:
+    """Reads the flags, runs what is not finished, writes the results.
+
+    Raises:
+      InputError: something is wrong with the input, which is found before anything runs; or runs failed, said
+        at the end; or a submission was asked for and cannot be written.
+      Interrupted: SIGTERM or SIGINT came; the runs have saved their state.
+    """
+    flags, overrides = _read_flags(args)
+    shares = device_shares(flags.parallel)
+    planned = plan(flags, overrides)
+    finished = {run.workdir: found for run in planned if (found := read_result(run))}
+    waiting = [run for run in planned if run.workdir not in finished]
+    print(f"{len(planned)} runs, {len(finished)} of them finished", flush=True)
+    began = {run.workdir: 0.0 for run in waiting}
+    failed: list[str] = []
+
+    def started(run: Planned, environment: Mapping[str, str]) -> Process:
+        os.makedirs(run.workdir, exist_ok=True)
+        began[run.workdir] = time.monotonic()
+        return start(run.arguments, environment, os.path.join(run.workdir, _OUTPUT))
+
+    def ended(run: Planned, code: int) -> None:
+        if code:
+            failed.append(run.name)
+            print(f"failed: {run.name}: {_last_line(run, code)}", flush=True)
+            return
+        finished[run.workdir] = found = write_result(run)
+        seconds = time.monotonic() - began[run.workdir]
+        name = metric_of(run.task, found.figures, flags.metric)
+        line = f"{run.name}: {name} {found.figures[name]} ({seconds:.0f} s)"
+        print(f"{len(finished)} of {len(planned)}: {line}", flush=True)
+        _drop_checkpoints(planned, finished, flags)
+
+    stopped = run_all(waiting, shares, started, ended)
+    results = collect([finished[run.workdir] for run in planned if run.workdir in finished],
+                      flags.seeds, flags.metric)  # fmt: skip
+    if finished:
+        for name, text in (("results.json", json.dumps(results, indent=1) + "\n"),
+                           ("results.md", as_markdown(results, flags.seeds))):  # fmt: skip
+            write_atomically(os.path.join(flags.out, name), text)
+        print(f"\n{as_text(results, flags.seeds)}\n\n{os.path.join(flags.out, 'results.md')}", flush=True)
+    if stopped:
+        raise Interrupted(f"{len(finished)} of {len(planned)} runs are finished; the same command continues")
+    if failed:
+        raise InputError(
+            f"{len(failed)} of {len(planned)} failed: {', '.join(failed)}; see their last lines above, and "
+            f"{_OUTPUT} in their workdirs"
+        )
+    if flags.submission:
+        best = {task: result["settings"][0]["best_run"] for task, result in results["tasks"].items()}
+        filled = write_submission(flags.submission, best, flags.fill_missing)
+        line = f"; filled with one answer: {', '.join(filled)}" if filled else ""
+        print(f"{flags.submission}{line}")
+
+
+def _read_flags(args: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The flags, and the overrides ("train.epochs=4") for all runs."""
+    parser = Parser(
+        prog="python -m bertjax.sweep", description=__doc__.splitlines()[0],
+        epilog="--config.FIELD=VALUE sets a field of every run. docs/finetuning.md has examples.",
+    )  # fmt: skip
+    add = parser.add_argument
+    add("--config", action="append", required=True, metavar="FILE",
+        help="of a fine-tuning task; may be repeated; configs/glue.py:all is all of GLUE")  # fmt: skip
+    add("--out", required=True, metavar="DIR", help="folder for the runs and the results")
+    add(
+        "--grid",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE,VALUE",
+        help="values to try; may be repeated",
+    )
+    add(
+        "--seeds",
+        type=int,
+        default=1,
+        metavar="N",
+        help="runs of each setting, with the seeds 0 to N-1 (default: 1)",
+    )
+    add(
+        "--parallel",
+        type=int,
+        default=1,
+        metavar="K",
+        help="runs at a time, each on its share of the devices",
+    )
+    add("--glue", default="", metavar="DIR", help="the benchmark's folder, with CoLA, SST-2 and so on in it")
+    add("--metric", default="", metavar="NAME", help="what the best setting is chosen by, such as eval/f1 "
+        "(default: the paper's, or the task's first)")  # fmt: skip
+    add("--keep_all", action="store_true", help="keep every run's checkpoint, not only those of the best")
+    add(
+        "--submission", default="", metavar="FILE.zip", help="predictions of the best runs, for GLUE's server"
+    )
+    add("--fill_missing", action="store_true", help="one answer in all rows of files that no run predicts")
+    flags, rest = parser.parse_known_args(args)
+    for name in ("seeds", "parallel"):
+        if getattr(flags, name) < 1:
+            raise InputError(f"--{name}={getattr(flags, name)}: must be positive")
+    for arg in rest:
+        if not arg.startswith("--config.") or "=" not in arg:
+            raise InputError(f"{arg}: not understood; see --help")
+        if arg.partition("=")[0].removeprefix("--config.") in _OWN:
+            raise InputError(f"{arg}: the sweep sets it itself; use --seeds=N and --out=DIR")
+    return flags, [arg.removeprefix("--config.") for arg in rest]
+
+
+def plan(flags: argparse.Namespace, overrides: Sequence[str]) -> list[Planned]:
+    """Every run, in order: config, setting, seed. Raises InputError if something is wrong with one."""
+    axes = []
+    for text in flags.grid:
+        field, equals, values = text.partition("=")
+        if not equals or not values:
+            raise InputError(f"--grid={text}: use --grid=FIELD=VALUE,VALUE")
+        if field in _OWN:
+            raise InputError(f"--grid={text}: the sweep sets {field} itself; use --seeds=N and --out=DIR")
+        axes.append([f"{field}={value}" for value in values.split(",")])
+    planned: dict[str, Planned] = {}
+    for path in flags.config:
+        file, _, argument = path.partition(":")
+        glue = Path(file).stem == "glue"
+        for name in FOLDERS if glue and argument == "all" else [argument]:
+            task = name.partition("+")[0] if glue else "-".join(filter(None, (Path(file).stem, name)))
+            source = f"{file}:{name}" if name else file
+            given = [*_glue_fields(flags.glue, task), *overrides]
+            for setting in itertools.product(*axes):
+                config = config_lib.load(source, [*given, *setting])
+                _check_fits(source, config)
+                values = dict(config_lib.fields(config))
+                fields = [each.partition("=")[0] for each in setting]
+                text = " ".join(f"{field}={values[field]}" for field in fields)
+                digests = fingerprints(config.examples)
+                for seed in range(flags.seeds):
+                    folder = text.replace(os.sep, "_").replace(" ", ",") or "default"
+                    workdir = os.path.join(flags.out, task, folder, f"seed{seed}")
+                    if workdir in planned:
+                        raise InputError(f"{task} {text}: asked for twice by --config and --grid")
+                    arguments = (*given, *setting, f"seed={seed}", f"workdir={workdir}")
+                    asked = values | digests | {"seed": seed}
+                    asked = {name: value for name, value in asked.items()
+                             if name == "init_from" or not may_change(name)}  # fmt: skip
+                    planned[workdir] = Planned(
+                        task, text, seed, workdir,
+                        (f"--config={source}", *(f"--config.{each}" for each in arguments)),
+                        json.loads(json.dumps(asked)),
+                    )  # fmt: skip
+    return list(planned.values())
+
+
+def _glue_fields(folder: str, task: str) -> list[str]:
+    """Overrides for a GLUE task: its folder, and those of its test files that are there."""
+    if not folder or task not in FOLDERS:
+        return []
+    name, tests = FOLDERS[task]
+    path = os.path.join(folder, name)
+    there = tuple(test for test in tests if os.path.isfile(os.path.join(path, test)))
+    return [f"examples.folder={path}", f"examples.test={there!r}"]
+
+
+def _check_fits(source: str, config: config_lib.ConfigDict) -> None:
+    """That it is a fine-tuning run that ends with figures."""
+    if not importlib.import_module(f"bertjax.tasks.{config.task}").FINE_TUNES:
+        raise InputError(f"{source}: a sweep is over fine-tuning tasks; pre-train with bertjax.main")
+    if not config.init_from:
+        raise InputError("--config.init_from is empty; name a pre-trained model (see docs/models.md)")
+    if not config.examples.dev:
+        raise InputError("--config.examples.dev=(): a sweep compares dev figures; name a file with labels")
+    if not config.train.eval_every:
+        raise InputError("--config.train.eval_every=0: a sweep compares dev figures; set it to 1000000")
+
+
+def run_all(
+    waiting: Sequence[Planned],
+    shares: Sequence[Mapping[str, str]],
+    start: Callable[[Planned, Mapping[str, str]], Process],
+    ended: Callable[[Planned, int], None],
+) -> bool:
+    """Runs all of them in order, one on each share of the devices at a time.
+
+    After SIGTERM or SIGINT nothing is started any more, and what runs is told to save and end.
+
+    Args:
+      ended: is told of each run that ended, and its exit code; not of those that were interrupted.
+
+    Returns:
+      Whether it was interrupted.
+    """
+    rest, running = list(waiting), dict[int, tuple[Planned, Process]]()
+    told = False
+
+    def tell_all() -> None:
+        for _, process in running.values():
+            process.terminate()
+
+    with _signals() as came, contextlib.ExitStack() as stack:
+        stack.callback(tell_all)  # in an error no run may be left behind
+        while running or (rest and not came):
+            for slot in range(len(shares)):
+                if slot not in running and rest and not came:
+                    run = rest.pop(0)
+                    running[slot] = run, start(run, shares[slot])
+            if came and not told:
+                tell_all()
+                told = True
+            for slot, (run, process) in list(running.items()):
+                code = process.poll()
+                if code is not None:
+                    del running[slot]
+                    if not (came and code in (EXIT_INTERRUPTED, -signal.SIGINT, -signal.SIGTERM)):
+                        ended(run, code)
+            if running:
+                time.sleep(_POLL_SECONDS)
+    return bool(came)
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+    """A list that SIGTERM and SIGINT are added to as they come."""
+    came: list[int] = []
+    old = {number: signal.signal(number, lambda number, _: came.append(number))
+           for number in (signal.SIGTERM, signal.SIGINT)}  # fmt: skip
+    try:
+        yield came
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def read_result(run: Planned) -> Finished | None:
+    """What a finished run came to; None if it is not finished.
+
+    Raises:
+      InputError: it was another run: its config or its files have changed.
+    """
+    path = os.path.join(run.workdir, _RESULT)
+    if not os.path.exists(path):
+        return None
+    result = read_json(path)
+    old = result["asked"]
+    changed = [f"{name} was {old.get(name)!r}, now {run.asked.get(name)!r}"
+               for name in sorted(old.keys() | run.asked.keys())
+               if old.get(name) != run.asked.get(name)]  # fmt: skip
+    if changed:
+        raise InputError(f"{path}: the run had another config: {'; '.join(changed)}; use another --out")
+    return Finished(run.task, run.setting, run.seed, run.workdir, result["figures"])
+
+
+def write_result(run: Planned) -> Finished:
+    """Notes that a run is finished, with the figures of its last evaluation."""
+    rows = read_metrics(os.path.join(run.workdir, METRICS))
+    last = next(row for row in reversed(rows) if any(name.startswith("eval") for name in row))
+    figures = {name: value for name, value in last.items() if name.startswith("eval")}
+    text = json.dumps({"figures": figures, "asked": run.asked}, indent=1)
+    write_atomically(os.path.join(run.workdir, _RESULT), text + "\n")
+    return Finished(run.task, run.setting, run.seed, run.workdir, figures)
+
+
+def _last_line(run: Planned, code: int) -> str:
+    path = os.path.join(run.workdir, _OUTPUT)
+    lines = Path(path).read_text(errors="replace").split("\n") if os.path.exists(path) else []
+    return next((line for line in reversed(lines) if line.strip()), f"exit code {code}, nothing printed")
+
+
+def _drop_checkpoints(planned: Sequence[Planned], finished: Mapping[str, Finished], flags: Any) -> None:
+    """Keeps the checkpoint of each setting's best run; when all of a task are finished, of its best."""
+    if flags.keep_all:
+        return
+    results = collect(finished.values(), flags.seeds, flags.metric)
+    for task, result in results["tasks"].items():
+        workdirs = {run.workdir for run in planned if run.task == task}
+        settings = result["settings"][:1] if workdirs <= finished.keys() else result["settings"]
+        kept = {setting["best_run"] for setting in settings}
+        for workdir in workdirs & finished.keys() - kept:
+            shutil.rmtree(os.path.join(workdir, FOLDER), ignore_errors=True)
+
+
+if __name__ == "__main__":
+    run_command(main)
