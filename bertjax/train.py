@@ -297,7 +297,9 @@ def evaluate_all(run: Run, rows: Rows, params: Any, last: bool) -> dict[str, flo
             values = rows_of_set.score(outputs) if rows_of_set.score else {}
             if last and rows_of_set.write and jax.process_index() == 0:
                 with naming(run.config.workdir):
-                    rows_of_set.write(outputs, run.config.workdir)
+                    lines = rows_of_set.write(outputs, run.config.workdir)
+                if lines:
+                    run.log.note(lines)
         else:
             values = evaluate(run.config, run.task, run.mesh, run.eval_step, params, rows_of_set)
         figures |= {f"{rows_of_set.name}/{name}": value for name, value in values.items()}
