@@ -100,7 +100,7 @@ def train_step(config: ConfigDict, task: ModuleType, state: State, batch: Batch)
         "grad_norm": norm,
         "bad_steps": state["bad_steps"],
         "bad_in_a_row": state["bad_in_a_row"],
-        "sequences": batch["segment_ids"].max(1).sum(),
+        "sequences": batch["segment_ids"].max(-1).sum(),
         "tokens": (batch["segment_ids"] > 0).sum(),
     }
     return state, jax.tree.map(lambda x: x.astype(jnp.float32), sums | weights | measured)
