@@ -116,7 +116,7 @@ def open_data(config: ConfigDict, source: Trained | None) -> Data:
         cut = sum(len(row.ids) == most for row in rows)
         if cut:
             notes.append(f"{path}: {cut} of {len(rows)} choices fill {most} tokens or were cut to them")
-        return EncodedRows(rows, arrays, source.tokenizer.pad_id, most, len(c.choices))
+        return EncodedRows(rows, arrays, source.tokenizer.pad_id, most, choices=len(c.choices))
 
     training = encoded(train, paths["train"][0], labelled=True)
     lengths = np.array([len(row.ids) for row in training.rows])

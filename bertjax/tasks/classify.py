@@ -34,7 +34,6 @@ from bertjax.trained import Trained
 
 HEAD = "sequence_classification"  # of bertjax.models.bert.HEADS
 FINE_TUNES = True
-NUMBER = ("number",)  # the labels of a model that predicts a number
 
 
 def init_params(config: ConfigDict, key: jax.Array) -> bert.Params:
@@ -115,7 +114,7 @@ def open_data(config: ConfigDict, source: Trained | None) -> Data:
     paths = {name: [os.path.join(c.folder, file) for file in files] for name, files in
              (("train", (c.train,)), ("dev", c.dev), ("test", c.test))}  # fmt: skip
     [train] = [read_table(path, c.columns) for path in paths["train"]]
-    labels = NUMBER if c.number else tuple(map(str, c.labels)) or _find_labels(train, c.label)
+    labels = bert.NUMBER if c.number else tuple(map(str, c.labels)) or _find_labels(train, c.label)
     config = fine_tuned_config(config, source, labels, len(train))
     if c.metric == "f1" and len(labels) != 2:
         raise InputError(f"--config.examples.metric=f1: is of two classes, there are {len(labels)}")
