@@ -144,6 +144,7 @@ def default() -> ConfigDict:
     c.examples.columns = ()  # their names in train and dev, where the files have no line with them
     c.examples.text_a = "sentence1"  # columns
     c.examples.text_b = ""  # "": single texts
+    c.examples.choices = ()  # columns of the texts of which one is right, for the task "choose"
     c.examples.label = "label"
     c.examples.id = ""  # that predictions are written with; "": the number of the line, from 0
     c.examples.labels = ()  # in the order of the classifier; (): those in train, sorted

@@ -13,6 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from bertjax.data.answers import Prediction
+from bertjax.data.conll import Sentence
 from bertjax.data.spans import Windows, encode_questions
 from bertjax.data.squad import Question
 from bertjax.data.texts import Row, Text, check_utf8, encode, make_batch, show
@@ -20,6 +21,7 @@ from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import InputError
 from bertjax.models import bert
 from bertjax.tasks.answer import answer_all
+from bertjax.tasks.tag import cut_windows
 
 MASK = "[MASK]"
 POOLINGS = ("mean", "cls", "pooled", "tokens")
@@ -211,6 +213,49 @@ class Predictor:
         )
         outputs = {name: [x_S2[:, i] for x_S2 in logits] for i, name in enumerate(("start", "end"))}
         return answer_all(rows, outputs, self.tokenizer, examples)
+
+    def choose(
+        self, questions: Sequence[tuple[str, Sequence[str]]], truncate: bool = False
+    ) -> list[np.ndarray]:
+        """The scores of each question's choices, float32 [C]; softmax gives probabilities.
+
+        Args:
+          questions: (context, its choices); the number of choices may differ.
+
+        Raises:
+          InputError: the model's classifier has another width than one, or it has none; see encode.
+        """
+        self._need("classifier", "choose")
+        if self.params["classifier_bias"].shape != (1,):
+            raise InputError(
+                "the model tells classes apart and scores no choice; name one that was trained to"
+            )
+        pairs = [(context, choice) for context, choices in questions for choice in choices]
+        scores = iter(self.classify(pairs, truncate))
+        return [np.concatenate([next(scores) for _ in choices]) for _, choices in questions]
+
+    def tag(self, sentences: Sequence[Sequence[str]]) -> list[np.ndarray]:
+        """The classifier's logits for each word of each sentence, float32 [words, C].
+
+        A sentence that is longer than the model takes is cut into windows, as in training. Raises InputError.
+        """
+        self._need("classifier", "tag words")
+        parts = [Sentence(tuple(words), (), 0, 0) for words in sentences]
+        cut = cut_windows(parts, self.tokenizer, self.most, document_context=False)
+        found = _in_batches(
+            [window.row for window in cut],
+            self.tokenizer,
+            self.most,
+            lambda batch: self._run("tag", lambda model, batch: model.classify(model.encoder(batch)), batch),
+            lambda x, _: x,
+        )
+        logits = [
+            np.zeros((len(words), self.params["classifier_bias"].size), np.float32) for words in sentences
+        ]
+        for window, x in zip(cut, found, strict=True):
+            for sentence, word, position in window.words:
+                logits[sentence][word] = x[position]
+        return logits
 
     def embed(
         self, texts: Sequence[Text], pooling: str = "mean", layer: int = -1, truncate: bool = False

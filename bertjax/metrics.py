@@ -55,13 +55,32 @@ BY_NAME: dict[str, Callable[[np.ndarray, np.ndarray], Figures]] = {
 }
 
 
-def per_class(labels: np.ndarray, predictions: np.ndarray, names: Sequence[str]) -> str:
-    """A table of precision, recall, F1 and number of examples of each class, as text."""
-    table: str = sklearn_metrics.classification_report(
-        labels, predictions, labels=list(range(len(names))), target_names=list(names), digits=3,
-        zero_division=0.0,
-    )  # fmt: skip
-    return table
+class ClassFigures(NamedTuple):
+    """What is measured of one class, or of one type of entities."""
+
+    name: str
+    precision: float
+    recall: float
+    f1: float
+    support: int  # how many there are
+
+
+def per_class(labels: np.ndarray, predictions: np.ndarray, names: Sequence[str]) -> list[ClassFigures]:
+    """The figures of each class; a share of nothing is 0."""
+    columns = sklearn_metrics.precision_recall_fscore_support(
+        labels, predictions, labels=list(range(len(names))), zero_division=0.0
+    )
+    columns = [column.tolist() for column in columns]
+    return [ClassFigures(*row) for row in zip(names, *columns, strict=True)]
+
+
+def class_table(rows: Sequence[ClassFigures], aligned: bool) -> str:
+    """A line for each class below one of names, with tabs between the columns; or aligned, for the eye."""
+    lines = ["class\tprecision\trecall\tf1\tsupport\n"]
+    for name, *shares, support in rows:
+        lines.append("\t".join([name, *(f"{share:.4f}" for share in shares), f"{support}\n"]))
+    width = 2 + max(len("precision"), *(len(row.name) for row in rows))
+    return "".join(line.expandtabs(width) if aligned else line for line in lines)
 
 
 class Span(NamedTuple):
@@ -99,10 +118,29 @@ def entities(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) 
     Args:
       gold, predicted: tags of each sentence.
     """
+    kinds = per_type(gold, predicted)
+    same = sum(
+        tag == guess for pair in zip(gold, predicted, strict=True) for tag, guess in zip(*pair, strict=True)
+    )
+    whole = kinds.pop()
+    return {
+        "f1": whole.f1,
+        "precision": whole.precision,
+        "recall": whole.recall,
+        "accuracy": _share(same, sum(map(len, gold))),
+        **{f"f1_{kind.name}": kind.f1 for kind in kinds},
+    }
+
+
+def per_type(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> list[ClassFigures]:
+    """The figures of each type of entities, in the order of their names, and at the end those of "all".
+
+    Args:
+      gold, predicted: tags of each sentence.
+    """
     right: collections.Counter[str] = collections.Counter()
     found: collections.Counter[str] = collections.Counter()
     there: collections.Counter[str] = collections.Counter()
-    same = total = 0
     for tags, guesses in zip(gold, predicted, strict=True):
         if len(tags) != len(guesses):
             raise ValueError(f"{len(tags)} tags, but {len(guesses)} predictions")
@@ -110,23 +148,19 @@ def entities(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) 
         there.update(span.kind for span in wanted)
         found.update(span.kind for span in given)
         right.update(span.kind for span in wanted & given)
-        same += sum(tag == guess for tag, guess in zip(tags, guesses, strict=True))
-        total += len(tags)
 
-    def share(part: int, whole: int) -> float:
-        return part / whole if whole else 0.0
+    def figures(name: str, right: int, found: int, there: int) -> ClassFigures:
+        f1 = _share(2 * right, found + there)
+        return ClassFigures(name, _share(right, found), _share(right, there), f1, there)
 
-    def f1_of(right: int, found: int, there: int) -> float:
-        return share(2 * right, found + there)
+    return [
+        *(figures(kind, right[kind], found[kind], there[kind]) for kind in sorted(there | found)),
+        figures("all", right.total(), found.total(), there.total()),
+    ]
 
-    sums = right.total(), found.total(), there.total()
-    return {
-        "f1": f1_of(*sums),
-        "precision": share(sums[0], sums[1]),
-        "recall": share(sums[0], sums[2]),
-        "accuracy": share(same, total),
-        **{f"f1_{kind}": f1_of(right[kind], found[kind], there[kind]) for kind in sorted(there | found)},
-    }
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else 0.0
 
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b", re.UNICODE)

@@ -5,18 +5,25 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from bertjax import config as config_lib
+from bertjax import metrics
+from bertjax.asked import check_inputs, context_and_choices, pair, read_texts, text_or_pair, words
 from bertjax.convert.load import load
+from bertjax.data.conll import conll_lines, read_conll
 from bertjax.data.squad import KINDS, TEST, Question, read_questions
-from bertjax.data.texts import Line, Text, check_utf8, encode, show
+from bertjax.data.tables import read_table
+from bertjax.data.texts import check_utf8, encode, show
 from bertjax.errors import InputError, naming, run_command
 from bertjax.flags import Parser
 from bertjax.inference import POOLINGS, Guesses, Predictor, windows
+from bertjax.tasks.classify import read_label, read_text
+from bertjax.trained import Trained
 
 
 def format_guesses(text: str, masks: list[Guesses]) -> str:
@@ -67,6 +74,29 @@ def main(args: Sequence[str]) -> None:
         help="give each text or pair its class or number",
         description="Prints the likeliest class of each text or pair with its probability, or its number.",
     )  # fmt: skip
+    classify.add_argument(
+        "--columns", default="", metavar="A[,B]",
+        help="--input is a table (.tsv, .csv, .jsonl) with the texts in these columns",
+    )  # fmt: skip
+    classify.add_argument(
+        "--label", default="", metavar="COLUMN",
+        help="the table's labels: the answers are scored by them, on standard error",
+    )  # fmt: skip
+
+    choose = add(
+        "choose", _choose, "a context and its choices, with tabs between them,", "a context and its choices",
+        help="tell which of several texts goes on from a text",
+        description="Prints each context and its choices with their probabilities, the likeliest first.",
+    )  # fmt: skip
+
+    tag = add(
+        "tag", _tag, "one sentence, with spaces between its words,", "sentences",
+        help="tag the words of sentences",
+        description="Prints each sentence with the likeliest tag of each word, as word/TAG.",
+    )  # fmt: skip
+    tag.add_argument(
+        "--conll", action="store_true", help="--input is in the CoNLL format, and so is what is printed"
+    )
 
     answer = add(
         "answer", _answer, "a question and a text, with a tab between them,", "questions with their texts",
@@ -102,7 +132,7 @@ def main(args: Sequence[str]) -> None:
         metavar="N",
         help="0: embeddings; 1 and up: layers; -1: the last (default)",
     )
-    for command in (following, classify, embed):
+    for command in (following, classify, choose, embed):
         command.add_argument(
             "--truncate", action="store_true", help="cut what is longer than the model takes"
         )
@@ -113,7 +143,7 @@ def main(args: Sequence[str]) -> None:
 def _fill_mask(flags: argparse.Namespace) -> None:
     if flags.top_k < 1:
         raise InputError(f"--top_k={flags.top_k}: must be positive")
-    texts = _texts(flags)
+    texts = read_texts(flags)
     model = _open(flags)
     for window in windows(texts):
         for text, masks in zip(window, model.fill_mask(window, flags.top_k), strict=True):
@@ -127,11 +157,11 @@ def _fill_mask(flags: argparse.Namespace) -> None:
 def _next_sentence(flags: argparse.Namespace) -> None:
     if len(flags.texts) % 2:
         raise InputError(f"{len(flags.texts)} texts; give two and two")
-    _check_inputs(flags)
+    check_inputs(flags)
     if flags.texts:
         pairs: Iterator[Any] = iter(list(zip(flags.texts[::2], flags.texts[1::2], strict=True)))
     else:
-        pairs = _texts(flags, _pair)
+        pairs = read_texts(flags, pair)
     model = _open(flags)
     for window in windows(pairs):
         for (a, b), share in zip(window, model.next_sentence(window, flags.truncate), strict=True):
@@ -142,11 +172,14 @@ def _next_sentence(flags: argparse.Namespace) -> None:
 
 
 def _classify(flags: argparse.Namespace) -> None:
-    texts = _texts(flags, _text_or_pair)
-    trained = load(flags.model, allow_pickle=flags.allow_pickle)
-    if trained.head != "sequence_classification":
-        raise InputError(f"{flags.model}: a model for {trained.head}; name one that was trained to classify")
-    model = Predictor(trained.config, trained.params, trained.tokenizer)
+    if flags.label and not flags.columns:
+        raise InputError(f"--label={flags.label}: is a table's; name the columns of its texts with --columns")
+    texts = None if flags.columns else read_texts(flags, text_or_pair)
+    trained, model = _open_for(flags, "sequence_classification", "classify")
+    gold: list[float] = []
+    if texts is None:
+        texts, gold = _read_columns(flags, trained.labels)
+    found = []
     for window in windows(texts):
         for text, logits in zip(window, model.classify(window, flags.truncate), strict=True):
             shown = text if isinstance(text, str) else " | ".join(text)
@@ -154,29 +187,91 @@ def _classify(flags: argparse.Namespace) -> None:
                 answer: dict[str, Any] = {"number": float(logits[0])}
                 line = f"{logits[0]:8.4f}  {shown}"
             else:
-                shares = np.exp(logits - logits.max())
-                shares /= shares.sum()
+                shares = _softmax(logits)
                 best = int(shares.argmax())
                 by_label = dict(zip(trained.labels, shares.tolist(), strict=True))
                 answer = {"label": trained.labels[best], "probabilities": by_label}
                 line = f"{trained.labels[best]} {shares[best]:.1%}  {shown}"
+            found.append(float(logits[0]) if len(logits) == 1 else best)
             if flags.json:
                 _print_json({"text": text, **answer})
             else:
                 _print(line)
+    if gold:
+        _print_scores(trained.labels, np.array(gold), np.array(found))
+
+
+def _read_columns(flags: argparse.Namespace, labels: Sequence[str]) -> tuple[Iterator[Any], list[float]]:
+    """The texts of a table and, if there is a column for them, their labels' numbers."""
+    columns = flags.columns.split(",")
+    if flags.texts or not flags.input or len(columns) > 2:
+        raise InputError(f"--columns={flags.columns}: names one column or two of a table that --input names")
+    config = ConfigDict({"examples": {
+        "text_a": columns[0], "text_b": columns[1] if len(columns) > 1 else "",
+        "label": flags.label, "labels": tuple(labels), "number": len(labels) == 1,
+    }})  # fmt: skip
+    records = read_table(flags.input)
+    texts = [read_text(config, record) for record in records]
+    return iter(texts), [read_label(config, record) for record in records] if flags.label else []
+
+
+def _print_scores(labels: Sequence[str], gold: np.ndarray, found: np.ndarray) -> None:
+    score = metrics.correlations if len(labels) == 1 else metrics.matthews
+    figures = "  ".join(f"{name} {value:.4f}" for name, value in score(gold, found).items())
+    print(f"{len(gold)} examples: {figures}", file=sys.stderr)
+    if len(labels) > 1:
+        table = metrics.class_table(metrics.per_class(gold, found, labels), aligned=True)
+        print(table, end="", file=sys.stderr)
+
+
+def _choose(flags: argparse.Namespace) -> None:
+    if flags.texts:
+        check_inputs(flags)
+        questions: Iterator[Any] = iter([context_and_choices("\t".join(flags.texts))])
+    else:
+        questions = read_texts(flags, context_and_choices)
+    _, model = _open_for(flags, "multiple_choice", "choose")
+    for window in windows(questions):
+        for (context, choices), scores in zip(window, model.choose(window, flags.truncate), strict=True):
+            shares = _softmax(scores)
+            order = np.argsort(-shares, kind="stable")
+            if flags.json:
+                answer = {"choice": int(order[0]), "probabilities": shares.tolist()}
+                _print_json({"context": context, "choices": choices, **answer})
+            else:
+                _print("\n".join([context, *(f"    {shares[i]:6.1%}  {choices[i]}" for i in order)]))
+
+
+def _tag(flags: argparse.Namespace) -> None:
+    check_inputs(flags)
+    if flags.conll and not flags.input:
+        raise InputError("--conll: is the format of a file; name it with --input=FILE")
+    file = read_conll(flags.input, tagged=False) if flags.conll else []
+    texts = (sentence.words for sentence in file) if flags.conll else read_texts(flags, words)
+    trained, model = _open_for(flags, "token_classification", "tag words")
+    tags = []
+    for window in windows(texts):
+        for sentence, logits in zip(window, model.tag(window), strict=True):
+            shares = _softmax(logits)
+            found = [trained.labels[i] for i in shares.argmax(-1)]
+            if flags.json:
+                _print_json({"words": sentence, "tags": found, "probabilities": shares.max(-1).tolist()})
+            elif flags.conll:
+                tags.append(found)
+            else:
+                _print(" ".join(f"{word}/{tag}" for word, tag in zip(sentence, found, strict=True)))
+    if tags:
+        sys.stdout.writelines(conll_lines(file, tags))
 
 
 def _answer(flags: argparse.Namespace) -> None:
     if flags.input and flags.input.endswith(KINDS):
-        _check_inputs(flags)
+        check_inputs(flags)
         questions: Iterator[Question] = iter(read_questions(flags.input, TEST, unanswerable=False))
     else:
-        pairs = enumerate(_texts(flags, _pair))
-        questions = (_question(str(i), *pair) for i, pair in pairs)
-    trained = load(flags.model, allow_pickle=flags.allow_pickle)
-    if trained.head != "question_answering":
-        raise InputError(f"{flags.model}: a model for {trained.head}; name one that was trained to answer")
-    model = Predictor(trained.config, trained.params, trained.tokenizer)
+        pairs = enumerate(read_texts(flags, pair))
+        questions = (_question(str(i), *texts) for i, texts in pairs)
+    trained, model = _open_for(flags, "question_answering", "answer")
     # A run's own settings; a model from elsewhere comes without any.
     of_run, examples = trained.meta["config"], config_lib.default().examples
     examples.update({name: of_run[f"examples.{name}"] for name in examples if f"examples.{name}" in of_run})
@@ -221,7 +316,7 @@ def _embed(flags: argparse.Namespace) -> None:
             raise InputError(f"--out={flags.out}: is a folder; name a file")
         if not os.access(os.path.dirname(flags.out) or ".", os.W_OK):
             raise InputError(f"--out={flags.out}: its folder cannot be written; name another one")
-    texts = _texts(flags, _text_or_pair)
+    texts = read_texts(flags, text_or_pair)
     model = _open(flags)
     found, tokens = [], []
     for window in windows(texts):
@@ -261,55 +356,16 @@ def _open(flags: argparse.Namespace) -> Predictor:
     return Predictor(model.config, model.params, model.tokenizer)
 
 
-def _texts(flags: argparse.Namespace, parse: Callable[[str], Any] = lambda text: text) -> Iterator[Any]:
-    """parse(text) of those that were given: arguments, or the lines of a file but blank ones.
-
-    Raises InputError.
-    """
-    _check_inputs(flags)
-    if flags.texts:
-        return map(parse, flags.texts)
-    if flags.input:
-        return _lines(open(flags.input, "rb"), flags.input, os.path.getsize(flags.input), parse)
-    if sys.stdin.isatty():
-        raise InputError("no text; give texts as arguments, --input=FILE, or one a line on standard input")
-    return _lines(sys.stdin.buffer, "standard input", 0, parse)
+def _open_for(flags: argparse.Namespace, head: str, what: str) -> tuple[Trained, Predictor]:
+    model = load(flags.model, allow_pickle=flags.allow_pickle)
+    if model.head != head:
+        raise InputError(f"{flags.model}: a model for {model.head}; name one that was trained to {what}")
+    return model, Predictor(model.config, model.params, model.tokenizer)
 
 
-def _check_inputs(flags: argparse.Namespace) -> None:
-    if flags.texts and flags.input:
-        raise InputError(f"--input={flags.input}: there are texts among the arguments too; give one of them")
-
-
-def _lines(file: BinaryIO, name: str, size: int, parse: Callable[[str], Any]) -> Iterator[Any]:
-    """parse() of the file's lines but blank ones, with a progress bar on a terminal."""
-    found = False
-    hidden = not (size and sys.stderr.isatty())
-    with file, tqdm(total=size, unit="B", unit_scale=True, disable=hidden, leave=False) as bar:
-        for number, line in enumerate(file, 1):
-            bar.update(len(line))
-            try:
-                text = Line.at(line.decode().strip(" \r\n"), f"{name}:{number}")
-            except UnicodeDecodeError as error:
-                raise InputError(
-                    f"{name}:{number}: byte 0x{line[error.start]:02x} is not UTF-8; convert the text"
-                ) from error
-            if text.strip():
-                found = True
-                yield parse(text)
-    if not found:
-        raise InputError(f"{name} has no text; give one a line")
-
-
-def _text_or_pair(text: str) -> Text:
-    return _pair(text) if "\t" in text else text
-
-
-def _pair(text: str) -> tuple[str, str]:
-    a, *rest = text.split("\t")
-    if len(rest) != 1:
-        raise InputError(f"{show(text)}: expected two texts with a tab between them, found {len(rest)} tabs")
-    return (Line.at(a, text.where), rest[0]) if isinstance(text, Line) else (a, rest[0])
+def _softmax(x: np.ndarray) -> np.ndarray:
+    shares = np.exp(x - x.max(-1, keepdims=True))
+    return shares / shares.sum(-1, keepdims=True)
 
 
 def _print(text: str) -> None:

@@ -100,7 +100,7 @@ def train_step(config: ConfigDict, task: ModuleType, state: State, batch: Batch)
         "grad_norm": norm,
         "bad_steps": state["bad_steps"],
         "bad_in_a_row": state["bad_in_a_row"],
-        "sequences": batch["segment_ids"].max(1).sum(),
+        "sequences": batch["segment_ids"].max(-1).sum(),
         "tokens": (batch["segment_ids"] > 0).sum(),
     }
     return state, jax.tree.map(lambda x: x.astype(jnp.float32), sums | weights | measured)
@@ -297,7 +297,9 @@ def evaluate_all(run: Run, rows: Rows, params: Any, last: bool) -> dict[str, flo
             values = rows_of_set.score(outputs) if rows_of_set.score else {}
             if last and rows_of_set.write and jax.process_index() == 0:
                 with naming(run.config.workdir):
-                    rows_of_set.write(outputs, run.config.workdir)
+                    lines = rows_of_set.write(outputs, run.config.workdir)
+                if lines:
+                    run.log.note(lines)
         else:
             values = evaluate(run.config, run.task, run.mesh, run.eval_step, params, rows_of_set)
         figures |= {f"{rows_of_set.name}/{name}": value for name, value in values.items()}

@@ -1,11 +1,12 @@
 """GLUE by the paper's recipe (Devlin et al. 2018, section 4.1): glue.py:cola, sst2, mrpc, stsb, qqp, mnli,
-qnli, rte or wnli.
+mnli+ax, qnli, rte or wnli.
 
     python -m bertjax.main --config=configs/glue.py:mrpc --config.examples.folder=GLUE/MRPC \\
         --config.init_from=MODEL --config.workdir=DIR
 
 GLUE/MRPC holds the benchmark's own files. The paper fine-tunes for 3 epochs in batches of 32 and takes the
-best of the learning rates 5e-5, 4e-5, 3e-5 and 2e-5 on the dev set: python -m bertjax.sweep does that.
+best of the learning rates 5e-5, 4e-5, 3e-5 and 2e-5 on the dev set: python -m bertjax.sweep does that. mnli+ax
+also writes predictions for the diagnostic set, GLUE/diagnostic/diagnostic.tsv, which MNLI's model answers.
 
 Hardware: any. Time and score: not measured.
 """
@@ -39,6 +40,9 @@ TASKS = {
     "rte": PAIR | {"labels": ENTAILMENT},
     "wnli": PAIR | {"labels": ("0", "1")},
 }  # fmt: skip
+
+
+TASKS["mnli+ax"] = TASKS["mnli"] | {"test": ("../diagnostic/diagnostic.tsv",)}
 
 
 def get_config(task):

@@ -20,7 +20,7 @@ ORDER = (
     ("trained",),
     ("tasks",),
     ("convert", "evaluate"),
-    ("inference", "start"),
+    ("asked", "inference", "start"),
     ("train",),
     ("main", "prepare", "predict", "ensemble", "plan", "report", "sweep"),
     ("demo",),

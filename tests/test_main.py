@@ -159,6 +159,7 @@ TOY = {
     "classify": {"train.epochs": 1.0, "eval.batch_size": 8},
     "tag": {"train.epochs": 1.0, "eval.batch_size": 8},
     "answer": {"train.epochs": 1.0, "eval.batch_size": 8, "examples.max_query_length": 4},
+    "choose": {"train.epochs": 1.0, "eval.batch_size": 8},
 }
 ARGUMENTS = {"glue": ":mrpc", "squad": ":v2.0"}  # of configs whose get_config takes one
 EVERY = {
@@ -206,7 +207,7 @@ def test_one_step_of_every_shipped_config(tmp_path, store, path):
 def write_examples(folder, config):
     """Eight examples for the config's task under each of its files' names."""
     c = config.examples
-    for name in (c.train, *c.dev):
+    for name in (c.train, *c.dev, *c.test):
         if config.task == "answer":
             answers = [{"text": "w9", "answer_start": 3}]
             asked = [{"id": str(i), "question": "w10", "answers": answers} for i in range(8)]
@@ -220,10 +221,11 @@ def write_examples(folder, config):
         elif config.task == "tag":
             lines = [f"w{8 + i} {('O', 'B-X')[i % 2]}\n" for i in range(8)]
         else:
-            columns = [column for column in (c.text_a, c.text_b, c.label) if column]
-            labels = c.labels or ("no", "yes")
+            columns = [column for column in (c.text_a, c.text_b, *c.choices, c.label) if column]
+            labels = c.labels or (("0", "1") if c.choices else ("no", "yes"))
             rows = [[*("w8 w9" for _ in columns[:-1]), labels[i % 2]] for i in range(8)]
-            lines = ["\t".join(row) for row in [columns, *rows]]
+            comma = "," if name.endswith(".csv") else "\t"
+            lines = [comma.join(row) for row in [columns, *rows]]
         (folder / name).write_text("\n".join(lines) + "\n")
 
 

@@ -82,13 +82,33 @@ def test_correlations():
 
 
 def test_per_class_names_every_class():
-    table = metrics.per_class(np.array([0, 1, 1]), np.array([0, 1, 0]), ["no", "yes", "maybe"])
-    rows = {line.split()[0]: line.split()[1:] for line in table.splitlines()[2:5]}
-    assert rows == {
-        "no": ["0.500", "1.000", "0.667", "1"],
-        "yes": ["1.000", "0.500", "0.667", "2"],
-        "maybe": ["0.000", "0.000", "0.000", "0"],
-    }
+    rows = metrics.per_class(np.array([0, 1, 1]), np.array([0, 1, 0]), ["no", "yes", "maybe"])
+    assert rows == [("no", 0.5, 1.0, 2 / 3, 1), ("yes", 1.0, 0.5, 2 / 3, 2), ("maybe", 0.0, 0.0, 0.0, 0)]
+    lines = metrics.class_table(rows, aligned=False).splitlines()
+    assert lines[:2] == ["class\tprecision\trecall\tf1\tsupport", "no\t0.5000\t1.0000\t0.6667\t1"]
+    aligned = metrics.class_table(rows, aligned=True).splitlines()
+    assert [line.split() for line in aligned] == [line.split("\t") for line in lines]
+    assert {line.index(line.split()[-1], 40) for line in aligned} == {44}
+
+
+def test_matthews_of_three_classes_is_r3():
+    """Gorodkin 2004: covariance of the one-hot labels and predictions over the root of their variances."""
+    rng = np.random.default_rng(0)
+    labels, predictions = rng.integers(0, 3, 200), rng.integers(0, 3, 200)
+    predictions[:120] = labels[:120]
+    x, y = (np.eye(3)[each] - np.eye(3)[each].mean(0) for each in (labels, predictions))
+    wanted = (x * y).sum() / np.sqrt((x * x).sum() * (y * y).sum())
+    assert 0.3 < wanted < 0.9
+    assert metrics.matthews(labels, predictions)["matthews_correlation"] == pytest.approx(wanted, abs=1e-12)
+
+
+def test_per_type_is_conllevals_table():
+    gold = [["B-PER", "I-PER", "O"], ["B-LOC", "O"], ["B-PER", "O"]]
+    found = [["B-PER", "I-PER", "O"], ["B-PER", "O"], ["B-PER", "B-ORG"]]
+    assert metrics.per_type(gold, found) == [
+        ("LOC", 0.0, 0.0, 0.0, 1), ("ORG", 0.0, 0.0, 0.0, 0), ("PER", 2 / 3, 1.0, 0.8, 2),
+        ("all", 0.5, 2 / 3, 4 / 7, 3),
+    ]  # fmt: skip
 
 
 def chunks(tags):

@@ -1,4 +1,3 @@
-import dataclasses
 import io
 import json
 import os
@@ -6,13 +5,16 @@ import os
 import jax
 import numpy as np
 import pytest
-from trained_fixture import make_trained
+from trained_fixture import make_trained, with_classifier
 
 from bertjax import predict
+from bertjax.convert.export import export
+from bertjax.data.conll import Sentence, read_conll
 from bertjax.data.texts import encode
 from bertjax.errors import InputError
 from bertjax.inference import Predictor
 from bertjax.models import bert
+from bertjax.tasks.tag import cut_windows
 from bertjax.trained import load_trained, save_trained
 
 
@@ -260,14 +262,7 @@ def test_bad_flags_of_the_others(workdir, tmp_path, args, message):
 
 @pytest.mark.parametrize("labels", [("no", "maybe", "yes"), ("number",)])
 def test_the_classify_command(model, tmp_path, capsys, labels):
-    rng = np.random.default_rng(0)
-    head = {
-        "classifier_kernel": rng.normal(size=(32, len(labels))).astype(np.float32),
-        "classifier_bias": np.zeros(len(labels), np.float32),
-    }
-    pretraining = ("mlm", "nsp")
-    params = {name: x for name, x in model.params.items() if not name.startswith(pretraining)} | head
-    trained = dataclasses.replace(model, params=params, head="sequence_classification", labels=labels)
+    trained = with_classifier(model, "sequence_classification", labels)
     save_trained(trained, str(tmp_path / "run"))
     module = trained.module()
     predict.main(["classify", f"--model={tmp_path / 'run'}", "--json", "w8 w9", "w8 w10s\tThe w12"])
@@ -283,3 +278,181 @@ def test_the_classify_command(model, tmp_path, capsys, labels):
     save_trained(model, str(tmp_path / "other"))
     with pytest.raises(InputError, match="a model for pretraining; name one that was trained to classify"):
         predict.main(["classify", f"--model={tmp_path / 'other'}", "w8"])
+
+
+TABLE = "label,a,b\nyes,w8 w9,The w12\nno,w9,w10 w10\nyes,w12,w8\nmaybe,w13,w8\n"
+
+
+def test_a_table_is_answered_and_scored(model, tmp_path, capsys):
+    labels = ("no", "maybe", "yes")
+    save_trained(with_classifier(model, "sequence_classification", labels), str(tmp_path / "run"))
+    file = tmp_path / "table.csv"
+    file.write_text(TABLE)
+    predict.main(
+        ["classify", f"--model={tmp_path / 'run'}", "w8 w9\tThe w12", "w9\tw10 w10", "w12\tw8", "w13\tw8"]
+    )
+    plain = capsys.readouterr().out
+    flags = ["classify", f"--model={tmp_path / 'run'}", f"--input={file}", "--columns=a,b"]
+    predict.main(flags)
+    assert capsys.readouterr() == (plain, "")
+    predict.main([*flags, "--label=label"])
+    out, err = capsys.readouterr()
+    assert out == plain
+    found = [line.split()[0] for line in plain.splitlines()]
+    right = sum(a == b for a, b in zip(found, ("yes", "no", "yes", "maybe"), strict=True))
+    lines = err.splitlines()
+    assert lines[0].startswith("4 examples: matthews_correlation ")
+    assert lines[0].endswith(f"accuracy {right / 4:.4f}")
+    assert [line.split()[0] for line in lines[1:]] == ["class", *labels]
+    assert [line.split()[-1] for line in lines[1:]] == ["support", "1", "1", "2"]
+    predict.main([*flags, "--label=label", "--json"])
+    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [answer["label"] for answer in answers] == found
+
+    save_trained(with_classifier(model, "sequence_classification", ("number",)), str(tmp_path / "numbers"))
+    file.write_text("score,a\n1.5,w8 w9\n0,w9\n2,w12\n")
+    predict.main(
+        ["classify", f"--model={tmp_path / 'numbers'}", f"--input={file}", "--columns=a", "--label=score"]
+    )
+    assert capsys.readouterr().err.startswith("3 examples: pearson ")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--input={file}", "--label=label"], "--label=label: is a table's; name the columns"),
+        (["--columns=a", "w8"], "--columns=a: names one column or two of a table that --input names"),
+        (["--input={file}", "--columns=a,b,c"], "--columns=a,b,c: names one column or two"),
+        (["--input={file}", "--columns=a,d"], "{file}:2: no column 'd'"),
+        (
+            ["--input={file}", "--columns=a,b", "--label=lable"],
+            "{file}:2: no column 'lable'; the nearest is 'label'",
+        ),
+        (
+            ["--input={file}", "--columns=label", "--label=a"],
+            "{file}:2: unknown label 'w8 w9'; known are no, yes",
+        ),
+    ],
+)
+def test_bad_tables(model, tmp_path, flags, message):
+    save_trained(with_classifier(model, "sequence_classification", ("no", "yes")), str(tmp_path / "run"))
+    file = tmp_path / "table.csv"
+    file.write_text(TABLE)
+    with pytest.raises(InputError) as error:
+        predict.main(["classify", f"--model={tmp_path / 'run'}", *(flag.format(file=file) for flag in flags)])
+    assert message.format(file=file) in str(error.value)
+
+
+def test_the_choose_command(model, tmp_path, capsys, monkeypatch):
+    trained = with_classifier(model, "multiple_choice", (), width=1)
+    save_trained(trained, str(tmp_path / "run"))
+    export(trained, str(tmp_path / "hf"))
+    module = trained.module()
+    questions = {"w8 w9": ["The w12", "w10", "w13 w14"], "w12": ["w8", "w9 w9"]}
+    (tmp_path / "questions.txt").write_text("".join("\t".join([k, *v]) + "\n" for k, v in questions.items()))
+    for folder in ("run", "hf"):
+        command = ["choose", f"--model={tmp_path / folder}"]
+        predict.main([*command, f"--input={tmp_path / 'questions.txt'}", "--json"])
+        answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        for answer, (context, choices) in zip(answers, questions.items(), strict=True):
+            scores = [
+                module.classify(module.pool(states(model, context, x)[-1][None, :1]))[0, 0, 0]
+                for x in choices
+            ]
+            shares = np.asarray(jax.nn.softmax(np.array(scores)))
+            assert answer == {"context": context, "choices": choices, "choice": int(shares.argmax()),
+                              "probabilities": pytest.approx(shares.tolist(), abs=1e-5)}  # fmt: skip
+        predict.main([*command, "w8 w9", *questions["w8 w9"]])
+        shares = answers[0]["probabilities"]
+        order = sorted(range(3), key=lambda i: -shares[i])
+        lines = [f"    {shares[i]:6.1%}  {questions['w8 w9'][i]}" for i in order]
+        assert capsys.readouterr().out.splitlines() == ["w8 w9", *lines]
+    for text in ("w8\tw9\n", "w8\tw9\t \tw10\n"):
+        give_stdin(monkeypatch, text.encode())
+        with pytest.raises(
+            InputError, match=r"standard input:1: .*: expected a context and two choices or more"
+        ):
+            predict.main(command)
+    with pytest.raises(InputError, match=r"'w8.tw9': expected a context and two choices or more"):
+        predict.main([*command, "w8", "w9"])
+    with pytest.raises(InputError, match=r"has 75 tokens, the model takes 64; .*--truncate"):
+        predict.main([*command, "w8 " * 71, "w9", "w10"])
+    predict.main([*command, "--truncate", "w8 " * 71, "w9", "w10"])
+    save_trained(model, str(tmp_path / "other"))
+    with pytest.raises(InputError, match="a model for pretraining; name one that was trained to choose"):
+        predict.main(["choose", f"--model={tmp_path / 'other'}", "w8", "w9", "w10"])
+    classes = with_classifier(model, "sequence_classification", ("no", "yes"))
+    with pytest.raises(InputError, match="the model tells classes apart and scores no choice"):
+        Predictor(classes.config, classes.params, classes.tokenizer).choose([("w8", ["w9", "w10"])])
+
+
+TAGS = ("O", "B-X", "I-X")
+
+
+def test_tags_of_a_long_sentence_are_its_windows(model):
+    trained = with_classifier(model, "token_classification", TAGS)
+    predictor = Predictor(trained.config, trained.params, trained.tokenizer)
+    sentences = [["w8", "w9s", "The"], [f"w{8 + i % 80}" for i in range(150)]]
+    found = predictor.tag(sentences)
+    assert [x.shape for x in found] == [(3, 3), (150, 3)]
+    module, seen = trained.module(), 0
+    parts = [Sentence(tuple(words), (), 0, 0) for words in sentences]
+    for window in cut_windows(parts, trained.tokenizer, 64, document_context=False):
+        ids = np.array([window.row.ids], np.int32)
+        batch = {"input_ids": ids, "token_type_ids": 0 * ids, "segment_ids": 0 * ids + 1,
+                 "position_ids": np.arange(ids.size, dtype=np.int32)[None]}  # fmt: skip
+        logits = module.classify(module.encoder(batch))[0]
+        for sentence, word, position in window.words:
+            np.testing.assert_allclose(found[sentence][word], logits[position], atol=1e-5)
+            seen += 1
+    assert seen == 153
+
+
+def test_the_tag_command(model, tmp_path, capsys, monkeypatch):
+    trained = with_classifier(model, "token_classification", TAGS)
+    save_trained(trained, str(tmp_path / "run"))
+    export(trained, str(tmp_path / "hf"))
+    sentences = [["The", "w8s", "w9"], ["w12"], [f"w{12 + i}" for i in range(70)]]
+    logits = Predictor(trained.config, trained.params, trained.tokenizer).tag(sentences)
+    tags = [[TAGS[i] for i in x.argmax(-1)] for x in logits]
+    lines = [" ".join(map("/".join, zip(*pair, strict=True))) for pair in zip(sentences, tags, strict=True)]
+    for folder in ("run", "hf"):
+        predict.main(["tag", f"--model={tmp_path / folder}", *map(" ".join, sentences)])
+        assert capsys.readouterr().out.splitlines() == lines
+    command = ["tag", f"--model={tmp_path / 'run'}"]
+    give_stdin(monkeypatch, "\n\n".join(map(" ".join, sentences)).encode())
+    predict.main([*command, "--json"])
+    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [answer["words"] for answer in answers] == sentences
+    assert [answer["tags"] for answer in answers] == tags
+    share = jax.nn.softmax(logits[1])[0].max()
+    assert answers[1]["probabilities"] == pytest.approx([float(share)], abs=1e-5)
+
+    file = tmp_path / "words.conll"
+    columns = ["".join(f"{word} NN O\n" for word in words) for words in sentences]
+    file.write_text("-DOCSTART- -X- O\n\n" + columns[0] + "\n-DOCSTART- -X- O\n\n" + "\n".join(columns[1:]))
+    predict.main([*command, "--conll", f"--input={file}"])
+    out = tmp_path / "out.conll"
+    out.write_text(capsys.readouterr().out)
+    assert out.read_text().startswith(f"The {tags[0][0]}\n")
+    found, given = read_conll(str(out), tagged=False), read_conll(str(file), tagged=False)
+    assert [s.words for s in found] == [tuple(words) for words in sentences]
+    assert (
+        np.diff([s.document for s in found]).tolist()
+        == np.diff([s.document for s in given]).tolist()
+        == [1, 0]
+    )
+    written = [line.split()[1] for line in out.read_text().splitlines() if line and line[0] != "-"]
+    assert written == [tag for of_sentence in tags for tag in of_sentence]
+
+    for flags, message in (
+        (["--conll", "w8"], "--conll: is the format of a file; name it with --input=FILE"),
+        (["--conll", "--input=/nowhere"], "/nowhere: no such file"),
+        ([f"--input={file}", "w8"], "there are texts among the arguments too"),
+        ([os.fsdecode(b"caf\xe9")], "is not UTF-8; convert the text"),
+    ):
+        with pytest.raises(InputError, match=message):
+            predict.main([*command, *flags])
+    save_trained(model, str(tmp_path / "other"))
+    with pytest.raises(InputError, match="a model for pretraining; name one that was trained to tag words"):
+        predict.main(["tag", f"--model={tmp_path / 'other'}", "w8"])

@@ -1,14 +1,17 @@
 """The workdir of a run that never was: a toy model with random parameters, its tokenizer and a checkpoint."""
 
 import contextlib
+import dataclasses
 import os
 
 import jax
+import numpy as np
 from store_fixture import VOCAB, random_params, toy_config
 
 from bertjax import config as config_lib
 from bertjax.checkpoint import Checkpoints
 from bertjax.data.tokenizer import SPECIAL_TOKENS, wordpiece_tokenizer
+from bertjax.models import bert
 from bertjax.trained import checkpoint_meta
 
 METRICS = {"eval/mlm_loss": 3.25, "eval/nsp_accuracy": 0.75, "eval/unigram_entropy": 4.5}
@@ -32,3 +35,17 @@ def make_trained(workdir, step=7, tokens=VOCAB, **fields):
     with contextlib.closing(Checkpoints(folder, keep_last=2, keep_every=0)) as checkpoints:
         checkpoints.save(step, {"params": jax.device_put(params)}, meta, wait=True)
     return config, params
+
+
+def with_classifier(model, head, labels, width=None):
+    """The model with random parameters of a fine-tuned head: `width` of them, or one for each label."""
+    rng = np.random.default_rng(0)
+    width = width or len(labels)
+    part = "span" if head == "question_answering" else "classifier"
+    drawn = {
+        f"{part}_kernel": rng.normal(size=(32, width)).astype(np.float32),
+        f"{part}_bias": np.zeros(width, np.float32),
+    }
+    kept = ("encoder", *(["pooler"] if "pooler" in bert.HEADS[head] else []))
+    params = {name: x for name, x in model.params.items() if name.startswith(kept)} | drawn
+    return dataclasses.replace(model, params=params, head=head, labels=labels)

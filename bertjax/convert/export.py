@@ -13,6 +13,7 @@ from bertjax.convert.model_card import model_card
 from bertjax.data.tokenizer import SPECIAL_TOKENS
 from bertjax.errors import InputError
 from bertjax.files import write_folder
+from bertjax.models import bert
 from bertjax.trained import Trained
 
 FILES = (WEIGHTS, "config.json", "vocab.txt", "tokenizer.json", "tokenizer_config.json", "README.md")
@@ -70,12 +71,14 @@ def _is_ours(weights: str) -> bool:
 
 def bert_config(model: Trained) -> dict[str, Any]:
     """config.json: the fields of Hugging Face's BertConfig."""
-    labels = {}
+    labels: dict[str, Any] = {}
     if model.labels:
         labels = {
             "id2label": {str(i): label for i, label in enumerate(model.labels)},
             "label2id": {label: i for i, label in enumerate(model.labels)},
         }
+    if model.head == "sequence_classification" and model.labels == bert.NUMBER:
+        labels["problem_type"] = "regression"  # or the pipeline would squeeze the number between 0 and 1
     return {
         "architectures": [names.ARCHITECTURES[model.head]],
         "model_type": "bert",

@@ -1,7 +1,7 @@
 """Tagged sentences in the CoNLL format: a word a line, its tag in the last column, an empty line between
 sentences, and a line that begins with -DOCSTART- before each document."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,15 +84,14 @@ def to_iob2(tags: Sequence[str]) -> list[str]:
     return result
 
 
-def write_conll(path: str, sentences: Sequence[Sentence], tags: Sequence[Sequence[str]]) -> None:
+def conll_lines(sentences: Sequence[Sentence], tags: Sequence[Sequence[str]]) -> Iterator[str]:
     """Words, their tags if they have any, and the predicted ones, as conlleval reads them."""
-    with open(path, "w", encoding="utf-8") as file:
-        document = sentences[0].document
-        for sentence, predicted in zip(sentences, tags, strict=True):
-            if sentence.document != document:
-                file.write(f"{_DOCUMENT} O\n\n")
-                document = sentence.document
-            for i, (word, tag) in enumerate(zip(sentence.words, predicted, strict=True)):
-                columns = [word, *sentence.tags[i : i + 1], tag]
-                file.write(" ".join(columns) + "\n")
-            file.write("\n")
+    document = sentences[0].document
+    for sentence, predicted in zip(sentences, tags, strict=True):
+        if sentence.document != document:
+            yield f"{_DOCUMENT} O\n\n"
+            document = sentence.document
+        for i, (word, tag) in enumerate(zip(sentence.words, predicted, strict=True)):
+            columns = [word, *sentence.tags[i : i + 1], tag]
+            yield " ".join(columns) + "\n"
+        yield "\n"

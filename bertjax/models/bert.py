@@ -40,6 +40,7 @@ HEADS: dict[str, tuple[str, ...]] = {
 }
 
 LABELLED = ("sequence_classification", "token_classification")  # heads whose labels have names
+NUMBER = ("number",)  # the labels of a model that predicts a number
 
 # For config.remat: what is kept of a layer's forward pass for the backward pass.
 _KEPT = {

@@ -20,13 +20,20 @@ from bertjax.errors import InputError
 from bertjax.models import bert
 from bertjax.models.layers import cross_entropy, dropout, fold_in
 from bertjax.tasks.common import Data, EvalSet, Outputs, Rows, Sums
-from bertjax.tasks.finetune import HEAD_DROPOUT, encoder_flops, fine_tuned_config, fingerprints
+from bertjax.tasks.finetune import (
+    HEAD_DROPOUT,
+    encoder_flops,
+    fine_tuned_config,
+    fingerprints,
+    need_pairs,
+    write_per_class,
+    write_predictions,
+)
 from bertjax.tasks.packed import PackedRows, is_packed
 from bertjax.trained import Trained
 
 HEAD = "sequence_classification"  # of bertjax.models.bert.HEADS
 FINE_TUNES = True
-NUMBER = ("number",)  # the labels of a model that predicts a number
 
 
 def init_params(config: ConfigDict, key: jax.Array) -> bert.Params:
@@ -107,8 +114,12 @@ def open_data(config: ConfigDict, source: Trained | None) -> Data:
     paths = {name: [os.path.join(c.folder, file) for file in files] for name, files in
              (("train", (c.train,)), ("dev", c.dev), ("test", c.test))}  # fmt: skip
     [train] = [read_table(path, c.columns) for path in paths["train"]]
-    labels = NUMBER if c.number else tuple(c.labels) or _find_labels(train, c.label)
+    labels = bert.NUMBER if c.number else tuple(map(str, c.labels)) or _find_labels(train, c.label)
     config = fine_tuned_config(config, source, labels, len(train))
+    if c.metric == "f1" and len(labels) != 2:
+        raise InputError(f"--config.examples.metric=f1: is of two classes, there are {len(labels)}")
+    if c.text_b:
+        need_pairs(config)
     assert source is not None
     notes: list[str] = []
 
@@ -197,12 +208,15 @@ def _eval_set(
         found: Callable[..., dict[str, float]] = official.BY_NAME[config.examples.metric]
         return found(examples.of_example["labels"], answers(outputs))
 
-    def write(outputs: Outputs, folder: str) -> None:
-        with open(os.path.join(folder, f"{stem}_predictions.tsv"), "w", encoding="utf-8") as file:
-            file.write("index\tprediction\n")
-            for i, (record, answer) in enumerate(zip(records, answers(outputs), strict=True)):
-                name = record[config.examples.id] if config.examples.id else i
-                file.write(f"{name}\t{f'{answer:.4f}' if number else labels[answer]}\n")
+    def write(outputs: Outputs, folder: str) -> str | None:
+        found = answers(outputs)
+        predictions = [f"{answer:.4f}" if number else labels[answer] for answer in found]
+        path = os.path.join(folder, stem)
+        write_predictions(f"{path}_predictions.tsv", records, config.examples.id, predictions)
+        if number or not examples.of_example:
+            return None
+        figures = official.per_class(examples.of_example["labels"], found, labels)
+        return write_per_class(f"{path}_per_class.tsv", figures)
 
     return EvalSet(
         name="eval" if first else f"eval_{stem}",

@@ -28,8 +28,9 @@ class EvalSet:
     num_rows: int
     # Figures from batch_outputs of all rows, in order; None: task.metrics of the sums over them.
     score: Callable[[Outputs], dict[str, float]] | None = None
-    # Writes files of predictions into a folder, after the last step; None: none.
-    write: Callable[[Outputs, str], None] | None = None
+    # Writes files of predictions into a folder, after the last step, and may return lines for the terminal;
+    # None: none.
+    write: Callable[[Outputs, str], str | None] | None = None
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,15 @@ from ml_collections import ConfigDict
 
 from bertjax import config as config_lib
 from bertjax.data.rng import permute_range, root_key
+from bertjax.data.tables import Record
 from bertjax.data.texts import Row, make_batch
 from bertjax.errors import InputError
+from bertjax.metrics import ClassFigures, class_table
 from bertjax.tasks.common import Outputs, RowSource
 from bertjax.trained import Trained
 
 HEAD_DROPOUT = 10_000  # the number of the place of the dropout before a head, past the encoder's
+_SHOWN = 20  # classes of a table on the terminal
 _LENGTHS = 32  # a batch is as long as its longest row, rounded up, so that few shapes are compiled
 
 
@@ -88,15 +91,42 @@ def encoder_flops(config: ConfigDict, lengths: np.ndarray, positions: float | No
     return float(6.0 * config.train.batch_size * each.mean())
 
 
+def need_pairs(config: ConfigDict) -> None:
+    """Raises InputError if the model has no second token type, which marks the second text of a pair."""
+    if config.model.type_vocab_size < 2:
+        raise InputError(f"--config.init_from={config.init_from}: has one token type, so it takes no pairs; "
+                         "name another model")  # fmt: skip
+
+
+def write_predictions(
+    path: str, records: Sequence[Record], id_column: str, predictions: Sequence[str]
+) -> None:
+    """Writes a line for each record: its `id_column`, or its number where that is "", and the prediction."""
+    with open(path, "w", encoding="utf-8") as file:
+        file.write("index\tprediction\n")
+        for i, (record, prediction) in enumerate(zip(records, predictions, strict=True)):
+            file.write(f"{record[id_column] if id_column else i}\t{prediction}\n")
+
+
+def write_per_class(path: str, rows: Sequence[ClassFigures]) -> str:
+    """Writes a table of precision, recall, F1 and number of each class; returns it for the terminal."""
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(class_table(rows, aligned=False))
+    if len(rows) > _SHOWN:
+        return f"{path}: the figures of {len(rows)} classes"
+    return f"{path}:\n{class_table(rows, aligned=True).rstrip()}"
+
+
 class EncodedRows:
     """Encoded examples with their labels and what else belongs to each.
 
     Args:
-      rows: the token ids of each example.
+      rows: the token ids of each example, or of its choices, one after the other.
       arrays: [examples, ...] of each further array of a batch; what lies past the last example is 0.
       pad_id: of the tokenizer.
       most: S at most.
       full: whether S is always `most`.
+      choices: C, rows of an example, whose arrays are then [B, C, S]; 0: it is one row, [B, S].
     """
 
     def __init__(
@@ -106,13 +136,16 @@ class EncodedRows:
         pad_id: int,
         most: int,
         full: bool = False,
+        choices: int = 0,
     ):
-        self.rows, self.arrays, self.pad_id, self.most, self.full = rows, arrays, pad_id, most, full
-        self.lengths = np.array([len(row.ids) for row in rows])
+        self.rows, self.arrays, self.pad_id, self.most = rows, arrays, pad_id, most
+        self.full, self.choices = full, choices
+        # An example is as long as its longest row.
+        self.lengths = np.array([len(row.ids) for row in rows]).reshape(-1, max(choices, 1)).max(1)
         self.by_length = np.argsort(self.lengths, kind="stable")
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.lengths)
 
     def shuffled(self, seed: int, batch_size: int) -> RowSource:
         """Endless rows in batches of `batch_size`, each epoch in another order, a pure function of the seed.
@@ -148,7 +181,11 @@ class EncodedRows:
 
     def _batch(self, indices: np.ndarray, count: int, length: int) -> dict[str, np.ndarray]:
         fill = count - len(indices)
-        batch = make_batch([self.rows[i] for i in indices] + [Row([], [])] * fill, self.pad_id, length)
+        each = max(self.choices, 1)
+        rows = [self.rows[i * each + c] for i in indices for c in range(each)]
+        batch = make_batch(rows + [Row([], [])] * (fill * each), self.pad_id, length)
+        if self.choices:
+            batch = {name: x.reshape(count, self.choices, length) for name, x in batch.items()}
         for name, x in self.arrays.items():
             batch[name] = np.concatenate([x[indices], np.zeros((fill, *x.shape[1:]), x.dtype)])
         return batch

@@ -18,7 +18,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from bertjax import metrics as official
-from bertjax.data.conll import Sentence, read_conll, write_conll
+from bertjax.data.conll import Sentence, conll_lines, read_conll
 from bertjax.data.texts import Row
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import InputError
@@ -26,7 +26,13 @@ from bertjax.models import bert
 from bertjax.models.layers import cross_entropy, dropout, fold_in
 from bertjax.tasks import classify
 from bertjax.tasks.common import Data, EvalSet, Outputs, Rows, Sums
-from bertjax.tasks.finetune import HEAD_DROPOUT, encoder_flops, fine_tuned_config, fingerprints
+from bertjax.tasks.finetune import (
+    HEAD_DROPOUT,
+    encoder_flops,
+    fine_tuned_config,
+    fingerprints,
+    write_per_class,
+)
 from bertjax.tasks.packed import PackedRows, is_packed
 from bertjax.trained import Trained
 
@@ -203,14 +209,20 @@ def _eval_set(
                 tags[sentence][word] = labels[outputs["tags"][row, start + position]]
         return tags
 
+    gold = [sentence.tags for sentence in sentences]
+
+    def write(outputs: Outputs, folder: str) -> str | None:
+        found, path = answers(outputs), os.path.join(folder, stem)
+        with open(f"{path}_predictions.conll", "w", encoding="utf-8") as file:
+            file.writelines(conll_lines(sentences, found))
+        if not gold[0]:
+            return None
+        return write_per_class(f"{path}_per_class.tsv", official.per_type(gold, found))
+
     return EvalSet(
         name="eval" if first else f"eval_{stem}",
         rows=rows,
         num_rows=num_rows,
-        score=(lambda outputs: official.entities([s.tags for s in sentences], answers(outputs)))
-        if sentences[0].tags
-        else None,
-        write=lambda outputs, folder: write_conll(
-            os.path.join(folder, f"{stem}_predictions.conll"), sentences, answers(outputs)
-        ),
+        score=(lambda outputs: official.entities(gold, answers(outputs))) if gold[0] else None,
+        write=write,
     )

@@ -12,14 +12,15 @@ import pytest
 import tokenizers
 from safetensors.numpy import load_file, save_file
 from store_fixture import make_batch
-from trained_fixture import make_trained
+from trained_fixture import make_trained, with_classifier
 
+import bertjax
 from bertjax.convert import export, names
 from bertjax.convert.model_card import model_card
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import InputError
 from bertjax.models import bert
-from bertjax.trained import load_trained
+from bertjax.trained import load_trained, save_trained
 
 # Hugging Face's own list for BertForPreTraining without the tied decoder; D 32, F 64, V 96.
 LAYER = {
@@ -183,6 +184,42 @@ def test_the_folder_is_complete(model, tmp_path):
     assert "/home" not in card
     assert "masked_lm_prob" not in card  # the files were masked before
     assert "| data.next_sentence | true |" in card
+
+
+@pytest.mark.parametrize(
+    ("head", "labels", "width", "architecture", "more"),
+    [
+        ("sequence_classification", ("no", "yes", "x"), 3, "BertForSequenceClassification", {}),
+        ("sequence_classification", ("number",), 1, "BertForSequenceClassification",
+         {"problem_type": "regression"}),
+        ("token_classification", ("O", "B-X", "I-X"), 3, "BertForTokenClassification", {}),
+        ("multiple_choice", (), 1, "BertForMultipleChoice", {}),
+        ("question_answering", (), 2, "BertForQuestionAnswering", {}),
+    ],
+)  # fmt: skip
+def test_fine_tuned_heads(model, tmp_path, head, labels, width, architecture, more):
+    """From a workdir into Hugging Face's class with its labels, and back."""
+    trained = with_classifier(model, head, labels, width)
+    save_trained(trained, str(tmp_path / "run"))
+    export.export(load_trained(str(tmp_path / "run")), str(tmp_path / "hf"))
+    config = json.loads((tmp_path / "hf/config.json").read_text())
+    assert config["architectures"] == [architecture]
+    if labels:
+        more = more | {
+            "id2label": {str(i): label for i, label in enumerate(labels)},
+            "label2id": {label: i for i, label in enumerate(labels)},
+        }
+    names = ("id2label", "label2id", "problem_type", "num_labels")
+    assert {name: config[name] for name in names if name in config} == more
+    tensors = load_file(tmp_path / "hf/model.safetensors")
+    layer = "qa_outputs" if head == "question_answering" else "classifier"
+    part = "span" if head == "question_answering" else "classifier"
+    np.testing.assert_array_equal(tensors[f"{layer}.weight"], trained.params[f"{part}_kernel"].T)
+    assert tensors[f"{layer}.bias"].shape == (width,)
+    assert ("bert.pooler.dense.weight" in tensors) == ("pooler_kernel" in trained.params)
+    again = bertjax.load(tmp_path / "hf")
+    assert (again.head, again.labels) == (head, labels)
+    jax.tree.map(np.testing.assert_array_equal, again.params, trained.params)
 
 
 def test_an_export_is_replaced_and_nothing_else_is(model, tmp_path):

@@ -6,13 +6,13 @@ import jax
 import numpy as np
 import pytest
 from store_fixture import make_batch
-from trained_fixture import make_trained
+from trained_fixture import make_trained, with_classifier
 
 from bertjax.convert.export import export
 from bertjax.convert.huggingface import CONFIG_FIELDS
 from bertjax.inference import Predictor
 from bertjax.models import bert
-from bertjax.trained import load_trained
+from bertjax.trained import load_trained, save_trained
 
 torch = pytest.importorskip("torch", reason="torch is not installed; make parity installs it")
 transformers = pytest.importorskip(
@@ -100,3 +100,51 @@ def test_feature_extraction(exported):
     theirs = transformers.pipeline("feature-extraction", model=folder)(texts)
     for text, x, [wanted] in zip(texts, ours, theirs, strict=True):
         np.testing.assert_allclose(x, wanted, atol=2e-5, err_msg=text)
+
+
+def fine_tuned(model, folder, head, labels, width=None):
+    """A predictor of the model with a random classifier, and its export from a workdir."""
+    trained = with_classifier(model, head, labels, width)
+    save_trained(trained, str(folder / "run"))
+    export(load_trained(str(folder / "run")), str(folder / "hf"))
+    return Predictor(trained.config, trained.params, trained.tokenizer), str(folder / "hf")
+
+
+@pytest.mark.parametrize("labels", [("no", "maybe", "yes"), ("number",)])
+def test_text_classification(exported, tmp_path, labels):
+    _, model, _ = exported
+    ours, folder = fine_tuned(model, tmp_path, "sequence_classification", labels)
+    [logits] = ours.classify([("The w8s", "w9w7")])
+    pipe = transformers.pipeline("text-classification", model=folder, top_k=None)
+    assert type(pipe.model).__name__ == "BertForSequenceClassification"
+    found = {each["label"]: each["score"] for each in pipe([{"text": "The w8s", "text_pair": "w9w7"}])[0]}
+    wanted = logits if len(labels) == 1 else np.asarray(jax.nn.softmax(logits))
+    assert found == pytest.approx(dict(zip(labels, wanted.tolist(), strict=True)), abs=1e-5)
+
+
+def test_token_classification(exported, tmp_path):
+    _, model, _ = exported
+    labels = ("O", "B-X", "I-X")
+    ours, folder = fine_tuned(model, tmp_path, "token_classification", labels)
+    words = ["The", "w8", "w9", "w12", "w13", "w14", "w16"]
+    [logits] = ours.tag([words])
+    pipe = transformers.pipeline("token-classification", model=folder, ignore_labels=[])
+    assert type(pipe.model).__name__ == "BertForTokenClassification"
+    found = pipe(" ".join(words))
+    assert [each["word"] for each in found] == words
+    assert [each["entity"] for each in found] == [labels[i] for i in logits.argmax(-1)]
+    shares = np.asarray(jax.nn.softmax(logits)).max(-1)
+    np.testing.assert_allclose([each["score"] for each in found], shares, atol=1e-5)
+
+
+def test_multiple_choice(exported, tmp_path):
+    _, model, _ = exported
+    ours, folder = fine_tuned(model, tmp_path, "multiple_choice", (), width=1)
+    choices = ["w9w7", "w12 w13 w14", "w16"]
+    [scores] = ours.choose([("The w8s", choices)])
+    theirs = transformers.AutoModelForMultipleChoice.from_pretrained(folder).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    batch = tokenizer(["The w8s"] * 3, choices, return_tensors="pt", padding=True)
+    with torch.no_grad():
+        logits = theirs(**{name: x[None] for name, x in batch.items()}).logits[0].numpy()
+    np.testing.assert_allclose(scores, logits, atol=1e-5)

@@ -11,11 +11,14 @@ from trained_fixture import make_trained
 import bertjax
 from bertjax import config as config_lib
 from bertjax import sharding
+from bertjax.convert.export import export
 from bertjax.data.texts import encode, make_batch
 from bertjax.errors import InputError
 from bertjax.evaluate import make_predict_step, predict
+from bertjax.metrics import ClassFigures
 from bertjax.models import bert
 from bertjax.tasks import classify
+from bertjax.tasks.finetune import write_per_class
 from bertjax.train import train
 from bertjax.trained import load_trained
 
@@ -70,7 +73,7 @@ def settings(folder, model, workdir="", **fields):
     return config
 
 
-def test_it_learns_writes_predictions_and_gives_a_model(folder, model, tmp_path):
+def test_it_learns_writes_predictions_and_gives_a_model(folder, model, tmp_path, capsys):
     figures = train(settings(folder, model, tmp_path / "run", train__epochs=12.0))
     assert figures["eval/accuracy"] > 0.9
     trained = load_trained(str(tmp_path / "run"))
@@ -78,6 +81,13 @@ def test_it_learns_writes_predictions_and_gives_a_model(folder, model, tmp_path)
     lines = (tmp_path / "run/test_predictions.tsv").read_text().splitlines()
     assert lines == ["index\tprediction", *(f"{i}\tyes" for i in range(5))]
     assert len((tmp_path / "run/dev_predictions.tsv").read_text().splitlines()) == 22
+    table = [line.split("\t") for line in (tmp_path / "run/dev_per_class.tsv").read_text().splitlines()]
+    assert [row[0] for row in table] == ["class", "no", "yes"]
+    assert [row[-1] for row in table] == ["support", "14", "7"]
+    out = capsys.readouterr().out.splitlines()
+    at = out.index(f"{tmp_path / 'run'}/dev_per_class.tsv:")  # on the terminal too
+    assert [line.split() for line in out[at + 1 : at + 4]] == table
+    assert not (tmp_path / "run/test_per_class.tsv").exists()  # without labels
     saved = json.loads((tmp_path / "run/config.json").read_text())
     assert (saved["train.steps"], saved["optim.warmup_steps"]) == (120, 12)
     assert train(settings(folder, model, tmp_path / "run", train__epochs=12.0)) == {}  # complete
@@ -179,6 +189,11 @@ def test_numbers(folder, model, tmp_path):
     assert figures["eval/pearson"] > 0.8
     trained = load_trained(str(tmp_path / "run"))
     assert (trained.labels, trained.params["classifier_kernel"].shape) == (("number",), (32, 1))
+    assert not (tmp_path / "run/dev_per_class.tsv").exists()
+    export(trained, str(tmp_path / "hf"))
+    written = json.loads((tmp_path / "hf/config.json").read_text())
+    assert (written["problem_type"], written["id2label"]) == ("regression", {"0": "number"})
+    assert bertjax.load(tmp_path / "hf").labels == ("number",)
 
 
 @pytest.mark.parametrize(
@@ -209,9 +224,14 @@ def test_bad_files(model, tmp_path, train_rows, dev_rows, message):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
+        ({"examples__labels": (1, 2)}, "unknown label 'no'; known are 1, 2"),
         ({"examples__label": "lable"}, "no column 'lable'; the nearest is 'label'"),
         ({"examples__metric": "bleu"}, "--config.examples.metric=bleu: must be one of accuracy, matthews"),
         ({"examples__number": True}, "are measured by correlations"),
+        (
+            {"examples__metric": "f1", "examples__labels": ("no", "yes", "x")},
+            "is of two classes, there are 3",
+        ),
         ({"examples__number": True, "examples__metric": "correlations"}, "label='no': expected a number"),
         ({"examples__train": "train.txt"}, "train.txt: the name must end with .tsv, .csv, .jsonl"),
         ({"examples__dev": ("nothing.tsv",)}, "nothing.tsv: no such file"),
@@ -223,3 +243,48 @@ def test_bad_fields(folder, model, fields, message):
     with pytest.raises(InputError) as error:
         classify.open_data(config, bertjax.load(model) if config.init_from else None)
     assert message in str(error.value)
+
+
+def test_a_model_of_one_token_type_takes_no_pairs(folder, tmp_path):
+    make_trained(str(tmp_path / "model"), **{"model.type_vocab_size": 1})
+    source = bertjax.load(tmp_path / "model")
+    with pytest.raises(InputError, match="has one token type, so it takes no pairs; name another model"):
+        classify.open_data(settings(folder, tmp_path / "model"), source)
+    classify.open_data(settings(folder, tmp_path / "model", examples__text_b=""), source)
+
+
+def test_the_table_of_many_classes_is_in_its_file_only(tmp_path):
+    rows = [ClassFigures(f"class {i}", 1.0, 0.5, 2 / 3, i) for i in range(21)]
+    path = str(tmp_path / "dev_per_class.tsv")
+    assert write_per_class(path, rows) == f"{path}: the figures of 21 classes"
+    assert len((tmp_path / "dev_per_class.tsv").read_text().splitlines()) == 22
+    assert len(write_per_class(path, rows[:20]).splitlines()) == 22
+
+
+def test_mnli_answers_the_diagnostic_set(model, tmp_path):
+    """From the layout in which GLUE is downloaded; a file that is absent is an error."""
+    for name in ("MNLI", "diagnostic"):
+        (tmp_path / name).mkdir()
+    header, labels = "gold_label\tsentence1\tsentence2", ("contradiction", "entailment", "neutral")
+    for name in ("train", "dev_matched", "dev_mismatched"):
+        write(
+            tmp_path / f"MNLI/{name}.tsv", [f"{labels[i % 3]}\tw{8 + i % 3}\tw9" for i in range(12)], header
+        )
+    config = config_lib.load("configs/glue.py:mnli+ax")
+    config.examples.folder, config.init_from = str(tmp_path / "MNLI"), model
+    config.workdir = str(tmp_path / "run")
+    config.train.update(epochs=1.0, batch_size=8, seq_length=16)
+    config.eval.batch_size = 8
+    with pytest.raises(InputError, match=r"diagnostic/diagnostic.tsv: no such file"):
+        classify.open_data(config, bertjax.load(model))
+    write(tmp_path / "diagnostic/diagnostic.tsv", ["0\tw8\tw9", "1\tw9\tw10"], "index\tsentence1\tsentence2")
+    figures = train(config)
+    assert figures.keys() == {"eval/accuracy", "eval_dev_mismatched/accuracy"}
+    lines = (tmp_path / "run/diagnostic_predictions.tsv").read_text().splitlines()
+    assert [line.split("\t")[0] for line in lines] == ["index", "0", "1"]
+    assert {line.split("\t")[1] for line in lines[1:]} <= set(labels)
+    # What glue.py:mnli names is the same but for this file.
+    plain, more = (
+        dict(config_lib.fields(config_lib.load(f"configs/glue.py:{name}"))) for name in ("mnli", "mnli+ax")
+    )
+    assert {name for name in plain if plain[name] != more[name]} == {"examples.test"}

@@ -7,8 +7,10 @@ from trained_fixture import make_trained
 
 import bertjax
 from bertjax import config as config_lib
+from bertjax.convert.export import export
 from bertjax.data.conll import Sentence, read_conll
 from bertjax.errors import InputError
+from bertjax.files import read_json
 from bertjax.tasks import tag
 from bertjax.train import train
 from bertjax.trained import load_trained
@@ -95,6 +97,14 @@ def test_it_learns_and_writes_predictions(folder, model, tmp_path, context):
     assert figures["eval/f1"] > 0.9
     trained = load_trained(str(tmp_path / "run"))
     assert (trained.head, trained.labels) == ("token_classification", ("O", "B-X", "I-X"))
+    table = [line.split("\t") for line in (tmp_path / "run/dev_per_class.tsv").read_text().splitlines()]
+    assert [row[0] for row in table] == ["class", "X", "all"]
+    assert float(table[2][3]) == pytest.approx(figures["eval/f1"], abs=1e-4)
+    export(trained, str(tmp_path / "hf"))
+    written = read_json(tmp_path / "hf/config.json")
+    assert written["architectures"] == ["BertForTokenClassification"]
+    assert written["id2label"] == {"0": "O", "1": "B-X", "2": "I-X"}
+    assert bertjax.load(tmp_path / "hf").labels == trained.labels
     gold = read_conll(str(folder / "test.txt"), tagged=True)
     found = read_conll(str(tmp_path / "run/test_predictions.conll"), tagged=True)
     assert [s.words for s in found] == [s.words for s in gold]

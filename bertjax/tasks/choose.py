@@ -1,0 +1,175 @@
+"""Which of several texts goes on from a text (SWAG; Devlin et al. 2018, section 4.4): each choice is a row
+[CLS] context [SEP] choice [SEP], one dense unit on its pooled output scores it, and softmax goes over the
+choices.
+
+Shapes: B examples, C choices, S sequence, D hidden.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from bertjax import metrics as official
+from bertjax.data.tables import Record, read_table
+from bertjax.data.texts import encode
+from bertjax.errors import InputError
+from bertjax.models import bert
+from bertjax.models.layers import cross_entropy, dropout, fold_in
+from bertjax.tasks import classify
+from bertjax.tasks.common import Data, EvalSet, Outputs, Rows, Sums
+from bertjax.tasks.finetune import (
+    HEAD_DROPOUT,
+    EncodedRows,
+    encoder_flops,
+    fine_tuned_config,
+    fingerprints,
+    need_pairs,
+    write_predictions,
+)
+from bertjax.trained import Trained
+
+HEAD = "multiple_choice"  # of bertjax.models.bert.HEADS
+FINE_TUNES = True
+_CHOICE = 20_000  # the number of the first choice's place of dropout, past the encoder's and the head's
+
+batch_loss, metrics, batch_weights = classify.batch_loss, classify.metrics, classify.batch_weights
+
+
+def init_params(config: ConfigDict, key: jax.Array) -> bert.Params:
+    """Parameters of the encoder with the unit that scores, as a nested dict of float32 arrays."""
+    return bert.init_params(config.model, key, bert.HEADS[HEAD], 1)
+
+
+def batch_sums(config: ConfigDict, params: bert.Params, batch: bert.Batch, keys: jax.Array | None) -> Sums:
+    """Losses and right choices, summed over a batch or a part of it."""
+    loss_B, correct_B = cross_entropy(_logits(config, params, batch, keys), batch["labels"])
+    weights_B = batch["label_weights"]
+    return {"loss": (loss_B * weights_B).sum(), "correct": (correct_B * weights_B).sum()}
+
+
+def batch_outputs(config: ConfigDict, params: bert.Params, batch: bert.Batch) -> dict[str, jax.Array]:
+    """float32 scores [B, C]."""
+    return {"logits": _logits(config, params, batch, None)}
+
+
+def _logits(config: ConfigDict, params: bert.Params, batch: bert.Batch, keys: jax.Array | None) -> jax.Array:
+    model = bert.bind(config.model, params)
+    b, c, s = batch["input_ids"].shape
+    names = ("input_ids", "token_type_ids", "position_ids", "segment_ids")
+    if keys is not None:  # a key for each choice, that follows from the example's alone
+        keys = jnp.stack([fold_in(keys, _CHOICE + i) for i in range(c)], 1).reshape(b * c, -1)
+    rows = {name: batch[name].reshape(b * c, s) for name in names}
+    first = model.encoder(rows, keys=keys, positions_BM=jnp.zeros((b * c, 1), jnp.int32))
+    keys = None if keys is None else fold_in(keys, HEAD_DROPOUT)
+    pooled = dropout(model.pool(first), config.model.hidden_dropout_prob, keys)
+    return model.classify(pooled).reshape(b, c)
+
+
+def flops_per_step(config: ConfigDict, section: ConfigDict) -> float:
+    """Floating-point operations of the encoder's products in a step of choices that each fill a row."""
+    return len(config.examples.choices) * classify.flops_per_step(config, section)
+
+
+def batch_shapes(config: ConfigDict, section: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and types of a batch whose longest row is full."""
+    b, c, s = section.batch_size, len(config.examples.choices), section.seq_length
+    names = ("input_ids", "token_type_ids", "position_ids", "segment_ids")
+    return {
+        **{name: jax.ShapeDtypeStruct((b, c, s), jnp.int32) for name in names},
+        "labels": jax.ShapeDtypeStruct((b,), jnp.int32),
+        "label_weights": jax.ShapeDtypeStruct((b,), jnp.float32),
+    }
+
+
+def open_data(config: ConfigDict, source: Trained | None) -> Data:
+    """Reads the files of config.examples. Raises InputError for whatever does not fit."""
+    c = config.examples
+    if len(c.choices) < 2 or len(set(c.choices)) < len(c.choices):
+        raise InputError(f"--config.examples.choices={c.choices}: name the columns of two choices or more")
+    if c.metric != "accuracy":
+        raise InputError(f"--config.examples.metric={c.metric}: choices are measured by accuracy")
+    labels = tuple(map(str, c.labels or range(len(c.choices))))
+    if len(labels) != len(c.choices) or len(set(labels)) < len(labels):
+        raise InputError(f"--config.examples.labels={labels}: give each of {len(c.choices)} choices its own")
+    paths = {name: [os.path.join(c.folder, file) for file in files] for name, files in
+             (("train", (c.train,)), ("dev", c.dev), ("test", c.test))}  # fmt: skip
+    [train] = [read_table(path, c.columns) for path in paths["train"]]
+    config = fine_tuned_config(config, source, labels, len(train))
+    assert source is not None
+    need_pairs(config)
+    notes: list[str] = []
+
+    def encoded(records: Sequence[Record], path: str, labelled: bool) -> EncodedRows:
+        arrays = {}
+        if labelled:
+            numbers = [classify.read_label(config, record) for record in records]
+            arrays["labels"] = np.array(numbers, np.int32)
+            arrays["label_weights"] = np.ones(len(records), np.float32)
+        pairs = [pair for record in records for pair in read_pairs(config, record)]
+        most = config.train.seq_length
+        rows = encode(source.tokenizer, pairs, most, truncate=True)
+        cut = sum(len(row.ids) == most for row in rows)
+        if cut:
+            notes.append(f"{path}: {cut} of {len(rows)} choices fill {most} tokens or were cut to them")
+        return EncodedRows(rows, arrays, source.tokenizer.pad_id, most, choices=len(c.choices))
+
+    training = encoded(train, paths["train"][0], labelled=True)
+    lengths = np.array([len(row.ids) for row in training.rows])
+    flops = len(c.choices) * encoder_flops(config, lengths, positions=1)
+    size = config.train.batch_size
+    evals: list[EvalSet] = []
+    for name in ("dev", "test"):
+        for path in paths[name]:
+            records = read_table(path, c.columns if name == "dev" else ())
+            examples = encoded(records, path, labelled=name == "dev")
+            evals.append(_eval_set(config, examples, records, path, first=not evals))
+    return Data(
+        config,
+        {"train": Rows(training.shuffled(config.seed, size), tuple(evals), size, flops)},
+        source.tokenizer,
+        fingerprints(c),
+        notes=tuple(notes),
+    )
+
+
+def read_pairs(config: ConfigDict, record: Record) -> list[tuple[str, str]]:
+    """The context with each choice, which the text of config.examples.text_b, if there is one, stands before.
+
+    Raises InputError if the context or a choice is empty.
+    """
+    c = config.examples
+    for column in (c.text_a, *c.choices):
+        if not record[column].strip():
+            raise InputError(f"{record.where}: {column} is empty; remove the example")
+    start = f"{record[c.text_b]} " if c.text_b else ""
+    return [(record[c.text_a], start + record[choice]) for choice in c.choices]
+
+
+def _eval_set(
+    config: ConfigDict, examples: EncodedRows, records: Sequence[Record], path: str, first: bool
+) -> EvalSet:
+    stem = Path(path).stem
+
+    def answers(outputs: Outputs) -> np.ndarray:
+        best: np.ndarray = examples.in_order(outputs)["logits"].argmax(-1)
+        return best
+
+    def write(outputs: Outputs, folder: str) -> None:
+        found = [config.examples.labels[answer] for answer in answers(outputs)]
+        path = os.path.join(folder, f"{stem}_predictions.tsv")
+        write_predictions(path, records, config.examples.id, found)
+
+    return EvalSet(
+        name="eval" if first else f"eval_{stem}",
+        rows=examples.sorted(config.eval.batch_size),
+        num_rows=len(examples),
+        score=(lambda outputs: official.accuracy(examples.arrays["labels"], answers(outputs)))
+        if "labels" in examples.arrays
+        else None,
+        write=write,
+    )
