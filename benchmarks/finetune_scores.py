@@ -5,8 +5,8 @@
 
 Both begin from the same parameters, a new head among them, and take the same steps: the same examples in the
 same batches, AdamW with the same rates, dropout of their own. Dropout apart, the recipes are one, so with
---dropout=0 both should answer alike. PyTorch's answers are scored by bertjax's metrics. What the file --out has
-is not measured again, so the command goes on where it was stopped; it prints all that the file has.
+--dropout=0 both should answer alike. PyTorch's answers are scored by bertjax's metrics. What the file --out
+has is not measured again, so the command goes on where it was stopped; it prints all that the file has.
 """
 
 import argparse

@@ -5,8 +5,9 @@ mnli+ax, qnli, rte or wnli.
         --config.init_from=MODEL --config.workdir=DIR
 
 GLUE/MRPC holds the benchmark's own files. The paper fine-tunes for 3 epochs in batches of 32 and takes the
-best of the learning rates 5e-5, 4e-5, 3e-5 and 2e-5 on the dev set: python -m bertjax.sweep does that. mnli+ax
-also writes predictions for the diagnostic set, GLUE/diagnostic/diagnostic.tsv, which MNLI's model answers.
+best of the learning rates 5e-5, 4e-5, 3e-5 and 2e-5 on the dev set: python -m bertjax.sweep does that.
+mnli+ax also writes predictions for the diagnostic set, GLUE/diagnostic/diagnostic.tsv, which MNLI's model
+answers.
 
 Hardware: any. Time and score: not measured.
 """
