@@ -130,7 +130,7 @@ class Predictor:
         mask, tokens = self.tokenizer.mask_id, self.tokenizer.tokens
 
         def guess(model: bert.Bert, batch: Any, positions_BM: Any) -> tuple[jax.Array, jax.Array]:
-            x_BMD = bert.take_positions(model.encoder(batch), positions_BM)
+            x_BMD = model.encoder(batch, positions_BM=positions_BM)
             shares_BMV = jax.nn.softmax(model.masked_lm(x_BMD))[..., : len(tokens)]
             return jax.lax.top_k(shares_BMV, min(top_k, len(tokens)))
 
