@@ -50,6 +50,7 @@ ARCHITECTURE = (
 VOCAB_MULTIPLE = 128  # the embedding table divides over any mesh up to this, and fills the TPU's lanes
 HIDDEN_ACTS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu")  # Hugging Face's names
 REMAT = ("none", "attention", "dots", "full")
+MASKING = ("static", "dynamic", "next_token")
 OPTIMIZERS = ("bert_adamw", "adamw", "lamb")
 
 # What `check` asks of numbers, by field; those that end in _prob are shares.
@@ -125,9 +126,9 @@ def default() -> ConfigDict:
     c.data.tfrecord_heldout = ""  # likewise, for evaluation; "": none
     c.data.vocab = ""  # the vocab.txt that they were made with
     c.data.weights = ()  # passes over each of the store's inputs per epoch; () takes the store's own
-    c.data.masking = (
-        "static"  # "static": dupe_factor masked passes, then repeated; "dynamic": new in each epoch
-    )
+    # "static": dupe_factor masked passes, then repeated; "dynamic": new in each epoch; "next_token": none
+    # is masked, and every token is predicted from those before it.
+    c.data.masking = "static"
     c.data.dupe_factor = 10
     c.data.short_seq_prob = 0.1
     c.data.masked_lm_prob = 0.15
@@ -388,7 +389,7 @@ def check(config: ConfigDict) -> None:
                 "must hold finite numbers only")  # fmt: skip
     _check_fields(config)
     check_model(m)
-    for field, known in (("data.masking", ("static", "dynamic")), ("optim.name", OPTIMIZERS)):
+    for field, known in (("data.masking", MASKING), ("optim.name", OPTIMIZERS)):
         require(dict(fields(config))[field] in known, field, f"must be one of {', '.join(known)}")
     require(len(d.mask_split) == 3 and min(d.mask_split) >= 0 and abs(sum(d.mask_split) - 1) < 1e-6,
             "data.mask_split", "must be three shares (mask, random, unchanged) that add up to 1")  # fmt: skip

@@ -4,7 +4,7 @@ Content and order are a pure function of (seed, phase, position). What is kept i
 each document and pass (for packed rows also two bytes for each sequence); the examples themselves are made
 when asked for. With static masking an epoch is `dupe_factor` differently cut and masked passes, and later
 epochs bring the same sequences in another order, as the 2018 release's example files did; with dynamic
-masking an epoch is one new pass.
+masking, and where each next token is predicted instead, an epoch is one new pass.
 """
 
 import bisect
@@ -99,6 +99,7 @@ class Examples:
             int(tokenizer.cls_id),
             int(tokenizer.sep_id),
             int(tokenizer.mask_id),
+            data_config.masking == "next_token",
         )
         self._pad_id = tokenizer.pad_id
         self._index = functools.lru_cache(maxsize=2)(self._make_index)
@@ -215,13 +216,15 @@ class Examples:
 
 
 def predictions_per_row(data_config: ConfigDict, seq_length: int, max_predictions_per_seq: int) -> int:
-    """P, the most masked tokens in a row of up to `pack` sequences.
+    """P, the most predicted tokens in a row of up to `pack` sequences.
 
-    Rounding adds at most a half to each sequence's share; a sequence has at least one mask, which is more
-    than that where the share of the shortest sequence ([CLS] a [SEP] b [SEP], or [CLS] a [SEP]) is below a
-    half.
+    Without masks these are all but the first of each sequence. The number of masks is rounded, which adds at
+    most a half to each sequence's share; a sequence has at least one, which is more than that where the share
+    of the shortest sequence ([CLS] a [SEP] b [SEP], or [CLS] a [SEP]) is below a half.
     """
     pack, share = data_config.pack, data_config.masked_lm_prob
+    if data_config.masking == "next_token":
+        return seq_length - 1
     if pack == 1:
         return max_predictions_per_seq
     shortest = 5 if data_config.next_sentence else 3
@@ -293,11 +296,13 @@ def build(tokens, corpus, pair_rules, mask_rules, index, instances, places, batc
         batch.next_sentence_positions[row, slot] = begin
         batch.next_sentence_labels[row, slot] = is_random
         batch.next_sentence_weights[row, slot] = pair_rules.next_sentence
-        filled = masking.mask_sequence(
-            ids, begin, at, mask_rules, draw(key, pairs.MASK),
-            batch.masked_lm_positions[row], batch.masked_lm_ids[row], batch.masked_lm_weights[row],
-            filled if slot else 0,
-        )  # fmt: skip
+        predictions = batch.masked_lm_positions[row], batch.masked_lm_ids[row], batch.masked_lm_weights[row]
+        filled = filled if slot else 0
+        if mask_rules.next_token:
+            filled = masking.predict_next(ids, begin, at, *predictions, filled)
+        else:
+            mask_key = draw(key, pairs.MASK)
+            filled = masking.mask_sequence(ids, begin, at, mask_rules, mask_key, *predictions, filled)
 
 
 def _corpus(store: Store, documents: np.ndarray, weights: np.ndarray) -> pairs.Corpus:

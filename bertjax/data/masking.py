@@ -1,4 +1,4 @@
-"""Which tokens of a sequence are masked, by the 2018 release's rules."""
+"""Which tokens of a sequence are predicted: masked ones by the 2018 release's rules, or every next one."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -21,6 +21,7 @@ class MaskRules(NamedTuple):
     cls_id: int
     sep_id: int
     mask_id: int
+    next_token: bool  # nothing is masked, and every token but the first is predicted at the one before it
 
 
 def mask_counts(masked_lm_prob: float, most: int, seq_length: int) -> np.ndarray:
@@ -33,6 +34,20 @@ def split_thresholds(mask_split: Sequence[float]) -> tuple[float, float]:
     """(mask_below, random_below) for shares (mask, random, unchanged) that add up to 1."""
     mask, random, unchanged = (float(share) for share in mask_split)
     return mask, 1.0 if unchanged == 0 else mask + random
+
+
+@jit
+def predict_next(row, begin, stop, positions, ids, weights, filled):
+    """Appends, at `filled`, each position of row[begin:stop] but the last, the token after it and weight 1.
+
+    Returns how many are filled then.
+    """
+    for i in range(begin, stop - 1):
+        positions[filled] = i
+        ids[filled] = row[i + 1]
+        weights[filled] = 1.0
+        filled += 1
+    return filled
 
 
 @jit

@@ -240,7 +240,9 @@ def _open_rows(
     if not (len(store.heldout_documents) and config.train.eval_every):
         return _rows(config, section, train.rows, ())
     once = ConfigDict(config.data.to_dict())
-    once.update(masking="static", dupe_factor=1, weights=(1.0,) * len(store.inputs))
+    if once.masking != "next_token":
+        once.masking = "static"
+    once.update(dupe_factor=1, weights=(1.0,) * len(store.inputs))
     heldout = examples(once, EVAL_SEED, store.heldout_documents)
     total = heldout.epoch_rows(0)
     total = min(total, config.eval.examples or total)

@@ -201,6 +201,22 @@ def test_invariants_of_rows(options):
     assert masks == batch["masked_lm_weights"].sum()
 
 
+@pytest.mark.parametrize("pack", [1, 3])
+def test_every_next_token_is_predicted_inside_its_sequence(pack):
+    examples = make(random_store(), masking="next_token", next_sentence=False, pack=pack, seq_length=96)
+    batch = examples.rows(0, examples.epoch_rows(0))
+    assert batch["masked_lm_positions"].shape[1] == 95
+    ids, segments = batch["input_ids"], batch["segment_ids"]
+    assert not (ids == MASK).any()
+    goes_on = (segments[:, 1:] > 0) & (segments[:, 1:] == segments[:, :-1])
+    assert batch["masked_lm_weights"].sum() == goes_on.sum()
+    for r in range(len(ids)):
+        real = batch["masked_lm_weights"][r] > 0
+        assert np.array_equal(batch["masked_lm_positions"][r, real], np.flatnonzero(goes_on[r]))
+        assert np.array_equal(batch["masked_lm_ids"][r, real], ids[r, 1:][goes_on[r]])
+    assert (segments.max() > 1) == (pack > 1)
+
+
 @pytest.mark.parametrize("pack", [1, 4])
 @pytest.mark.parametrize("masking", ["static", "dynamic"])
 def test_every_sequence_occurs_once_an_epoch(pack, masking):
