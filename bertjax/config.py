@@ -166,7 +166,7 @@ def default() -> ConfigDict:
     c.train = ConfigDict()
     c.train.steps = 900_000
     c.train.epochs = 0.0  # passes over the examples of a fine-tuning task, which then give the steps
-    # A step's, over all devices: rows; in fine-tuning examples, and for tags and questions windows of the text.
+    # A step's, over all devices: rows; in fine-tuning examples, for tags and questions windows of texts.
     c.train.batch_size = 256
     c.train.seq_length = 128
     c.train.max_predictions_per_seq = 20
