@@ -166,7 +166,8 @@ def default() -> ConfigDict:
     c.train = ConfigDict()
     c.train.steps = 900_000
     c.train.epochs = 0.0  # passes over the examples of a fine-tuning task, which then give the steps
-    c.train.batch_size = 256  # rows a step over all devices
+    # A step's, over all devices: rows; in fine-tuning examples, for tags and questions windows of texts.
+    c.train.batch_size = 256
     c.train.seq_length = 128
     c.train.max_predictions_per_seq = 20
     c.train.accumulation = 1  # a step's rows are computed in this many parts, one update for all

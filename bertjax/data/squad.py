@@ -79,6 +79,8 @@ def _parse(content: bytes, path: str, line: int) -> Any:
         ) from error
     except json.JSONDecodeError as error:
         raise InputError(f"{path}:{line + error.lineno - 1}: not JSON ({error.msg})") from error
+    except ValueError as error:  # Python's limit on the digits of an integer
+        raise InputError(f"{path}:{line}: not JSON that a data set has (a number too long)") from error
     except RecursionError as error:
         raise InputError(f"{path}:{line}: not JSON that a data set has (nested too deep)") from error
 

@@ -23,9 +23,10 @@ from bertjax.tasks.common import Data, EvalSet, Outputs, Rows, Sums
 from bertjax.tasks.finetune import (
     HEAD_DROPOUT,
     encoder_flops,
+    file_paths,
     fine_tuned_config,
     fingerprints,
-    need_pairs,
+    need_model,
     write_per_class,
     write_predictions,
 )
@@ -111,16 +112,12 @@ def open_data(config: ConfigDict, source: Trained | None) -> Data:
             f"--config.examples.metric={c.metric}: numbers (--config.examples.number=True) are measured by "
             "correlations, classes by another metric"
         )
-    paths = {name: [os.path.join(c.folder, file) for file in files] for name, files in
-             (("train", (c.train,)), ("dev", c.dev), ("test", c.test))}  # fmt: skip
+    source, paths = need_model(config, source, pairs=bool(c.text_b)), file_paths(c)
     [train] = [read_table(path, c.columns) for path in paths["train"]]
     labels = bert.NUMBER if c.number else tuple(map(str, c.labels)) or _find_labels(train, c.label)
     config = fine_tuned_config(config, source, labels, len(train))
     if c.metric == "f1" and len(labels) != 2:
         raise InputError(f"--config.examples.metric=f1: is of two classes, there are {len(labels)}")
-    if c.text_b:
-        need_pairs(config)
-    assert source is not None
     notes: list[str] = []
 
     def encoded(records: Sequence[Record], path: str, labelled: bool) -> PackedRows:

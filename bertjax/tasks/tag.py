@@ -29,8 +29,10 @@ from bertjax.tasks.common import Data, EvalSet, Outputs, Rows, Sums
 from bertjax.tasks.finetune import (
     HEAD_DROPOUT,
     encoder_flops,
+    file_paths,
     fine_tuned_config,
     fingerprints,
+    need_model,
     write_per_class,
 )
 from bertjax.tasks.packed import PackedRows, is_packed
@@ -144,17 +146,13 @@ def _cut(unit: Sequence[tuple[int, int, list[int]]], tokenizer: Tokenizer, room:
 def open_data(config: ConfigDict, source: Trained | None) -> Data:
     """Reads the files of config.examples. Raises InputError for whatever does not fit."""
     c = config.examples
-    paths = {name: [os.path.join(c.folder, file) for file in files] for name, files in
-             (("train", (c.train,)), ("dev", c.dev), ("test", c.test))}  # fmt: skip
+    source, paths = need_model(config, source, pairs=False), file_paths(c)
     read = {path: read_conll(path, tagged=name != "test") for name, files in paths.items() for path in files}
     train = read[paths["train"][0]]
     kinds = sorted({tag[2:] for sentence in train for tag in sentence.tags if tag != "O"})
     labels = tuple(c.labels) or ("O", *(f"{place}-{kind}" for kind in kinds for place in "BI"))
     if len(labels) == 1:
         raise InputError(f"{paths['train'][0]}: every tag is O; there is nothing to learn")
-    if source is None:
-        fine_tuned_config(config, source, labels, 0)  # raises
-    assert source is not None
     most, numbers = config.train.seq_length, {label: i for i, label in enumerate(labels)}
 
     def encoded(path: str, tagged: bool) -> tuple[PackedRows, list[Window]]:

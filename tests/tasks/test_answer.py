@@ -7,7 +7,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from trained_fixture import make_trained
+from trained_fixture import make_trained, with_classifier
 
 import bertjax
 from bertjax import config as config_lib
@@ -17,7 +17,7 @@ from bertjax.evaluate import make_predict_step
 from bertjax.evaluate import predict as outputs_of
 from bertjax.tasks import answer
 from bertjax.train import train
-from bertjax.trained import load_trained
+from bertjax.trained import load_trained, save_trained
 
 
 @pytest.fixture(scope="module")
@@ -208,9 +208,12 @@ def test_predictions_do_not_depend_on_devices_and_batches(folder, run, padding):
 
 def test_what_cannot_be_trained(folder, model):
     source = bertjax.load(model)
+    lines = [{"context": "\u200b", "qas": [{"id": "q", "question": "w10"}]}]
+    (folder / "no-token.json").write_text(json.dumps({"data": [{"paragraphs": lines}]}))
     for fields, message in (
         ({"train__seq_length": 8, "examples__max_query_length": 5}, "leaves no room for text"),
         ({"examples__dev": ("dev-v1.json", "x/dev-v1.json")}, "two files are named dev-v1"),
+        ({"examples__test": ("no-token.json",)}, "no-token.json: question 'q': neither its context nor any"),
         ({"examples__train": "train-v2.json"}, "question '0-0x': has no answer; .*unanswerable=True"),
         (
             {"examples__dev": ("test-v1.json",), "examples__test": ()},
@@ -265,6 +268,17 @@ def test_the_predict_command(folder, run, tmp_path, capsys):
     assert lines[1].startswith("(no answer) ")
     [line] = ask(capsys, f"--model={workdir}", "w10\tw14 w16", "--null_threshold=1000")
     assert line.startswith("w")
+
+
+def test_no_candidate_is_no_answer(model, tmp_path, capsys):
+    trained = with_classifier(load_trained(model), "question_answering", (), width=2)
+    trained.meta["config"] |= {"train.seq_length": 32, "examples.max_query_length": 4}
+    save_trained(trained, str(tmp_path / "run"))
+    for more in ([], ["--unanswerable"]):
+        [line] = ask(capsys, f"--model={tmp_path / 'run'}", "w10\t\u200b", *more)
+        assert line == "(no answer) 100.0%  w10"
+    [line] = ask(capsys, f"--model={tmp_path / 'run'}", "w10\t\u200b", "--json")
+    assert (json.loads(line)["answer"], json.loads(line)["probability"]) == ("", 1.0)
 
 
 @pytest.mark.parametrize(

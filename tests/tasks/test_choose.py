@@ -314,6 +314,8 @@ def test_bad_lines(model, tmp_path, row, message):
         ({"examples__choices": ("a", "b", "d")}, "train.csv:2: no column 'd'; the nearest is"),
         ({"examples__labels": ("A", "B")}, "labels=('A', 'B'): give each of 3 choices its own"),
         ({"examples__metric": "f1"}, "metric=f1: choices are measured by accuracy"),
+        ({"examples__number": True}, "number=True: choices have labels, not numbers; leave it out"),
+        ({"examples__test": ("x/dev.csv",)}, "two files are named dev, which names their predictions"),
         ({"examples__text_b": "start"}, "train.csv:2: no column 'start'"),
         ({"init_from": ""}, "--config.init_from is empty"),
     ],

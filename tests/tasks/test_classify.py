@@ -258,6 +258,7 @@ def test_bad_files(model, tmp_path, train_rows, dev_rows, message):
         ),
         ({"examples__number": True, "examples__metric": "correlations"}, "label='no': expected a number"),
         ({"examples__train": "train.txt"}, "train.txt: the name must end with .tsv, .csv, .jsonl"),
+        ({"examples__dev": ("dev.tsv", "dev.csv")}, "two files are named dev, which names their predictions"),
         ({"examples__dev": ("nothing.tsv",)}, "nothing.tsv: no such file"),
         ({"init_from": ""}, "--config.init_from is empty"),
     ],
