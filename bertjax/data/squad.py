@@ -18,6 +18,10 @@ WORD = re.compile("[^ \t\r\n\u202f]+")  # of a context: the white space of the 2
 TRAIN, DEV, TEST = "train", "dev", "test"  # one answer each; one or several; none is read
 
 
+class OtherVersion(InputError):
+    """The file is of the version of SQuAD that was not asked for."""
+
+
 class Answer(NamedTuple):
     """A piece of the context."""
 
@@ -47,7 +51,8 @@ def read_questions(path: str, use: str, unanswerable: bool) -> list[Question]:
 
     Raises:
       InputError: no such file, another ending, no question in it, not JSON, a field that is missing or of
-        another type, an id that comes twice, a question whose answers do not fit `use` and `unanswerable`.
+        another type, an id that comes twice, a question whose answers do not fit `use` and `unanswerable`
+        (OtherVersion where they would fit the other value of that).
     """
     file = Path(path)
     if file.suffix not in KINDS:
@@ -192,12 +197,12 @@ def _is_there(text: str, context: str, start: int) -> bool:
 def _check_number(impossible: Any, count: int, where: str, use: str, unanswerable: bool) -> None:
     """Whether a question of a training or dev set has as many answers as it may."""
     if not unanswerable and (impossible or not count):
-        raise InputError(
+        raise OtherVersion(
             f"{where}: has no answer; for such questions (SQuAD v2.0) set --config.examples.unanswerable=True"
         )
     if unanswerable:
         if not isinstance(impossible, bool):
-            raise InputError(
+            raise OtherVersion(
                 f"{where}: does not say whether it 'is_impossible', as SQuAD v2.0 does; for v1.1 set "
                 "--config.examples.unanswerable=False"
             )

@@ -87,6 +87,11 @@ def batch_shapes(config: ConfigDict, section: ConfigDict) -> dict[str, jax.Shape
     }
 
 
+def figures(config: ConfigDict) -> list[str]:
+    """Names of what a dev set is measured by."""
+    return ["accuracy"]
+
+
 def open_data(config: ConfigDict, source: Trained | None) -> Data:
     """Reads the files of config.examples. Raises InputError for whatever does not fit."""
     c = config.examples

@@ -102,11 +102,18 @@ def batch_shapes(config: ConfigDict, section: ConfigDict) -> dict[str, jax.Shape
     }
 
 
+def figures(config: ConfigDict) -> list[str]:
+    """Names of what a dev set is measured by. Raises InputError if there is no such metric."""
+    metric = config.examples.metric
+    if metric not in official.BY_NAME:
+        raise InputError(f"--config.examples.metric={metric}: must be one of {', '.join(official.BY_NAME)}")
+    return list(official.BY_NAME[metric](np.arange(2), np.arange(2)))
+
+
 def open_data(config: ConfigDict, source: Trained | None) -> Data:
     """Reads the files of config.examples. Raises InputError for whatever does not fit."""
     c = config.examples
-    if c.metric not in official.BY_NAME:
-        raise InputError(f"--config.examples.metric={c.metric}: must be one of {', '.join(official.BY_NAME)}")
+    figures(config)
     if (c.metric == "correlations") != c.number:
         raise InputError(
             f"--config.examples.metric={c.metric}: numbers (--config.examples.number=True) are measured by "
@@ -212,8 +219,8 @@ def _eval_set(
         write_predictions(f"{path}_predictions.tsv", records, config.examples.id, predictions)
         if number or not examples.of_example:
             return None
-        figures = official.per_class(examples.of_example["labels"], found, labels)
-        return write_per_class(f"{path}_per_class.tsv", figures)
+        table = official.per_class(examples.of_example["labels"], found, labels)
+        return write_per_class(f"{path}_per_class.tsv", table)
 
     return EvalSet(
         name="eval" if first else f"eval_{stem}",

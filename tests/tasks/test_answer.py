@@ -93,6 +93,7 @@ def test_it_learns_and_writes_the_releases_files(folder, run):
     assert figures["eval/f1"] > 0.9
     assert figures["eval/best_f1"] >= figures["eval/f1"]
     assert {"eval/exact_match", "eval/f1_no_answer", "eval/best_f1_threshold"} <= figures.keys()
+    assert [f"eval/{name}" for name in answer.figures(settings(folder, "", version=2))] == list(figures)
     trained = load_trained(str(workdir))
     assert (trained.head, trained.labels, trained.step) == ("question_answering", (), 96)  # 96 / 8 x 8
     for name, count in (("dev", 24), ("test", 12)):
@@ -350,6 +351,14 @@ def test_runs_that_do_not_fit(tmp_path):
     write_run(tmp_path / "broken", {"q1": {"a": 1.0}})
     (tmp_path / "broken/dev_nbest_predictions.json").write_text('{"q1": [{"text": "a"}]}')
     (tmp_path / "empty").mkdir()
+    write_run(tmp_path / "same", {"q1": {"a": 1.0}})
+    write_run(tmp_path / "odds2", {"q1": {"a": 1.0}}, True)
+    for version in (1, 2):
+        (tmp_path / f"v{version}").mkdir()
+        asked = {"id": "q1", "question": "?", "answers": [{"text": "a", "answer_start": 0}][: 2 - version]}
+        asked |= {"is_impossible": True} if version == 2 else {}
+        data = {"data": [{"paragraphs": [{"context": "a", "qas": [asked]}]}]}
+        (tmp_path / f"v{version}/dev.json").write_text(json.dumps(data))
     out = f"--out={tmp_path / 'out'}"
     for args, message in (
         (["one", out], "name two or more runs, each once"),
@@ -357,10 +366,37 @@ def test_runs_that_do_not_fit(tmp_path):
         (["one", "two", f"--out={tmp_path / 'one'}"], "is a run, whose predictions would be lost"),
         (["one", "two", out], "two: its dev_nbest_predictions.json has other questions"),
         (["one", "odds", out], "dev: some runs were trained with unanswerable questions"),
-        (["one", "broken", out], "broken/dev_nbest_predictions.json: holds no answers"),
+        (["one", "broken", out], "broken/dev_nbest_predictions.json: question 'q1': not a list of answers"),
+        (["one", "same", out, "--null_threshold=nan"], "--null_threshold=nan: must be a finite number"),
+        (["one", "same", out, f"--data={tmp_path}/v2/dev.json"], "trained without unanswerable questions"),
+        (["odds", "odds2", out, f"--data={tmp_path}/v1/dev.json"], "trained with unanswerable questions"),
         (["one", "empty", out], "empty/dev_nbest_predictions.json: no such file"),
         (["empty", "one", out], "empty: has no"),
     ):
         with pytest.raises(InputError, match=message):
             ensemble.main([arg if arg.startswith("--") else str(tmp_path / arg) for arg in args])
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "not JSON"),
+        ("[" * 100_000, "not JSON"),
+        ("[]", "not a JSON object"),
+        ('{"q1": {}}', "question 'q1'"),
+        ('{"q1": []}', "question 'q1'"),
+        ('{"q1": [[]]}', "question 'q1'"),
+        ('{"q1": [{"text": null, "probability": 1, "start_logit": 0, "end_logit": 0}]}', "question 'q1'"),
+        ('{"q1": [{"text": "a", "probability": "1", "start_logit": 0, "end_logit": 0}]}', "question 'q1'"),
+        ('{"q1": [{"text": "a", "probability": -1, "start_logit": 0, "end_logit": 0}]}', "question 'q1'"),
+        ('{"q1": [{"text": "a", "probability": NaN, "start_logit": 0, "end_logit": 0}]}', "question 'q1'"),
+        ('{"q1": [{"text": "a", "probability": 1, "start_logit": [], "end_logit": 0}]}', "question 'q1'"),
+    ],
+)
+def test_candidates_that_no_run_wrote(tmp_path, content, message):
+    write_run(tmp_path / "one", {"q1": {"a": 1.0}})
+    write_run(tmp_path / "two", {"q1": {"a": 1.0}})
+    (tmp_path / "two/dev_nbest_predictions.json").write_text(content)
+    with pytest.raises(InputError, match=f"two/dev_nbest_predictions.json: {message}.*; take the file as a"):
+        ensemble.main([str(tmp_path / "one"), str(tmp_path / "two"), f"--out={tmp_path / 'out'}"])

@@ -86,7 +86,7 @@ def opened(folder, model, **fields):
 
 def test_it_learns_writes_predictions_and_gives_a_model(folder, model, tmp_path):
     figures = train(settings(folder, model, tmp_path / "run", train__epochs=12.0))
-    assert figures.keys() == {"eval/accuracy"}
+    assert list(figures) == [f"eval/{name}" for name in choose.figures(settings(folder, model))]
     assert figures["eval/accuracy"] > 0.9
     lines = (tmp_path / "run/test_predictions.tsv").read_text().splitlines()
     assert lines == ["index\tprediction", *(f"{i}\t{(200 + i) % 3}" for i in range(5))]

@@ -96,6 +96,7 @@ def test_a_word_counts_where_it_has_the_most_context(model):
 def test_it_learns_and_writes_predictions(folder, model, tmp_path, capsys, context):
     figures = train(settings(folder, model, tmp_path / "run", examples__document_context=context))
     assert figures["eval/f1"] > 0.9
+    assert [f"eval/{name}" for name in tag.figures(settings(folder, model))] == list(figures)
     trained = load_trained(str(tmp_path / "run"))
     assert (trained.head, trained.labels) == ("token_classification", ("O", "B-X", "I-X"))
     table = [line.split("\t") for line in (tmp_path / "run/dev_per_class.tsv").read_text().splitlines()]
