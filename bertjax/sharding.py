@@ -37,7 +37,7 @@ TABLE: tuple[tuple[str, tuple[str | tuple[str, ...] | None, ...]], ...] = (
     (r"layers/output_kernel$", ("tensor", "fsdp")),  # FD
     (r"(pooler|mlm)_kernel$", ("fsdp", "tensor")),  # DD
     (r"mlm_output_bias$", (("tensor", "fsdp"),)),  # V
-    (r"(nsp|classifier|span)_kernel$", ("fsdp", None)),  # D2, DC
+    (r"(nsp|classifier|score|span)_kernel$", ("fsdp", None)),  # D2, DC
     (r"(^|[/_])(bias|scale)$", (None,)),
     (r"(^|/)(count|step|bad_steps|bad_in_a_row)$", ()),
 )
