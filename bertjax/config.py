@@ -36,6 +36,7 @@ MODEL_SIZES = {
 
 # Fields of config.model that parameters fit or not, and that change what is computed with them.
 ARCHITECTURE = (
+    "kind",
     "vocab_size",
     "hidden_size",
     "num_hidden_layers",
@@ -50,6 +51,7 @@ ARCHITECTURE = (
 VOCAB_MULTIPLE = 128  # the embedding table divides over any mesh up to this, and fills the TPU's lanes
 CHARACTER_IDS = 262  # ELMo's: 256 bytes, begin and end of sentences and words, and two kinds of padding
 HIDDEN_ACTS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu")  # Hugging Face's names
+KINDS = ("bert", "gpt")  # bertjax.models.kinds has their modules
 REMAT = ("none", "attention", "dots", "full")
 MASKING = ("static", "dynamic", "next_token")
 OPTIMIZERS = ("bert_adamw", "adamw", "lamb")
@@ -102,7 +104,8 @@ def default() -> ConfigDict:
     c.init_params = True  # False: take only its sizes and tokenizer, and draw all parameters anew
     c.seed = 0  # initial parameters, data order, masks and dropout all follow from it
 
-    c.model = ConfigDict()  # BertConfig's names
+    c.model = ConfigDict()  # BertConfig's names, but for kind
+    c.model.kind = "bert"  # or "gpt", the left-to-right OpenAI GPT, which no task trains yet
     c.model.vocab_size = 30522
     c.model.hidden_size = 768
     c.model.num_hidden_layers = 12
@@ -360,6 +363,7 @@ def check_model(model: ConfigDict) -> None:
     """Raises InputError if a field of config.model is out of range or contradicts another one."""
     _check_fields(model, "model.")
     for field, known in (
+        ("kind", KINDS),
         ("dtype", ("float32", "bfloat16")),
         ("hidden_act", HIDDEN_ACTS),
         ("remat", REMAT),
@@ -407,6 +411,7 @@ def check(config: ConfigDict) -> None:
                 "must hold finite numbers only")  # fmt: skip
     _check_fields(config)
     check_model(m)
+    require(m.kind == "bert", "model.kind", "every task trains a BERT")
     for field, known in (("data.masking", MASKING), ("optim.name", OPTIMIZERS)):
         require(dict(fields(config))[field] in known, field, f"must be one of {', '.join(known)}")
     require(len(d.mask_split) == 3 and min(d.mask_split) >= 0 and abs(sum(d.mask_split) - 1) < 1e-6,

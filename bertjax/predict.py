@@ -363,12 +363,12 @@ def _embed(flags: argparse.Namespace) -> None:
 
 
 def _open(flags: argparse.Namespace) -> Predictor:
-    model = load(flags.model, allow_pickle=flags.allow_pickle)
+    model = load(flags.model, allow_pickle=flags.allow_pickle, model_kind="bert")
     return Predictor(model.config, model.params, model.tokenizer)
 
 
 def _open_for(flags: argparse.Namespace, head: str, what: str) -> tuple[Trained, Predictor]:
-    model = load(flags.model, allow_pickle=flags.allow_pickle)
+    model = load(flags.model, allow_pickle=flags.allow_pickle, model_kind="bert")
     if model.head != head:
         raise InputError(f"{flags.model}: a model for {model.head}; name one that was trained to {what}")
     return model, Predictor(model.config, model.params, model.tokenizer)

@@ -37,7 +37,7 @@ TABLE: tuple[tuple[str, tuple[str | tuple[str, ...] | None, ...]], ...] = (
     (r"layers/output_kernel$", ("tensor", "fsdp")),  # FD
     (r"(pooler|mlm)_kernel$", ("fsdp", "tensor")),  # DD
     (r"mlm_output_bias$", (("tensor", "fsdp"),)),  # V
-    (r"(nsp|classifier|span)_kernel$", ("fsdp", None)),  # D2, DC
+    (r"(nsp|classifier|score|span)_kernel$", ("fsdp", None)),  # D2, DC
     # ELMo and what is built of LSTMs. Every step of an LSTM reads the kernels of its loop whole.
     (r"characters/(embedding|width_\d+_kernel)$", (None, None)),
     (r"characters/highway_kernel$", ("fsdp", None, "tensor")),  # NGN
