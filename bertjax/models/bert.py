@@ -233,8 +233,10 @@ class Encoder(nnx.Module):
             x_BSD = nnx.merge(graph, params)(x_BSD, bias_BNST, layer_keys, positions_BM)
             return x_BSD, x_BSD if every_layer else None
 
-        if self.remat in _KEPT:
-            body = jax.checkpoint(body, policy=_KEPT[self.remat], prevent_cse=not self.scan)
+        looped = body
+        if self.remat in _KEPT:  # a loop needs no barrier that keeps XLA from merging the two computations
+            looped = jax.checkpoint(body, policy=_KEPT[self.remat], prevent_cse=False)
+            body = jax.checkpoint(body, policy=_KEPT[self.remat])
         numbers = jnp.arange(1, self.num_layers + 1)
         scanned = self.num_layers - (positions_BM is not None) if self.scan else 0
         sizes = (*(scanned,) * bool(scanned), *(1,) * (self.num_layers - scanned))
@@ -244,7 +246,7 @@ class Encoder(nnx.Module):
         layers = [jax.tree_util.tree_unflatten(tree, part) for part in parts]
         states: list[Any] = [x_BSD[None]]
         if scanned:
-            x_BSD, state = lax.scan(body, x_BSD, (layers.pop(0), numbers[:scanned]))
+            x_BSD, state = lax.scan(looped, x_BSD, (layers.pop(0), numbers[:scanned]))
             states.append(state)
         for i, layer in enumerate(layers, scanned):
             params = jax.tree.map(lambda leaf: leaf[0], layer)
