@@ -158,7 +158,7 @@ def default() -> ConfigDict:
     c.data.pack = 1  # most sequences in a row; above 1, attention stays inside each sequence
 
     c.examples = ConfigDict()  # files of a fine-tuning task: .tsv, .csv or .jsonl
-    c.examples.folder = ""  # that the files below lie in
+    c.examples.folder = ""  # that the files below lie in, or "tfds:SET", such as "tfds:glue/mrpc"
     c.examples.train = "train.tsv"
     c.examples.dev = ("dev.tsv",)
     c.examples.test = ()  # without labels

@@ -25,6 +25,7 @@ from typing import Any, Protocol
 from bertjax import config as config_lib
 from bertjax.checkpoint import FOLDER, may_change
 from bertjax.convert.load import kind_of
+from bertjax.data import tfds_sets
 from bertjax.errors import EXIT_INTERRUPTED, InputError, Interrupted, run_command
 from bertjax.files import read_json
 from bertjax.flags import Parser
@@ -175,7 +176,8 @@ def _read_flags(args: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         metavar="K",
         help="runs at a time, each on its share of the devices",
     )
-    add("--glue", default="", metavar="DIR", help="the benchmark's folder, with CoLA, SST-2 and so on in it")
+    add("--glue", default="", metavar="DIR", help="the benchmark's folder, with CoLA, SST-2 and so on in it; "
+        "or tfds:glue")  # fmt: skip
     add("--metric", default="", metavar="NAME", help="what the best setting is chosen by, such as eval/f1 "
         "(default: the paper's, or the task's first)")  # fmt: skip
     add("--keep_all", action="store_true", help="keep every run's checkpoint, not only those of the best")
@@ -250,12 +252,14 @@ def plan(flags: argparse.Namespace, overrides: Sequence[str]) -> list[Planned]:
 
 
 def _glue_fields(folder: str, task: str) -> list[str]:
-    """Overrides for a GLUE task: its folder, and those of its test files that are there."""
+    """Overrides for a GLUE task: its folder or set, and those of its test files that are there."""
     if not folder or task not in FOLDERS:
         return []
     name, tests = FOLDERS[task]
-    path = os.path.join(folder, name)
-    there = tuple(test for test in tests if os.path.isfile(os.path.join(path, test)))
+    of_sets = tfds_sets.is_tfds(folder)
+    path = os.path.join(folder, task if of_sets else name)
+    exists = tfds_sets.exists if of_sets else os.path.isfile
+    there = tuple(test for test in tests if exists(os.path.join(path, test)))
     return [f"examples.folder={path}", f"examples.test={there!r}"]
 
 

@@ -1,7 +1,7 @@
 """Questions on texts, in SQuAD's JSON (v1.1 and v2.0) and in JSON Lines.
 
 A line of JSON Lines is one question: its id, context, question and answers. Answers are [{"text": ...,
-"answer_start": ...}, ...], or {"text": [...], "answer_start": [...]}.
+"answer_start": ...}, ...], or {"text": [...], "answer_start": [...]}. Sets of tfds_sets have the same fields.
 """
 
 import json
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bertjax.data import tfds_sets
 from bertjax.errors import InputError, quoted
 
 KINDS = (".json", ".jsonl")
@@ -44,7 +45,7 @@ def read_questions(path: str, use: str, unanswerable: bool) -> list[Question]:
     """The questions of a file, in its order.
 
     Args:
-      path: .json in SQuAD's format, or .jsonl.
+      path: .json in SQuAD's format, or .jsonl; or a split of a set.
       use: TRAIN, DEV or TEST.
       unanswerable: whether questions may have no answer (v2.0). SQuAD's JSON says of each question whether it
         "is_impossible"; in JSON Lines it may, and has no answers otherwise.
@@ -52,14 +53,15 @@ def read_questions(path: str, use: str, unanswerable: bool) -> list[Question]:
     Raises:
       InputError: no such file, another ending, no question in it, not JSON, a field that is missing or of
         another type, an id that comes twice, a question whose answers do not fit `use` and `unanswerable`
-        (OtherVersion where they would fit the other value of that).
+        (OtherVersion where they would fit the other value of that); or see tfds_sets.
     """
-    file = Path(path)
-    if file.suffix not in KINDS:
-        raise InputError(f"{path}: the name must end with {' or '.join(KINDS)}, which says what it holds")
-    if not file.is_file():
-        raise InputError(f"{path}: no such file")
-    read = _objects if file.suffix == ".json" else _lines
+    file, read = Path(path), _of_set
+    if not tfds_sets.is_tfds(path):
+        if file.suffix not in KINDS:
+            raise InputError(f"{path}: the name must end with {' or '.join(KINDS)}, which says what it holds")
+        if not file.is_file():
+            raise InputError(f"{path}: no such file")
+        read = _objects if file.suffix == ".json" else _lines
     questions = [
         make_question(fields, where, source, use, unanswerable) for fields, where, source in read(path)
     ]
@@ -117,6 +119,11 @@ def _objects(path: str) -> Iterator[tuple[Mapping[str, Any], str, str]]:
                 if not isinstance(question, dict):
                     raise InputError(f"{where}: expected an object, found {type(question).__name__}")
                 yield {**question, "context": context}, where, path
+
+
+def _of_set(path: str) -> Iterator[tuple[Mapping[str, Any], str, str]]:
+    """(fields, place, path) of each question of a split."""
+    return ((fields, where, path) for fields, where in tfds_sets.read_fields(path))
 
 
 def _list(value: Any, name: str, where: str) -> list[Any]:

@@ -12,6 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from bertjax import config as config_lib
+from bertjax.data import tfds_sets
 from bertjax.data.rng import permute_range, root_key
 from bertjax.data.tables import Record
 from bertjax.data.texts import Row, batch_length, make_batch
@@ -84,11 +85,15 @@ def fine_tuned_config(
 
 
 def fingerprints(examples: ConfigDict) -> dict[str, str]:
-    """The sha256 of each file of config.examples, for Data."""
+    """The sha256 of each file of config.examples, or of the files of each split, for Data."""
     found = {}
     for name in (examples.train, *examples.dev, *examples.test):
-        with open(os.path.join(examples.folder, name), "rb") as file:
-            found[f"{name} sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+        path = os.path.join(examples.folder, name)
+        if tfds_sets.is_tfds(path):
+            found[f"{name} sha256"] = tfds_sets.digest(path)
+        else:
+            with open(path, "rb") as file:
+                found[f"{name} sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
     return found
 
 

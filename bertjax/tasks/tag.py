@@ -18,6 +18,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from bertjax import metrics as official
+from bertjax.data import tfds_sets
 from bertjax.data.conll import Sentence, conll_lines, read_conll
 from bertjax.data.texts import Row
 from bertjax.data.tokenizer import Tokenizer
@@ -156,6 +157,11 @@ def open_data(config: ConfigDict, source: Trained | None) -> Data:
     source, paths = need_model(config, source, pairs=False), file_paths(c)
     read = {path: read_conll(path, tagged=name != "test") for name, files in paths.items() for path in files}
     train = read[paths["train"][0]]
+    if c.document_context and tfds_sets.is_tfds(c.folder):
+        raise InputError(
+            "--config.examples.document_context=True: sets of tfds do not tell documents apart; take the "
+            "benchmark's own files"
+        )
     kinds = sorted({tag[2:] for sentence in train for tag in sentence.tags if tag != "O"})
     labels = tuple(c.labels) or ("O", *(f"{place}-{kind}" for kind in kinds for place in "BI"))
     if len(labels) == 1:
