@@ -176,6 +176,7 @@ def default() -> ConfigDict:
     c.train.keep_last = 3  # checkpoints
     c.train.keep_every = 100_000  # steps; checkpoints at its multiples stay for good; 0: none
     c.train.max_bad_steps = 20  # stop after so many non-finite updates in a row
+    c.train.freeze_encoder = False  # True: only what stands on it is trained, on states without dropout
     c.train.reinit_layers = 0  # top layers of init_from that are drawn anew, the pooler with them; 0: neither
 
     c.phase2 = ConfigDict()  # the last part of the same job, at another length; steps 0: none
