@@ -154,7 +154,11 @@ def compare(flags: argparse.Namespace, python: str, seed: int) -> dict[str, Any]
     data = task.open_data(config, source)
     config, rows = data.config, data.rows["train"]
     training = Sequences(rows.train(i * rows.batch_rows, rows.batch_rows) for i in range(config.train.steps))
-    held_out = [Sequences([evals.rows(0, evals.num_rows)]) for evals in rows.evals]
+    size = config.eval.batch_size
+    held_out = [
+        Sequences(evals.rows(i, min(size, evals.num_rows - i)) for i in range(0, evals.num_rows, size))
+        for evals in rows.evals
+    ]
     with tempfile.TemporaryDirectory() as folder:
         begin_from(config, task, source, data, f"{folder}/begin")
         arrays = {f"train_{name}": x for name, x in training.arrays().items()}

@@ -36,6 +36,7 @@ MODEL_SIZES = {
 
 # Fields of config.model that parameters fit or not, and that change what is computed with them.
 ARCHITECTURE = (
+    "kind",
     "vocab_size",
     "hidden_size",
     "num_hidden_layers",
@@ -48,7 +49,9 @@ ARCHITECTURE = (
 )
 
 VOCAB_MULTIPLE = 128  # the embedding table divides over any mesh up to this, and fills the TPU's lanes
+CHARACTER_IDS = 262  # ELMo's: 256 bytes, begin and end of sentences and words, and two kinds of padding
 HIDDEN_ACTS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu")  # Hugging Face's names
+KINDS = ("bert", "gpt")  # bertjax.models.kinds has their modules
 REMAT = ("none", "attention", "dots", "full")
 MASKING = ("static", "dynamic", "next_token")
 OPTIMIZERS = ("bert_adamw", "adamw", "lamb")
@@ -63,11 +66,13 @@ _POSITIVE = (
     "train.log_every", "train.save_every", "train.keep_last", "train.max_bad_steps",
     "phase2.batch_size", "phase2.max_predictions_per_seq", "phase2.learning_rate",
     "optim.learning_rate", "optim.eps", "eval.batch_size", "examples.max_query_length",
-    "examples.doc_stride", "examples.max_answer_length", "examples.n_best_size",
+    "examples.doc_stride", "examples.max_answer_length", "examples.n_best_size", "elmo.vocab_size",
+    "elmo.character_size", "elmo.cells", "elmo.projection", "elmo.layers", "elmo.samples",
 )  # fmt: skip
 _NOT_NEGATIVE = (
     "train.eval_every", "train.keep_every", "train.reinit_layers", "phase2.steps", "phase2.warmup_steps",
     "optim.warmup_steps", "optim.weight_decay", "optim.clip_norm", "eval.examples",
+    "elmo.highway_layers", "elmo.clip",
 )  # fmt: skip
 
 
@@ -99,7 +104,8 @@ def default() -> ConfigDict:
     c.init_params = True  # False: take only its sizes and tokenizer, and draw all parameters anew
     c.seed = 0  # initial parameters, data order, masks and dropout all follow from it
 
-    c.model = ConfigDict()  # BertConfig's names
+    c.model = ConfigDict()  # BertConfig's names, but for kind
+    c.model.kind = "bert"  # or "gpt", the left-to-right OpenAI GPT, which no task trains yet
     c.model.vocab_size = 30522
     c.model.hidden_size = 768
     c.model.num_hidden_layers = 12
@@ -117,6 +123,20 @@ def default() -> ConfigDict:
     # What the backward pass computes again instead of keeping it: "none"; "attention", its scores and
     # probabilities; "dots", all but the products with parameters; "full", all but each layer's input.
     c.model.remat = "none"
+
+    c.elmo = ConfigDict()  # ELMo (Peters et al. 2018); its dtype is model.dtype
+    c.elmo.vocab_size = 793_471  # words that the language models predict, sorted by frequency
+    c.elmo.characters = 50  # of a word, with its begin and end; bytes after them are left out
+    c.elmo.character_size = 16
+    c.elmo.filters = ((1, 32), (2, 32), (3, 64), (4, 128), (5, 256), (6, 512), (7, 1024))  # width, count
+    c.elmo.highway_layers = 2
+    c.elmo.cells = 4096  # of a layer's LSTM in each direction
+    c.elmo.projection = 512
+    c.elmo.layers = 2
+    c.elmo.clip = 3.0  # absolute value of cells and of projected outputs; 0: no limit
+    c.elmo.dropout_prob = 0.1
+    c.elmo.samples = 8192  # of the vocabulary in a training step's softmax
+    c.elmo.mix_norm = False  # LayerNorm of each layer before the learned mix
 
     c.data = ConfigDict()
     c.data.store = ""  # folder written by bertjax.prepare
@@ -138,7 +158,7 @@ def default() -> ConfigDict:
     c.data.pack = 1  # most sequences in a row; above 1, attention stays inside each sequence
 
     c.examples = ConfigDict()  # files of a fine-tuning task: .tsv, .csv or .jsonl
-    c.examples.folder = ""  # that the files below lie in
+    c.examples.folder = ""  # that the files below lie in, or "tfds:SET", such as "tfds:glue/mrpc"
     c.examples.train = "train.tsv"
     c.examples.dev = ("dev.tsv",)
     c.examples.test = ()  # without labels
@@ -166,7 +186,8 @@ def default() -> ConfigDict:
     c.train = ConfigDict()
     c.train.steps = 900_000
     c.train.epochs = 0.0  # passes over the examples of a fine-tuning task, which then give the steps
-    c.train.batch_size = 256  # rows a step over all devices
+    # A step's, over all devices: rows; in fine-tuning examples, for tags and questions windows of texts.
+    c.train.batch_size = 256
     c.train.seq_length = 128
     c.train.max_predictions_per_seq = 20
     c.train.accumulation = 1  # a step's rows are computed in this many parts, one update for all
@@ -343,6 +364,7 @@ def check_model(model: ConfigDict) -> None:
     """Raises InputError if a field of config.model is out of range or contradicts another one."""
     _check_fields(model, "model.")
     for field, known in (
+        ("kind", KINDS),
         ("dtype", ("float32", "bfloat16")),
         ("hidden_act", HIDDEN_ACTS),
         ("remat", REMAT),
@@ -390,6 +412,7 @@ def check(config: ConfigDict) -> None:
                 "must hold finite numbers only")  # fmt: skip
     _check_fields(config)
     check_model(m)
+    require(m.kind == "bert", "model.kind", "every task trains a BERT")
     for field, known in (("data.masking", MASKING), ("optim.name", OPTIMIZERS)):
         require(dict(fields(config))[field] in known, field, f"must be one of {', '.join(known)}")
     require(len(d.mask_split) == 3 and min(d.mask_split) >= 0 and abs(sum(d.mask_split) - 1) < 1e-6,
@@ -405,6 +428,18 @@ def check(config: ConfigDict) -> None:
                 f"must be a multiple of train.accumulation={t.accumulation}")  # fmt: skip
         require(8 <= phase.seq_length <= m.max_position_embeddings, f"{name}.seq_length",
                 f"must be from 8 to model.max_position_embeddings={m.max_position_embeddings}")  # fmt: skip
+    e = config.elmo
+    pairs = all(
+        isinstance(each, tuple) and len(each) == 2 and all(type(n) is int and n > 0 for n in each)
+        for each in e.filters
+    )
+    require(bool(e.filters) and pairs and len({width for width, _ in e.filters}) == len(e.filters),
+            "elmo.filters", "must be (width, count) pairs of positive integers, each width once")  # fmt: skip
+    widest = max(width for width, _ in e.filters)
+    require(e.characters >= max(widest, 3), "elmo.characters",
+            f"must be at least 3 and the widest of elmo.filters={widest}")  # fmt: skip
+    require(e.samples <= e.vocab_size - 2, "elmo.samples",
+            f"must be below elmo.vocab_size={e.vocab_size} by 2 or more")  # fmt: skip
     axes = (config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     require(all(n > 0 or n == -1 for n in axes) and axes.count(-1) <= 1, "mesh.data",
             "mesh axes must be positive; one may be -1")  # fmt: skip

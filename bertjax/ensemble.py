@@ -14,14 +14,16 @@ from argparse import RawTextHelpFormatter
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from bertjax import config as config_lib
 from bertjax.data.answers import NBEST, NULL_ODDS, Candidate, Prediction, score_answers, write_answers
-from bertjax.data.squad import DEV, read_questions
+from bertjax.data.squad import DEV, OtherVersion, read_questions
 from bertjax.errors import InputError, quoted, run_command
 from bertjax.flags import Parser
 
 _SMALLEST = 1e-300  # a probability whose logarithm is still finite
+_ADVICE = "take the file as a run wrote it"
 _Candidates = Mapping[str, Sequence[Candidate]]  # by question id
 
 
@@ -38,6 +40,8 @@ def main(args: Sequence[str]) -> None:
         help='log odds above which the answer is "no answer" (default: %(default)s)',
     )  # fmt: skip
     flags = parser.parse_args(args)
+    if not math.isfinite(flags.null_threshold):
+        raise InputError(f"--null_threshold={flags.null_threshold}: must be a finite number")
     folders = [os.path.realpath(run) for run in flags.runs]
     if len(set(folders)) < 2 or len(set(folders)) < len(folders):
         raise InputError(f"{' '.join(flags.runs)}: name two or more runs, each once")
@@ -48,10 +52,13 @@ def main(args: Sequence[str]) -> None:
     golds = {}
     if flags.data:
         [(answers, unanswerable)] = merged.values()
-        golds = {
-            question.id: [answer.text for answer in question.answers]
-            for question in read_questions(flags.data, DEV, unanswerable)
-        }
+        try:
+            questions = read_questions(flags.data, DEV, unanswerable)
+        except OtherVersion as error:
+            kind = "with" if unanswerable else "without"
+            raise InputError(f"{flags.data}: of another version of SQuAD than the runs, which were trained "
+                             f"{kind} unanswerable questions; name their dev set") from error  # fmt: skip
+        golds = {question.id: [answer.text for answer in question.answers] for question in questions}
         if golds.keys() != answers.keys():
             raise InputError(f"{flags.data}: has other questions than the runs answered; name their dev set")
     os.makedirs(flags.out, exist_ok=True)
@@ -93,9 +100,25 @@ def _read_candidates(path: str) -> _Candidates:
     with open(path, "rb") as file:
         try:
             content = json.load(file)
-            return {name: [Candidate(**entry) for entry in entries] for name, entries in content.items()}
-        except (ValueError, TypeError, AttributeError) as error:
-            raise InputError(f"{path}: holds no answers with probabilities ({quoted(error)})") from error
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{path}: not JSON ({quoted(error)}); {_ADVICE}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: not a JSON object; {_ADVICE}")
+    for name, entries in content.items():
+        if not (isinstance(entries, list) and entries and all(map(_is_candidate, entries))):
+            raise InputError(f"{path}: question {quoted(name)}: not a list of answers, each with a text, a "
+                             f"probability from 0 to 1 and two logits; {_ADVICE}")  # fmt: skip
+    return {name: [Candidate(**entry) for entry in entries] for name, entries in content.items()}
+
+
+def _is_candidate(entry: Any) -> bool:
+    return (
+        isinstance(entry, dict)
+        and entry.keys() == set(Candidate._fields)
+        and isinstance(entry["text"], str)
+        and all(type(entry[name]) in (int, float) for name in Candidate._fields[1:])
+        and 0 <= entry["probability"] <= 1
+    )
 
 
 def merge(models: Sequence[Sequence[Candidate]], n_best_size: int, unanswerable: bool) -> Prediction:

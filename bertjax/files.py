@@ -27,15 +27,15 @@ def read_small(path: str | os.PathLike[str]) -> bytes:
     return content
 
 
-def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """A file with one JSON object. Raises InputError."""
+def read_json(path: str | os.PathLike[str], advice: str = "take a whole copy of the model") -> dict[str, Any]:
+    """A file with one JSON object. Raises InputError, with `advice` if the file holds something else."""
     content = read_small(path)
     try:
         value = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not JSON ({quoted(error)}); take a whole copy of the model") from error
+        raise InputError(f"{path}: not JSON ({quoted(error)}); {advice}") from error
     if not isinstance(value, dict):
-        raise InputError(f"{path}: not a JSON object; take a whole copy of the model")
+        raise InputError(f"{path}: not a JSON object; {advice}")
     return value
 
 

@@ -38,7 +38,7 @@ def device_shares(processes: int) -> list[dict[str, str]]:
     """What to set in the environment of each of some processes, so that they share this machine's devices.
 
     Nothing for a single process, which sees all devices, and nothing on a CPU. CUDA_VISIBLE_DEVICES and
-    TPU_VISIBLE_CHIPS, where they are set, say which devices there are to share.
+    TPU_VISIBLE_CHIPS, where they are set, say which devices there are to share: "" says that there are none.
 
     Raises:
       InputError: the devices cannot be divided so.
@@ -46,9 +46,10 @@ def device_shares(processes: int) -> list[dict[str, str]]:
     if processes == 1 or os.environ.get("JAX_PLATFORMS") == "cpu":
         return [{}] * processes
     gpus, chips = (
-        os.environ[name].split(",") if os.environ.get(name) else [str(i) for i in range(len(_find(patterns)))]
+        list(filter(None, os.environ[name].split(","))) if name in os.environ
+        else [str(i) for i in range(len(_find(patterns)))]
         for name, patterns in (("CUDA_VISIBLE_DEVICES", _GPUS), ("TPU_VISIBLE_CHIPS", _TPU_CHIPS))
-    )
+    )  # fmt: skip
     devices = chips or gpus
     each = len(devices) // processes
     if len(devices) % processes or (chips and each not in _CHIP_BOUNDS):

@@ -16,7 +16,7 @@ from bertjax.data.answers import Prediction
 from bertjax.data.conll import Sentence
 from bertjax.data.spans import Windows, encode_questions
 from bertjax.data.squad import Question
-from bertjax.data.texts import Row, Text, check_utf8, encode, make_batch, show
+from bertjax.data.texts import Row, Text, batch_length, check_utf8, encode, make_batch, show
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import InputError
 from bertjax.models import bert
@@ -26,7 +26,6 @@ from bertjax.tasks.tag import cut_windows
 MASK = "[MASK]"
 POOLINGS = ("mean", "cls", "pooled", "tokens")
 _ROWS = 16  # texts computed together
-_LENGTHS = 32  # rows are filled up to a multiple of so many tokens, so that few shapes are compiled
 _WINDOW = 64 * _ROWS  # texts sorted by length among themselves
 
 Guesses = list[tuple[str, float]]  # (token, probability), the likeliest first
@@ -71,7 +70,7 @@ def _in_batches(
     answers: list[Any] = [None] * len(rows)
     for first in range(0, len(rows), _ROWS):
         some = order[first : first + _ROWS]
-        length = min(-(-len(rows[some[-1]].ids) // _LENGTHS) * _LENGTHS, most)
+        length = batch_length(len(rows[some[-1]].ids), most)
         batch = make_batch([rows[i] for i in some] + [empty] * (_ROWS - len(some)), tokenizer.pad_id, length)
         results = compute(batch)
         for place, i in enumerate(some):
@@ -234,24 +233,26 @@ class Predictor:
         scores = iter(self.classify(pairs, truncate))
         return [np.concatenate([next(scores) for _ in choices]) for _, choices in questions]
 
-    def tag(self, sentences: Sequence[Sequence[str]]) -> list[np.ndarray]:
+    def tag(self, sentences: Sequence[Sentence], seq_length: int, document_context: bool) -> list[np.ndarray]:
         """The classifier's logits for each word of each sentence, float32 [words, C].
 
-        A sentence that is longer than the model takes is cut into windows, as in training. Raises InputError.
+        Args:
+          seq_length, document_context: of the windows, see bertjax.tasks.tag.cut_windows.
+
+        Raises:
+          InputError: the model has no classifier.
         """
         self._need("classifier", "tag words")
-        parts = [Sentence(tuple(words), (), 0, 0) for words in sentences]
-        cut = cut_windows(parts, self.tokenizer, self.most, document_context=False)
+        cut = cut_windows(sentences, self.tokenizer, seq_length, document_context)
         found = _in_batches(
             [window.row for window in cut],
             self.tokenizer,
-            self.most,
+            seq_length,
             lambda batch: self._run("tag", lambda model, batch: model.classify(model.encoder(batch)), batch),
             lambda x, _: x,
         )
-        logits = [
-            np.zeros((len(words), self.params["classifier_bias"].size), np.float32) for words in sentences
-        ]
+        size = self.params["classifier_bias"].size
+        logits = [np.zeros((len(sentence.words), size), np.float32) for sentence in sentences]
         for window, x in zip(cut, found, strict=True):
             for sentence, word, position in window.words:
                 logits[sentence][word] = x[position]

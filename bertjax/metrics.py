@@ -230,7 +230,7 @@ def best_threshold(
     SQuAD v2.0's official search: questions in the order of their odds are answered one after the other.
 
     Args:
-      golds, predictions: see `squad`; the predictions are the best answers that are not "".
+      golds, predictions: see `squad`; a prediction that is "" is so at every threshold.
       null_odds: of each question; it is answered if they are not above the threshold.
 
     Returns:

@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, groupby
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ from bertjax import config as config_lib
 from bertjax import metrics
 from bertjax.asked import check_inputs, context_and_choices, pair, read_texts, text_or_pair, words
 from bertjax.convert.load import load
-from bertjax.data.conll import conll_lines, read_conll
+from bertjax.data.answers import NO_SPAN
+from bertjax.data.conll import Sentence, conll_lines, read_conll
 from bertjax.data.squad import KINDS, TEST, Question, read_questions
 from bertjax.data.tables import read_table
 from bertjax.data.texts import check_utf8, encode, show
@@ -247,19 +249,26 @@ def _tag(flags: argparse.Namespace) -> None:
     if flags.conll and not flags.input:
         raise InputError("--conll: is the format of a file; name it with --input=FILE")
     file = read_conll(flags.input, tagged=False) if flags.conll else []
-    texts = (sentence.words for sentence in file) if flags.conll else read_texts(flags, words)
+    lines = () if flags.conll else enumerate(read_texts(flags, words))  # each is a document of its own
+    texts = file or (Sentence(tuple(of_line), (), 0, number) for number, of_line in lines)
     trained, model = _open_for(flags, "token_classification", "tag words")
+    context = trained.meta["config"].get("examples.document_context", False)
+    documents = (list(document) for _, document in groupby(texts, key=lambda sentence: sentence.document))
     tags = []
-    for window in windows(texts):
-        for sentence, logits in zip(window, model.tag(window), strict=True):
+    for window in windows(documents):
+        sentences = list(chain.from_iterable(window))
+        answers = model.tag(sentences, _seq_length(trained, model), context)
+        for sentence, logits in zip(sentences, answers, strict=True):
             shares = _softmax(logits)
             found = [trained.labels[i] for i in shares.argmax(-1)]
             if flags.json:
-                _print_json({"words": sentence, "tags": found, "probabilities": shares.max(-1).tolist()})
+                _print_json(
+                    {"words": sentence.words, "tags": found, "probabilities": shares.max(-1).tolist()}
+                )
             elif flags.conll:
                 tags.append(found)
             else:
-                _print(" ".join(f"{word}/{tag}" for word, tag in zip(sentence, found, strict=True)))
+                _print(" ".join(f"{word}/{tag}" for word, tag in zip(sentence.words, found, strict=True)))
     if tags:
         sys.stdout.writelines(conll_lines(file, tags))
 
@@ -278,7 +287,7 @@ def _answer(flags: argparse.Namespace) -> None:
     examples.unanswerable |= flags.unanswerable
     if flags.null_threshold is not None:
         examples.null_threshold = flags.null_threshold
-    seq_length = min(of_run.get("train.seq_length", model.most), model.most)
+    seq_length = _seq_length(trained, model)
     if seq_length < examples.max_query_length + 4:
         raise InputError(f"{flags.model}: takes {seq_length} tokens, too few for a question and a text")
     for window in windows(questions):
@@ -287,6 +296,8 @@ def _answer(flags: argparse.Namespace) -> None:
             answer = answers[question.id]
             text = answer.choose(examples.unanswerable, examples.null_threshold)
             shares = {candidate.text: candidate.probability for candidate in answer.candidates}
+            if answer.candidates == (NO_SPAN,):
+                text, shares = "", {"": 1.0}
             if flags.json:
                 more = {"null_odds": answer.null_odds} if examples.unanswerable else {}
                 _print_json({"id": question.id, "question": question.text, "answer": text,
@@ -352,15 +363,20 @@ def _embed(flags: argparse.Namespace) -> None:
 
 
 def _open(flags: argparse.Namespace) -> Predictor:
-    model = load(flags.model, allow_pickle=flags.allow_pickle)
+    model = load(flags.model, allow_pickle=flags.allow_pickle, model_kind="bert")
     return Predictor(model.config, model.params, model.tokenizer)
 
 
 def _open_for(flags: argparse.Namespace, head: str, what: str) -> tuple[Trained, Predictor]:
-    model = load(flags.model, allow_pickle=flags.allow_pickle)
+    model = load(flags.model, allow_pickle=flags.allow_pickle, model_kind="bert")
     if model.head != head:
         raise InputError(f"{flags.model}: a model for {model.head}; name one that was trained to {what}")
     return model, Predictor(model.config, model.params, model.tokenizer)
+
+
+def _seq_length(trained: Trained, model: Predictor) -> int:
+    """Tokens of a window: the run's, or for a model from elsewhere as many as it takes."""
+    return int(min(trained.meta["config"].get("train.seq_length", model.most), model.most))
 
 
 def _softmax(x: np.ndarray) -> np.ndarray:

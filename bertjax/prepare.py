@@ -76,10 +76,13 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     add("--format", required=True, choices=FORMATS, **several, help=each)
     add("--out", required=True, metavar="STORE", help="folder to write; the same command again continues")
     vocabulary = parser.add_mutually_exclusive_group(required=True)
-    vocabulary.add_argument("--vocab", metavar="FILE", help="a vocab.txt or a SentencePiece .model to use")
+    vocabulary.add_argument(
+        "--vocab", metavar="FILE", help="a vocab.txt, a SentencePiece .model or a vocab.json to use"
+    )
     vocabulary.add_argument("--vocab_size", type=int, metavar="N", help="train a vocabulary of N tokens")
-    add("--tokenizer", choices=("wordpiece", "unigram", "bpe"), default="wordpiece",
-        help="kind of vocabulary to train; unigram, bpe: SentencePiece (default: wordpiece)")  # fmt: skip
+    add("--tokenizer", choices=("wordpiece", "unigram", "bpe", "gpt_bpe"), default="wordpiece",
+        help="kind of vocabulary to train; unigram, bpe: SentencePiece; gpt_bpe: OpenAI GPT's "
+        "(default: wordpiece)")  # fmt: skip
     add("--vocab_sample_mb", type=int, default=100, metavar="MB",
         help="most text to train it on (default: 100)")  # fmt: skip
     add("--cased", action="store_true", help="keep case and accents (default: lower-case)")
@@ -102,6 +105,8 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     ):
         if not ok:
             raise InputError(f"--{name}={getattr(args, name)}: {rule}")
+    if args.cased and args.tokenizer == "gpt_bpe":
+        raise InputError("--cased: --tokenizer=gpt_bpe is lower-case; leave one of them out")
     return args
 
 

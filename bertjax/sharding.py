@@ -37,7 +37,15 @@ TABLE: tuple[tuple[str, tuple[str | tuple[str, ...] | None, ...]], ...] = (
     (r"layers/output_kernel$", ("tensor", "fsdp")),  # FD
     (r"(pooler|mlm)_kernel$", ("fsdp", "tensor")),  # DD
     (r"mlm_output_bias$", (("tensor", "fsdp"),)),  # V
-    (r"(nsp|classifier|span)_kernel$", ("fsdp", None)),  # D2, DC
+    (r"(nsp|classifier|score|span)_kernel$", ("fsdp", None)),  # D2, DC
+    # ELMo and what is built of LSTMs. Every step of an LSTM reads the kernels of its loop whole.
+    (r"characters/(embedding|width_\d+_kernel)$", (None, None)),
+    (r"characters/highway_kernel$", ("fsdp", None, "tensor")),  # NGN
+    (r"characters/projection_kernel$|(^|/)hidden_kernel$", ("fsdp", "tensor")),  # NP, DF
+    (r"layer_\d+/input_kernel$", ("fsdp", None, "tensor")),  # DGH
+    (r"layer_\d+/(recurrent|projection)_kernel$|(^|/)transitions$", (None, None)),
+    (r"softmax_kernel$", (("tensor", "fsdp"), None)),  # VP
+    (r"softmax_bias$", (("tensor", "fsdp"),)),  # V
     (r"(^|[/_])(bias|scale)$", (None,)),
     (r"(^|/)(count|step|bad_steps|bad_in_a_row)$", ()),
 )

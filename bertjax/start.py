@@ -28,7 +28,7 @@ def load_source(config: ConfigDict, task: ModuleType) -> Trained | None:
     checkpoints = os.path.join(config.workdir, FOLDER)
     if os.path.isdir(checkpoints) and steps_in(checkpoints):
         return load_trained(config.workdir) if task.FINE_TUNES else None
-    return load(config.init_from) if config.init_from else None
+    return load(config.init_from, model_kind=config.model.kind) if config.init_from else None
 
 
 def initial_params(

@@ -1,9 +1,10 @@
 """GLUE's folders, and the zip of predictions that its server takes."""
 
+import contextlib
 import math
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from bertjax.errors import InputError, naming, quoted
@@ -52,6 +53,29 @@ PARTS = {
 }
 
 
+def check_planned(path: str, predictions: Collection[tuple[str, str]], fill: bool) -> None:
+    """Raises InputError if the zip could not be written once runs have made their predictions.
+
+    Args:
+      predictions: (task, file) as in PARTS.
+      path, fill: see `write_submission`.
+    """
+    missing = [name for name, part in PARTS.items() if (part.task, part.predictions) not in predictions]
+    _check(path, missing, fill)
+
+
+def _check(path: str, missing: Sequence[str], fill: bool) -> None:
+    folder = os.path.dirname(path) or "."
+    if os.path.isdir(path) or not os.path.isdir(folder):
+        what = f"{path} is a folder" if os.path.isdir(path) else f"{folder} is not there"
+        raise InputError(f"--submission={path}: {what}; name a file in a folder that is there")
+    if missing and not fill:
+        raise InputError(
+            f"{path}: not written: no predictions for {', '.join(missing)}; sweep over all tasks, with the "
+            "benchmark's test files, or fill the missing ones with one answer by --fill_missing"
+        )
+
+
 def write_submission(path: str, workdirs: Mapping[str, str], fill: bool) -> list[str]:
     """Writes and checks the zip.
 
@@ -64,41 +88,50 @@ def write_submission(path: str, workdirs: Mapping[str, str], fill: bool) -> list
       The files that were filled.
 
     Raises:
-      InputError: predictions are missing and `fill` is not set, or a file is not what the server takes;
-        `path` stays as it was.
+      InputError: predictions are missing and `fill` is not set, or a file is not what the server takes, or
+        `path` is a folder or in none; it stays as it was.
     """
     sources = {
         name: os.path.join(workdirs.get(part.task, ""), part.predictions) for name, part in PARTS.items()
     }
     missing = [name for name, part in PARTS.items()
                if part.task not in workdirs or not os.path.isfile(sources[name])]  # fmt: skip
-    if missing and not fill:
-        raise InputError(
-            f"{path}: not written: no predictions for {', '.join(missing)}; sweep over all tasks, with the "
-            "benchmark's test files, or fill the missing ones with one answer by --fill_missing"
-        )
+    _check(path, missing, fill)
     temporary = f"{path}.tmp"
-    with naming(path), zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as file:
-        for name, part in PARTS.items():
-            if name in missing:
-                lines = [_HEADER, *(f"{i}\t{part.constant}" for i in range(part.rows))]
-            else:
-                lines = read_small(sources[name]).decode().splitlines()
-                lines = lines if part.labels else [_HEADER, *map(_within, lines[1:])]
-            file.writestr(name, "\n".join(lines) + "\n")
     try:
+        with naming(path), zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as file:
+            for name, part in PARTS.items():
+                if name in missing:
+                    lines = [_HEADER, *(f"{i}\t{part.constant}" for i in range(part.rows))]
+                else:
+                    lines = _lines(sources[name])
+                    lines = lines if part.labels else [*lines[:1], *map(_within, lines[1:])]
+                file.writestr(name, "\n".join(lines) + "\n")
         check_submission(temporary)
-    except InputError:
-        os.remove(temporary)
-        raise
-    os.replace(temporary, path)
+        os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(temporary)
     return missing
 
 
+def _lines(path: str) -> list[str]:
+    content = read_small(path)
+    try:
+        return content.decode().splitlines()
+    except UnicodeDecodeError as error:
+        line, byte = content.count(b"\n", 0, error.start) + 1, content[error.start]
+        raise InputError(f"{path}:{line}: byte 0x{byte:02x} is not UTF-8; no run wrote that") from error
+
+
 def _within(line: str) -> str:
-    """A line of STS-B with its number brought into the range of the scores."""
-    index, _, number = line.partition("\t")
-    return f"{index}\t{min(max(float(number), _SCORES[0]), _SCORES[1]):.4f}"
+    """A line of STS-B with its number, if it is one, brought into the range of the scores."""
+    index, _, answer = line.partition("\t")
+    try:
+        number = float(answer)
+    except ValueError:
+        return line
+    return f"{index}\t{min(max(number, _SCORES[0]), _SCORES[1]):.4f}"
 
 
 def check_submission(path: str) -> None:

@@ -24,6 +24,8 @@ from typing import Any, Protocol
 
 from bertjax import config as config_lib
 from bertjax.checkpoint import FOLDER, may_change
+from bertjax.convert.load import kind_of
+from bertjax.data import tfds_sets
 from bertjax.errors import EXIT_INTERRUPTED, InputError, Interrupted, run_command
 from bertjax.files import read_json
 from bertjax.flags import Parser
@@ -31,7 +33,7 @@ from bertjax.host import device_shares
 from bertjax.logs import METRICS, read_metrics
 from bertjax.manifest import write_atomically
 from bertjax.results import Finished, as_markdown, as_text, collect, metric_of
-from bertjax.submission import FOLDERS, write_submission
+from bertjax.submission import FOLDERS, check_planned, write_submission
 from bertjax.tasks.finetune import fingerprints
 
 _RESULT = "result.json"  # of a workdir whose run is finished
@@ -83,7 +85,7 @@ def main(args: Sequence[str], start: Start = start_process) -> None:
 
     Raises:
       InputError: something is wrong with the input, which is found before anything runs; or runs failed, said
-        at the end; or a submission was asked for and cannot be written.
+        at the end; or the predictions are not what a submission takes.
       Interrupted: SIGTERM or SIGINT came; the runs have saved their state.
     """
     flags, overrides = _read_flags(args)
@@ -91,6 +93,8 @@ def main(args: Sequence[str], start: Start = start_process) -> None:
     planned = plan(flags, overrides)
     finished = {run.workdir: found for run in planned if (found := read_result(run))}
     waiting = [run for run in planned if run.workdir not in finished]
+    for model in dict.fromkeys(run.asked["init_from"] for run in waiting if not _has_checkpoint(run.workdir)):
+        kind_of(model)  # raises
     print(f"{len(planned)} runs, {len(finished)} of them finished", flush=True)
     began = {run.workdir: 0.0 for run in waiting}
     failed: list[str] = []
@@ -110,16 +114,23 @@ def main(args: Sequence[str], start: Start = start_process) -> None:
         name = metric_of(run.task, found.figures, flags.metric)
         line = f"{run.name}: {name} {found.figures[name]} ({seconds:.0f} s)"
         print(f"{len(finished)} of {len(planned)}: {line}", flush=True)
-        _drop_checkpoints(planned, finished, flags)
+        if not flags.keep_all:
+            _drop_checkpoints(planned, finished, flags)
 
     stopped = run_all(waiting, shares, started, ended)
-    results = collect([finished[run.workdir] for run in planned if run.workdir in finished],
-                      flags.seeds, flags.metric)  # fmt: skip
+    results = _collect(planned, finished, flags)
+    lost = []
+    for task, result in results["tasks"].items():
+        best = result["settings"][0]["best_run"]
+        result["has_checkpoint"] = _has_checkpoint(best)
+        if not result["has_checkpoint"]:
+            lost.append(f"the best run of {task} has no checkpoint any more; remove {best} to train it again")
     if finished:
         for name, text in (("results.json", json.dumps(results, indent=1) + "\n"),
                            ("results.md", as_markdown(results, flags.seeds))):  # fmt: skip
             write_atomically(os.path.join(flags.out, name), text)
-        print(f"\n{as_text(results, flags.seeds)}\n\n{os.path.join(flags.out, 'results.md')}", flush=True)
+        table = as_text(results, flags.seeds)
+        print("", table, "", *lost, os.path.join(flags.out, "results.md"), sep="\n", flush=True)
     if stopped:
         raise Interrupted(f"{len(finished)} of {len(planned)} runs are finished; the same command continues")
     if failed:
@@ -165,7 +176,8 @@ def _read_flags(args: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         metavar="K",
         help="runs at a time, each on its share of the devices",
     )
-    add("--glue", default="", metavar="DIR", help="the benchmark's folder, with CoLA, SST-2 and so on in it")
+    add("--glue", default="", metavar="DIR", help="the benchmark's folder, with CoLA, SST-2 and so on in it; "
+        "or tfds:glue")  # fmt: skip
     add("--metric", default="", metavar="NAME", help="what the best setting is chosen by, such as eval/f1 "
         "(default: the paper's, or the task's first)")  # fmt: skip
     add("--keep_all", action="store_true", help="keep every run's checkpoint, not only those of the best")
@@ -177,6 +189,8 @@ def _read_flags(args: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     for name in ("seeds", "parallel"):
         if getattr(flags, name) < 1:
             raise InputError(f"--{name}={getattr(flags, name)}: must be positive")
+    if not flags.glue and any(Path(path).name == "glue.py:all" for path in flags.config):
+        raise InputError("--config=glue.py:all: name the benchmark's folder with --glue=DIR")
     for arg in rest:
         if not arg.startswith("--config.") or "=" not in arg:
             raise InputError(f"{arg}: not understood; see --help")
@@ -187,14 +201,16 @@ def _read_flags(args: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 def plan(flags: argparse.Namespace, overrides: Sequence[str]) -> list[Planned]:
     """Every run, in order: config, setting, seed. Raises InputError if something is wrong with one."""
-    axes = []
+    axes: dict[str, list[str]] = {}
     for text in flags.grid:
         field, equals, values = text.partition("=")
         if not equals or not values:
             raise InputError(f"--grid={text}: use --grid=FIELD=VALUE,VALUE")
         if field in _OWN:
             raise InputError(f"--grid={text}: the sweep sets {field} itself; use --seeds=N and --out=DIR")
-        axes.append([f"{field}={value}" for value in values.split(",")])
+        if field in axes:
+            raise InputError(f"--grid={text}: {field} has values already; give all of them in one --grid")
+        axes[field] = [f"{field}={value}" for value in values.split(",")]
     planned: dict[str, Planned] = {}
     for path in flags.config:
         file, _, argument = path.partition(":")
@@ -203,9 +219,9 @@ def plan(flags: argparse.Namespace, overrides: Sequence[str]) -> list[Planned]:
             task = name.partition("+")[0] if glue else "-".join(filter(None, (Path(file).stem, name)))
             source = f"{file}:{name}" if name else file
             given = [*_glue_fields(flags.glue, task), *overrides]
-            for setting in itertools.product(*axes):
+            for setting in itertools.product(*axes.values()):
                 config = config_lib.load(source, [*given, *setting])
-                _check_fits(source, config)
+                _check_fits(source, task, config, flags.metric)
                 values = dict(config_lib.fields(config))
                 fields = [each.partition("=")[0] for each in setting]
                 text = " ".join(f"{field}={values[field]}" for field in fields)
@@ -214,7 +230,8 @@ def plan(flags: argparse.Namespace, overrides: Sequence[str]) -> list[Planned]:
                     folder = text.replace(os.sep, "_").replace(" ", ",") or "default"
                     workdir = os.path.join(flags.out, task, folder, f"seed{seed}")
                     if workdir in planned:
-                        raise InputError(f"{task} {text}: asked for twice by --config and --grid")
+                        twice = f"{task} {text}".strip()
+                        raise InputError(f"{twice}: asked for twice by --config and --grid")
                     arguments = (*given, *setting, f"seed={seed}", f"workdir={workdir}")
                     asked = values | digests | {"seed": seed}
                     asked = {name: value for name, value in asked.items()
@@ -224,22 +241,32 @@ def plan(flags: argparse.Namespace, overrides: Sequence[str]) -> list[Planned]:
                         (f"--config={source}", *(f"--config.{each}" for each in arguments)),
                         json.loads(json.dumps(asked)),
                     )  # fmt: skip
+    if flags.submission:
+        check_planned(
+            flags.submission,
+            {(run.task, f"{Path(test).stem}_predictions.tsv")
+             for run in planned.values() for test in run.asked["examples.test"]},
+            flags.fill_missing,
+        )  # fmt: skip
     return list(planned.values())
 
 
 def _glue_fields(folder: str, task: str) -> list[str]:
-    """Overrides for a GLUE task: its folder, and those of its test files that are there."""
+    """Overrides for a GLUE task: its folder or set, and those of its test files that are there."""
     if not folder or task not in FOLDERS:
         return []
     name, tests = FOLDERS[task]
-    path = os.path.join(folder, name)
-    there = tuple(test for test in tests if os.path.isfile(os.path.join(path, test)))
+    of_sets = tfds_sets.is_tfds(folder)
+    path = os.path.join(folder, task if of_sets else name)
+    exists = tfds_sets.exists if of_sets else os.path.isfile
+    there = tuple(test for test in tests if exists(os.path.join(path, test)))
     return [f"examples.folder={path}", f"examples.test={there!r}"]
 
 
-def _check_fits(source: str, config: config_lib.ConfigDict) -> None:
-    """That it is a fine-tuning run that ends with figures."""
-    if not importlib.import_module(f"bertjax.tasks.{config.task}").FINE_TUNES:
+def _check_fits(source: str, task: str, config: config_lib.ConfigDict, metric: str) -> None:
+    """That it is a fine-tuning run that ends with figures, `metric` among them."""
+    module = importlib.import_module(f"bertjax.tasks.{config.task}")
+    if not module.FINE_TUNES:
         raise InputError(f"{source}: a sweep is over fine-tuning tasks; pre-train with bertjax.main")
     if not config.init_from:
         raise InputError("--config.init_from is empty; name a pre-trained model (see docs/models.md)")
@@ -247,6 +274,9 @@ def _check_fits(source: str, config: config_lib.ConfigDict) -> None:
         raise InputError("--config.examples.dev=(): a sweep compares dev figures; name a file with labels")
     if not config.train.eval_every:
         raise InputError("--config.train.eval_every=0: a sweep compares dev figures; set it to 1000000")
+    if metric:
+        sets = ["eval", *(f"eval_{Path(name).stem}" for name in config.examples.dev[1:])]
+        metric_of(task, {f"{each}/{name}": None for each in sets for name in module.figures(config)}, metric)
 
 
 def run_all(
@@ -310,19 +340,23 @@ def read_result(run: Planned) -> Finished | None:
     """What a finished run came to; None if it is not finished.
 
     Raises:
-      InputError: it was another run: its config or its files have changed.
+      InputError: it was another run: its config or its files have changed; or the file is broken.
     """
     path = os.path.join(run.workdir, _RESULT)
     if not os.path.exists(path):
         return None
-    result = read_json(path)
-    old = result["asked"]
+    advice = "remove the file to run again"
+    result = read_json(path, advice)
+    old, figures = result.get("asked"), result.get("figures")
+    if not (isinstance(old, dict) and isinstance(figures, dict) and figures
+            and all(value is None or type(value) in (int, float) for value in figures.values())):  # fmt: skip
+        raise InputError(f"{path}: does not say what was asked for and what came out; {advice}")
     changed = [f"{name} was {old.get(name)!r}, now {run.asked.get(name)!r}"
                for name in sorted(old.keys() | run.asked.keys())
                if old.get(name) != run.asked.get(name)]  # fmt: skip
     if changed:
         raise InputError(f"{path}: the run had another config: {'; '.join(changed)}; use another --out")
-    return Finished(run.task, run.setting, run.seed, run.workdir, result["figures"])
+    return Finished(run.task, run.setting, run.seed, run.workdir, figures)
 
 
 def write_result(run: Planned) -> Finished:
@@ -341,11 +375,19 @@ def _last_line(run: Planned, code: int) -> str:
     return next((line for line in reversed(lines) if line.strip()), f"exit code {code}, nothing printed")
 
 
+def _collect(planned: Sequence[Planned], finished: Mapping[str, Finished], flags: Any) -> dict[str, Any]:
+    """Results in the order of the plan: of runs with equal figures the first is the best."""
+    runs = [finished[run.workdir] for run in planned if run.workdir in finished]
+    return collect(runs, flags.seeds, flags.metric)
+
+
+def _has_checkpoint(workdir: str) -> bool:
+    return os.path.isdir(os.path.join(workdir, FOLDER))
+
+
 def _drop_checkpoints(planned: Sequence[Planned], finished: Mapping[str, Finished], flags: Any) -> None:
     """Keeps the checkpoint of each setting's best run; when all of a task are finished, of its best."""
-    if flags.keep_all:
-        return
-    results = collect(finished.values(), flags.seeds, flags.metric)
+    results = _collect(planned, finished, flags)
     for task, result in results["tasks"].items():
         workdirs = {run.workdir for run in planned if run.task == task}
         settings = result["settings"][:1] if workdirs <= finished.keys() else result["settings"]

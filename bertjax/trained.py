@@ -14,31 +14,35 @@ from bertjax.checkpoint import FOLDER, Checkpoints, load_params
 from bertjax.data.tokenizer import Tokenizer, load_tokenizer
 from bertjax.errors import InputError, NotFiniteError
 from bertjax.files import write_folder
-from bertjax.models import bert
+from bertjax.models import bert, gpt
+from bertjax.models.kinds import MODULES
 
 
 @dataclass(frozen=True)
 class Trained:
     """A model with all that is needed to use it; `bertjax.load` gives one.
 
-    `jax.jit(lambda params, batch: bert.bind(model.config, params).encoder(batch))` computes with it.
+    `jax.jit(lambda params, batch: model.module(params).encoder(batch))` computes with it.
     """
 
     config: ConfigDict  # config.model of the run
-    head: str  # of bertjax.models.bert.HEADS
+    head: str  # of HEADS of the kind's module, bertjax.models.bert or gpt
     labels: tuple[str, ...]  # [C], names of what the classifier tells apart; () if it has none
-    params: dict[str, Any]  # of bertjax.models.bert.Bert, nested dict of float32 NumPy arrays
+    params: dict[str, Any]  # of the kind's module, nested dict of float32 NumPy arrays
     tokenizer: Tokenizer
     meta: dict[str, Any]  # "config": {"train.steps": value} of the run; "metrics": held-out
     step: int  # updates made
     left_out: tuple[str, ...] = ()  # parts that the files hold and the head does not have
 
-    def module(self, params: Any = None) -> bert.Bert:
+    def module(self, params: Any = None) -> bert.Bert | gpt.Gpt:
         """The Flax module with its parameters, or with those given (as inside jax.jit and jax.grad).
 
         It computes in `config.dtype`: float32 for what was imported, the run's for what was trained here.
         """
-        return bert.bind(self.config, self.params if params is None else params)
+        module: bert.Bert | gpt.Gpt = MODULES[self.config.kind].bind(
+            self.config, self.params if params is None else params
+        )
+        return module
 
 
 def load_trained(workdir: str, step: int | None = None) -> Trained:

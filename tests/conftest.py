@@ -7,8 +7,8 @@ import tempfile
 # models, which costs more than it saves; and no program compiled twice in a session.
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 os.environ["JAX_PLATFORMS"] = "cpu"
-# XLA takes as many threads as there are devices. Collectives of one program that do not wait for each other can
-# hold them all, each short of one device, until XLA aborts after 40 seconds.
+# XLA takes as many threads as there are devices. Collectives of one program that do not wait for each other
+# can hold them all, each short of one device, until XLA aborts after 40 seconds.
 os.environ["NPROC"] = "64"
 os.environ["GLIBC_TUNABLES"] = ""  # bertjax.host starts no program again where this is set
 _cache = tempfile.mkdtemp(prefix="bertjax-tests-")

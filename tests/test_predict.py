@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import json
 import os
@@ -9,7 +10,7 @@ from trained_fixture import make_trained, with_classifier
 
 from bertjax import predict
 from bertjax.convert.export import export
-from bertjax.data.conll import Sentence, read_conll
+from bertjax.data.conll import Sentence, conll_lines, read_conll
 from bertjax.data.texts import encode
 from bertjax.errors import InputError
 from bertjax.inference import Predictor
@@ -389,15 +390,18 @@ def test_the_choose_command(model, tmp_path, capsys, monkeypatch):
 TAGS = ("O", "B-X", "I-X")
 
 
-def test_tags_of_a_long_sentence_are_its_windows(model):
+@pytest.mark.parametrize(("most", "context"), [(64, False), (24, True)])
+def test_tags_of_a_long_sentence_are_its_windows(model, most, context):
     trained = with_classifier(model, "token_classification", TAGS)
     predictor = Predictor(trained.config, trained.params, trained.tokenizer)
-    sentences = [["w8", "w9s", "The"], [f"w{8 + i % 80}" for i in range(150)]]
-    found = predictor.tag(sentences)
+    sentences = [
+        Sentence(tuple(words), (), 0, 0)
+        for words in (["w8", "w9s", "The"], [f"w{8 + i % 80}" for i in range(150)])
+    ]
+    found = predictor.tag(sentences, most, context)
     assert [x.shape for x in found] == [(3, 3), (150, 3)]
     module, seen = trained.module(), 0
-    parts = [Sentence(tuple(words), (), 0, 0) for words in sentences]
-    for window in cut_windows(parts, trained.tokenizer, 64, document_context=False):
+    for window in cut_windows(sentences, trained.tokenizer, most, context):
         ids = np.array([window.row.ids], np.int32)
         batch = {"input_ids": ids, "token_type_ids": 0 * ids, "segment_ids": 0 * ids + 1,
                  "position_ids": np.arange(ids.size, dtype=np.int32)[None]}  # fmt: skip
@@ -410,10 +414,14 @@ def test_tags_of_a_long_sentence_are_its_windows(model):
 
 def test_the_tag_command(model, tmp_path, capsys, monkeypatch):
     trained = with_classifier(model, "token_classification", TAGS)
+    of_run = model.meta["config"] | {"train.seq_length": 64}
+    trained = dataclasses.replace(trained, meta=model.meta | {"config": of_run})
     save_trained(trained, str(tmp_path / "run"))
     export(trained, str(tmp_path / "hf"))
     sentences = [["The", "w8s", "w9"], ["w12"], [f"w{12 + i}" for i in range(70)]]
-    logits = Predictor(trained.config, trained.params, trained.tokenizer).tag(sentences)
+    parts = [Sentence(tuple(words), (), 0, 0) for words in sentences]
+    predictor = Predictor(trained.config, trained.params, trained.tokenizer)
+    logits = predictor.tag(parts, 64, False)
     tags = [[TAGS[i] for i in x.argmax(-1)] for x in logits]
     lines = [" ".join(map("/".join, zip(*pair, strict=True))) for pair in zip(sentences, tags, strict=True)]
     for folder in ("run", "hf"):
@@ -444,6 +452,17 @@ def test_the_tag_command(model, tmp_path, capsys, monkeypatch):
     )
     written = [line.split()[1] for line in out.read_text().splitlines() if line and line[0] != "-"]
     assert written == [tag for of_sentence in tags for tag in of_sentence]
+
+    # The windows are the run's.
+    for context in (False, True):
+        of_run |= {"train.seq_length": 16, "examples.document_context": context}
+        other = dataclasses.replace(trained, meta=model.meta | {"config": of_run})
+        save_trained(other, str(tmp_path / f"other{context}"))
+        predict.main(["tag", f"--model={tmp_path / f'other{context}'}", "--conll", f"--input={file}"])
+        wanted = [[TAGS[i] for i in x.argmax(-1)] for x in predictor.tag(given, 16, context)]
+        assert capsys.readouterr().out == "".join(conll_lines(given, wanted))
+        assert wanted != tags
+        tags = wanted
 
     for flags, message in (
         (["--conll", "w8"], "--conll: is the format of a file; name it with --input=FILE"),

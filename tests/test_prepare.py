@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 
 from bertjax import prepare
+from bertjax.config import default
 from bertjax.data import build, store
+from bertjax.data.examples import Examples
 from bertjax.data.store import open_store
 from bertjax.data.tokenizer import load_tokenizer
 from bertjax.errors import InputError
@@ -293,6 +295,25 @@ def test_sentencepiece_store(tmp_path, kind):
     assert not (tmp_path / "out/vocab.txt").exists()
 
 
+def test_gpt_store(tmp_path):
+    path = write(tmp_path / "a.txt", make_documents(100))
+    opened = run(path, tmp_path / "out", "--tokenizer=gpt_bpe", "--vocab_size=80", processes=2)
+    tokenizer = load_tokenizer(tmp_path / "out")
+    assert opened.manifest["tokenizer"] == {
+        "kind": "gpt_bpe", "lower_case": True, "vocab_size": 80, "sha256": tokenizer.sha256}  # fmt: skip
+    first = opened.tokens[opened.sentences[0] : opened.sentences[1]]
+    assert tokenizer.decode(first.tolist()) == make_documents(1)[0][0].lower().replace(".", " .")
+    assert not (tmp_path / "out/vocab.txt").exists()
+    again = [f"--input={path}", "--format=sentences", f"--vocab={tmp_path / 'out/vocab.json'}"]
+    prepare.main([*again, f"--out={tmp_path / 'again'}"])
+    np.testing.assert_array_equal(open_store(tmp_path / "again").tokens, opened.tokens)
+    with pytest.raises(
+        InputError, match=r"\(gpt_bpe\) has no \[CLS\], \[SEP\] and \[MASK\]; prepare one with another"
+    ):
+        Examples(opened, tokenizer, default().data, seed=0, phase=0, seq_length=16,
+                 max_predictions_per_seq=3, documents=np.arange(90))  # fmt: skip
+
+
 def test_a_finished_store_stays(tmp_path, capsys):
     path = write(tmp_path / "a.txt", make_documents(50))
     out = tmp_path / "out"
@@ -395,6 +416,7 @@ def test_single_sentence_documents_are_seen_early(tmp_path, monkeypatch):
         ("A b.\nC d.\n\nE f.\nG h.\n", ["--weight", "1", "2"], "--weight: 2 values for 1 inputs"),
         ("A b.\nC d.\n\nE f.\nG h.\n", ["--format=prose"], "invalid choice: 'prose'.*; see --help"),
         ("A b.\nC d.\n\nE f.\nG h.\n", ["--vocab=v.txt"], "not allowed with"),
+        ("A b.\nC d.\n", ["--tokenizer=gpt_bpe", "--cased"], "--cased: --tokenizer=gpt_bpe is lower-case"),
         ("A b.\nC d.\n\nE f.\nG h.\n", ["--unknown"], "unrecognized arguments: --unknown; see --help"),
     ],
 )

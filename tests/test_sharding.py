@@ -10,6 +10,7 @@ from store_fixture import make_batch, toy_config
 
 from bertjax import sharding, train
 from bertjax.errors import InputError
+from bertjax.models import crf, elmo
 from bertjax.sharding import path_name
 from bertjax.tasks import pretrain
 
@@ -55,7 +56,10 @@ def test_the_table_has_a_row_for_every_array_and_moments_follow_their_parameter(
 
 
 def test_every_row_of_the_table_is_used():
+    key = jax.random.key(0)
     names = flat(jax.eval_shape(lambda: train.init_state(toy_config(), pretrain)))
+    names |= flat(jax.eval_shape(lambda: elmo.init_params(toy_config(), key)))
+    names |= flat(crf.init_params(3))
     first = {name: next(p for p, _ in sharding.TABLE if re.search(p, name)) for name in names}
     assert set(first.values()) == {pattern for pattern, _ in sharding.TABLE}
 

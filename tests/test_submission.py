@@ -55,6 +55,31 @@ def test_scores_are_brought_into_their_range(tmp_path, short, workdirs):
         assert file.read("STS-B.tsv") == b"index\tprediction\n0\t0.0000\n1\t5.0000\n2\t3.0000\n"
 
 
+@pytest.mark.parametrize(
+    ("task", "content", "message"),
+    [
+        ("stsb", b"index\tprediction\n0\t1\n1\tx\n2\t1\n", "STS-B.tsv:3: 'x': expected a number from 0 to 5"),
+        ("stsb", b"index\tprediction\n0\t1\nx\n2\t1\n", "STS-B.tsv:3: index 'x': expected 1"),
+        ("stsb", b"", "STS-B.tsv:1: '': the header must be"),
+        ("rte", b"index\tprediction\n0\tentailment\n1\t\xff\n", "predictions.tsv:3: byte 0xff is not UTF-8"),
+    ],
+)  # fmt: skip
+def test_broken_predictions_leave_nothing_behind(tmp_path, short, workdirs, task, content, message):
+    Path(workdirs[task], "test_predictions.tsv").write_bytes(content)
+    before = set(tmp_path.iterdir())
+    with pytest.raises(InputError, match=message):
+        write_submission(str(tmp_path / "glue.zip"), workdirs, fill=False)
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_a_folder_in_the_place_of_the_zip_is_refused(tmp_path, short, workdirs):
+    (tmp_path / "glue.zip").mkdir()
+    before = set(tmp_path.iterdir())
+    with pytest.raises(InputError, match=r"glue.zip is a folder; name a file"):
+        write_submission(str(tmp_path / "glue.zip"), workdirs, fill=False)
+    assert set(tmp_path.iterdir()) == before
+
+
 def test_what_is_missing_is_named_or_filled(tmp_path, short, workdirs):
     path = str(tmp_path / "glue.zip")
     del workdirs["wnli"]

@@ -15,7 +15,7 @@ from glue_fixture import ROWS, write_glue
 from store_fixture import TESTS, start
 from trained_fixture import make_trained
 
-from bertjax import submission
+from bertjax import host, submission
 from bertjax.errors import InputError, Interrupted, run_command
 from bertjax.host import device_shares
 from bertjax.logs import read_metrics
@@ -27,13 +27,14 @@ GLUE = TESTS.parent / "configs" / "glue.py"
 
 
 class Ended:
-    """A process that has ended already."""
+    """A process that has ended already, or does so after some polls."""
 
-    def __init__(self, code):
-        self.code = code
+    def __init__(self, code, polls=0):
+        self.code, self.polls = code, polls
 
     def poll(self):
-        return self.code
+        self.polls -= 1
+        return None if self.polls >= 0 else self.code
 
     def terminate(self):
         pass
@@ -48,6 +49,21 @@ def in_this_process(arguments, environment, output):
         Path(output).write_text(f"bertjax.main: error: {error}\n")
         return Ended(2)
     return Ended(0)
+
+
+def made_up(runs):
+    """Runs that are not computed: {(learning rate, seed): (eval/accuracy, polls until the run ends)}."""
+
+    def start(arguments, environment, output):
+        fields = dict(argument.removeprefix("--config.").split("=", 1) for argument in arguments)
+        accuracy, polls = runs[float(fields["optim.learning_rate"]), int(fields["seed"])]
+        folder = Path(fields["workdir"])
+        (folder / "checkpoints").mkdir()
+        row = {"step": 1, "eval/accuracy": accuracy}
+        (folder / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+        return Ended(0, polls)
+
+    return start
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +139,44 @@ def test_checkpoints_of_all_but_the_best_run_go(whole, made, tmp_path):
     assert [path.parent for path in tmp_path.glob("**/checkpoints")] == [tmp_path / best]
 
 
+def test_of_equal_runs_the_first_in_the_plan_keeps_its_checkpoint(made, tmp_path):
+    args = arguments(made, tmp_path, "--grid=optim.learning_rate=1e-3", "--seeds=3", "--parallel=3")
+    main(args, made_up({(1e-3, 0): (0.5, 4), (1e-3, 1): (0.5, 0), (1e-3, 2): (0.25, 2)}))
+    task = results(tmp_path)["tasks"]["rte"]
+    assert task["settings"][0]["best_run"] == "rte/optim.learning_rate=0.001/seed0"
+    assert [str(path.parent.relative_to(tmp_path)) for path in tmp_path.glob("**/checkpoints")] == [
+        "rte/optim.learning_rate=0.001/seed0"
+    ]
+    assert task["has_checkpoint"]
+
+
+def test_a_best_run_whose_checkpoint_has_gone_is_named(made, tmp_path, capsys):
+    """It was not the best one before there were more seeds."""
+    runs = made_up({(1e-3, 0): (0.8, 0), (1e-3, 1): (0.7, 0), (1e-2, 0): (0.9, 0), (1e-2, 1): (0.1, 0)})
+    main(arguments(made, tmp_path, GRID[0], "--seeds=1"), runs)
+    assert "no checkpoint" not in capsys.readouterr().out
+    main(arguments(made, tmp_path, *GRID), runs)
+    best = tmp_path / "rte/optim.learning_rate=0.001/seed0"
+    output = capsys.readouterr().out
+    assert f"the best run of rte has no checkpoint any more; remove {best} to train it again" in output
+    assert results(tmp_path)["tasks"]["rte"]["has_checkpoint"] is False
+    shutil.rmtree(best)
+    main(arguments(made, tmp_path, *GRID), runs)
+    assert "no checkpoint" not in capsys.readouterr().out
+    assert (best / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"figures": {"eval/accuracy": 0.5}}', '{"asked": {}, "figures": {"eval/f1": "1"}}']
+)
+def test_a_broken_result_is_named(made, tmp_path, text):
+    path = tmp_path / "rte/default/seed0/result.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    with pytest.raises(InputError, match=r"result.json: .*; remove the file to run again"):
+        main(arguments(made, tmp_path), lambda *_: pytest.fail("something ran"))
+
+
 def test_stopped_between_runs_and_continued(whole, made, tmp_path, capsys):
     begun = []
 
@@ -177,6 +231,10 @@ def test_finished_runs_of_another_config_or_other_files_are_refused(whole, made,
         (["--grid=optim.learning_rate=1e-3,-1.0"], "--config.optim.learning_rate=-1.0: must be positive"),
         (["--grid=optim.learning_rate"], "--grid=optim.learning_rate: use --grid=FIELD=VALUE,VALUE"),
         (["--grid=optim.learning_rate=1e-3,0.001"], "rte optim.learning_rate=0.001: asked for twice"),
+        (
+            ["--grid=train.epochs=1.0", "--grid=train.epochs=2.0"],
+            "--grid=train.epochs=2.0: train.epochs has values already; give all of them in one --grid",
+        ),
         (["--grid=seed=1,2"], "--grid=seed=1,2: the sweep sets seed itself; use --seeds=N"),
         (["--config.seed=1"], "--config.seed=1: the sweep sets it itself; use --seeds=N"),
         (["--seeds=0"], "--seeds=0: must be positive"),
@@ -188,8 +246,17 @@ def test_finished_runs_of_another_config_or_other_files_are_refused(whole, made,
         (["--config.train.eval_every=0"], "--config.train.eval_every=0: a sweep compares dev figures"),
         (["--config.examples.dev=()"], "--config.examples.dev=()"),
         (["--config=configs/glue.py:nothing"], "nothing: no such task"),
+        (["--config=configs/glue.py:all", "--glue="], "glue.py:all: name the benchmark's folder with --glue"),
+        (["--config=configs/glue.py:rte"], "error: rte: asked for twice by --config and --grid"),
+        (["--config.init_from=absent"], "absent: no such folder"),
+        (["--config.init_from=configs"], "configs: no model; expected a workdir"),
+        (["--metric=eval/bogus"], "--metric=eval/bogus: rte has no such figure; it has eval/accuracy"),
+        (["--metric=eval/f1", "--config.examples.metric=bleu"], "--config.examples.metric=bleu: must be one"),
+        (["--submission=rte.zip"], "rte.zip: not written: no predictions for CoLA.tsv, SST-2.tsv"),
+        (["--submission=absent/glue.zip", "--fill_missing"], "absent is not there; name a file"),
+        (["--submission=configs", "--fill_missing"], "configs is a folder; name a file"),
     ],
-)
+)  # fmt: skip
 def test_what_is_wrong_is_said_before_anything_runs(made, tmp_path, monkeypatch, capsys, flags, message):
     monkeypatch.chdir(TESTS.parent)
     monkeypatch.setattr(sys, "argv", ["sweep", *arguments(made, tmp_path / "out", *flags)])
@@ -250,6 +317,9 @@ def test_devices_are_shared_out(monkeypatch):
     monkeypatch.delenv("JAX_PLATFORMS")
     assert device_shares(1) == [{}]
     assert device_shares(3) == [{}] * 3  # there is nothing to share on a CPU
+    monkeypatch.setattr(host, "_find", lambda patterns: ["/dev/nvidia0"] if patterns == host._GPUS else [])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert device_shares(2) == [{}, {}]  # the GPU is not to be used
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3,5,7")
     assert device_shares(2) == [{"CUDA_VISIBLE_DEVICES": "2,3"}, {"CUDA_VISIBLE_DEVICES": "5,7"}]
     with pytest.raises(InputError, match=r"--parallel=3: the 4 GPUs cannot be shared out so"):

@@ -63,7 +63,11 @@ def train(model, split, settings):
         {"params": rest, "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas, eps=settings.eps)
-    schedule = transformers.get_linear_schedule_with_warmup(optimizer, settings.warmup_steps, settings.steps)
+    # The 2018 release's: the decay runs from the first step, under the warm-up.
+    warmup, steps = settings.warmup_steps, settings.steps
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: step / warmup if step < warmup else 1 - step / steps
+    )
     model.train()
     for chosen in np.arange(len(split.lengths)).reshape(settings.steps, -1):
         batch, labels = split.batch(chosen)

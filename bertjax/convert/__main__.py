@@ -1,5 +1,5 @@
-"""Converts a BERT: a run's checkpoint to a Hugging Face folder; a Hugging Face folder, or one of Google's
-2018 release, to a checkpoint that every command takes."""
+"""Converts a BERT or a GPT: a run's checkpoint to a Hugging Face folder; a Hugging Face folder, or one of
+Google's 2018 release, to a checkpoint that every command takes."""
 
 import os
 from collections.abc import Sequence

@@ -7,16 +7,17 @@ from typing import Any
 import safetensors
 from safetensors.numpy import save
 
-from bertjax.convert import names
-from bertjax.convert.huggingface import CONFIG_FIELDS, WEIGHTS
+from bertjax.convert import names, openai_gpt
+from bertjax.convert.huggingface import CONFIG_FIELDS, WEIGHTS, label_fields
 from bertjax.convert.model_card import model_card
 from bertjax.data.tokenizer import SPECIAL_TOKENS
 from bertjax.errors import InputError
 from bertjax.files import write_folder
-from bertjax.models import bert
 from bertjax.trained import Trained
 
-FILES = (WEIGHTS, "config.json", "vocab.txt", "tokenizer.json", "tokenizer_config.json", "README.md")
+FILES = (WEIGHTS, "config.json", "vocab.txt", "vocab.json", "merges.txt", "tokenizer.json",
+         "tokenizer_config.json", "README.md")  # fmt: skip
+_TOKENIZERS = {"bert": "wordpiece", "gpt": "gpt_bpe"}  # what Hugging Face's classes can read
 _MARK = "bertjax_step"  # in the header of WEIGHTS: that the folder is ours, and may be replaced
 
 
@@ -24,13 +25,14 @@ def export(model: Trained, folder: str) -> None:
     """Writes the folder: all of it or nothing. A folder that `export` wrote before is replaced.
 
     Raises:
-      InputError: the folder holds anything else; the tokenizer is a SentencePiece model; see
-        bertjax.convert.names.to_huggingface.
+      InputError: the folder holds anything else; the tokenizer is not of the kind that Hugging Face's class
+        has; see bertjax.convert.names.to_huggingface and bertjax.convert.openai_gpt.config_fields.
     """
-    if model.tokenizer.kind != "wordpiece":
+    kind = model.config.kind
+    if model.tokenizer.kind != _TOKENIZERS[kind]:
         raise InputError(
-            f"{folder}: the model's tokenizer is SentencePiece ({model.tokenizer.kind}), which Hugging "
-            "Face's BERT cannot read; only models with a WordPiece vocabulary are exported"
+            f"{folder}: the model's tokenizer is of kind {model.tokenizer.kind}, which Hugging Face's "
+            f"{kind.upper()} cannot read; only models with a {_TOKENIZERS[kind]} vocabulary are exported"
         )
     tensors = names.to_huggingface(model.config, model.params)
     _check_replaceable(folder)
@@ -38,8 +40,10 @@ def export(model: Trained, folder: str) -> None:
     size = sum(x.size for x in tensors.values())
     contents = {
         WEIGHTS: save(tensors, metadata={"format": "pt", _MARK: str(model.step)}),
-        "config.json": _json(bert_config(model)),
-        "tokenizer_config.json": _json(_tokenizer_config(model)),
+        "config.json": _json(bert_config(model) if kind == "bert" else openai_gpt.config_fields(model)),
+        "tokenizer_config.json": _json(
+            _tokenizer_config(model) if kind == "bert" else openai_gpt.tokenizer_fields(model)
+        ),
         "README.md": model_card(model, name, size).encode(),
     }
     with write_folder(folder) as part:
@@ -71,19 +75,11 @@ def _is_ours(weights: str) -> bool:
 
 def bert_config(model: Trained) -> dict[str, Any]:
     """config.json: the fields of Hugging Face's BertConfig."""
-    labels: dict[str, Any] = {}
-    if model.labels:
-        labels = {
-            "id2label": {str(i): label for i, label in enumerate(model.labels)},
-            "label2id": {label: i for i, label in enumerate(model.labels)},
-        }
-    if model.head == "sequence_classification" and model.labels == bert.NUMBER:
-        labels["problem_type"] = "regression"  # or the pipeline would squeeze the number between 0 and 1
     return {
-        "architectures": [names.ARCHITECTURES[model.head]],
+        "architectures": [names.NAMES["bert"].classes[model.head]],
         "model_type": "bert",
         **{name: model.config[name] for name in CONFIG_FIELDS},
-        **labels,
+        **label_fields(model),
         "pad_token_id": model.tokenizer.pad_id,
         "dtype": "float32",
     }

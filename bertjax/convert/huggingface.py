@@ -15,6 +15,7 @@ from bertjax.data.tokenizer import Tokenizer, load_tokenizer, wordpiece_tokenize
 from bertjax.errors import InputError, quoted
 from bertjax.files import read_json
 from bertjax.models import bert
+from bertjax.models.kinds import MODULES
 from bertjax.trained import Trained
 
 WEIGHTS = "model.safetensors"
@@ -63,7 +64,7 @@ def read(folder: str, head: str | None, allow_pickle: bool) -> Trained:
     path = Path(folder)
     fields = read_json(path / "config.json")
     config = read_config(fields, str(path / "config.json"))
-    weights, tensors = _read_weights(path, allow_pickle)
+    weights, tensors = read_weights(path, allow_pickle)
     tokenizer = read_tokenizer(path, config.vocab_size)
     return assemble(config, fields, names.canonical(tensors, str(weights)), tokenizer, head, str(weights))
 
@@ -81,14 +82,19 @@ def assemble(
     Args:
       config: config.model.
       fields: of config.json.
+      head: of HEADS of the kind's module; None: the one that config.json names, or that the weights show.
       where: names the file of the tensors in messages.
     """
-    layers = names.layers_in(tensors)
+    heads = MODULES[config.kind].HEADS
+    if head is not None and head not in heads:
+        raise InputError(f"{where}: a {config.kind.upper()}, which has no head {head}; its heads are "
+                         f"{', '.join(heads)}")  # fmt: skip
+    layers = names.layers_in(tensors, config.kind)
     if layers != config.num_hidden_layers:  # said before a name is made for each layer
         raise InputError(f"{where}: has {layers} layers, but its config says {config.num_hidden_layers}")
-    found = names.parts_in(tensors)
-    head = head or _find_head(fields, found, where)
-    parts = bert.HEADS[head]
+    found = names.parts_in(tensors, config.kind)
+    head = head or _find_head(config.kind, fields, found, where)
+    parts = heads[head]
     if head == "encoder":  # some are saved without the pooler
         parts = tuple(part for part in parts if part in found)
     params = names.from_huggingface(config, tensors, parts, where)
@@ -97,7 +103,10 @@ def assemble(
             f"{where}: its classifier has {len(params['classifier_bias'])} labels, but multiple_choice "
             "scores one choice at a time; name another --head"
         )
-    labels = _read_labels(fields, params, where) if head in bert.LABELLED else ()
+    labels: tuple[str, ...] = ()
+    if head in bert.LABELLED:
+        kernel = params["classifier_kernel" if config.kind == "bert" else "score_kernel"]
+        labels = _read_labels(fields, kernel.shape[1], where)
     left_out = tuple(part for part in found if part not in parts)
     meta = {
         "config": {f"model.{name}": value for name, value in config.items()},
@@ -107,7 +116,7 @@ def assemble(
     return Trained(config, head, labels, params, tokenizer, meta, 0, left_out)
 
 
-def _find_head(fields: dict[str, Any], found: tuple[str, ...], where: str) -> str:
+def _find_head(kind: str, fields: dict[str, Any], found: tuple[str, ...], where: str) -> str:
     """The head that config.json names; a larger one where the weights hold all of it; without a name, the
     first that the weights hold."""
     given = fields.get("architectures") or []
@@ -116,17 +125,18 @@ def _find_head(fields: dict[str, Any], found: tuple[str, ...], where: str) -> st
             f"{where}: architectures of config.json is {quoted(given)}; expected a list of names"
         )
     named = given[0] if given else ""
-    heads = {architecture: head for head, architecture in names.ARCHITECTURES.items()}
-    exact = [head for head, parts in bert.HEADS.items() if set(parts) == set(found)]
+    parts_of = MODULES[kind].HEADS
+    heads = {architecture: head for head, architecture in names.NAMES[kind].classes.items()}
+    exact = [head for head, parts in parts_of.items() if set(parts) == set(found)]
     if named in heads:
         head = heads[named]
-        larger = [other for other in exact if set(bert.HEADS[head]) < set(bert.HEADS[other])]
+        larger = [other for other in exact if set(parts_of[head]) < set(parts_of[other])]
         return larger[0] if larger else head
     if exact:
         return exact[0]
     return max(
-        (head for head, parts in bert.HEADS.items() if set(parts) <= set(found)),
-        key=lambda head: len(bert.HEADS[head]),
+        (head for head, parts in parts_of.items() if set(parts) <= set(found)),
+        key=lambda head: len(parts_of[head]),
         default="encoder",
     )
 
@@ -134,36 +144,57 @@ def _find_head(fields: dict[str, Any], found: tuple[str, ...], where: str) -> st
 def read_config(fields: dict[str, Any], where: str) -> ConfigDict:
     """config.model of a BertConfig's fields. Raises InputError for what is absent, absurd or not BERT."""
     if fields.get("model_type", "bert") != "bert":
-        raise InputError(f"{where}: model_type is {quoted(fields['model_type'])}; only BERT is read")
-    for name, value in _ONLY.items():
+        raise InputError(
+            f"{where}: model_type is {quoted(fields['model_type'])}; only BERT and OpenAI GPT are read"
+        )
+    config = config_lib.default().model
+    fill_config(config, fields, {name: name for name in CONFIG_FIELDS}, CONFIG_FIELDS, _ONLY, where)
+    return config
+
+
+def fill_config(
+    config: ConfigDict,
+    fields: dict[str, Any],
+    theirs: Mapping[str, str],
+    defaults: Mapping[str, Any],
+    only: Mapping[str, Any],
+    where: str,
+) -> None:
+    """Sets fields of config.model to those of a config.json. Raises InputError for what is absent or absurd.
+
+    Args:
+      theirs: the field there of each field here that is read.
+      defaults: by the names there; None: the field must be there.
+      only: what other fields there must be, if they are there.
+    """
+    for name, value in only.items():
         if fields.get(name, value) not in (value, None):
             raise InputError(
-                f"{where}: {name} is {quoted(fields[name])}; only {value!r} is BERT as it is here"
+                f"{where}: {name} is {quoted(fields[name])}; only {value!r} is {config.kind.upper()} as it "
+                "is here"
             )
-    config = config_lib.default()
-    config.model.dtype = "float32"  # as PyTorch computes; a run sets its own
-    for name, default in CONFIG_FIELDS.items():
-        value = fields.get(name, default)
+    config.dtype = "float32"  # as PyTorch computes; a run sets its own
+    for ours, name in theirs.items():
+        value = fields.get(name, defaults[name])
         if value is None:
             raise InputError(f"{where}: has no {name}; take a whole copy of the model")
-        kind = type(config.model[name])
+        kind = type(config[ours])
         if kind is float and type(value) is int and abs(value) <= _MOST:
             value = float(value)
         if type(value) is not kind or (kind is int and not 0 < value <= _MOST):
             raise InputError(f"{where}: {name} is {quoted(value)}; expected {_expected(kind)}")
-        config.model[name] = value
+        config[ours] = value
     try:
-        config_lib.check_model(config.model)
+        config_lib.check_model(config)
     except InputError as error:
         raise InputError(f"{where}: {str(error).removeprefix('--config.model.')}") from error
-    return config.model
 
 
 def _expected(kind: type) -> str:
     return {int: f"a whole number from 1 to {_MOST:,}", float: "a number", str: "a word"}[kind]
 
 
-def _read_weights(folder: Path, allow_pickle: bool) -> tuple[Path, Mapping[str, Tensor]]:
+def read_weights(folder: Path, allow_pickle: bool) -> tuple[Path, Mapping[str, Tensor]]:
     for name in (WEIGHTS, INDEX):
         if (folder / name).is_file():
             return folder / name, read_safetensors(str(folder / name))
@@ -270,9 +301,8 @@ def _read_tokenizer_json(path: Path) -> tuple[list[str], bool]:
     return sorted(ids, key=ids.__getitem__), lower_case
 
 
-def _read_labels(fields: dict[str, Any], params: dict[str, Any], where: str) -> tuple[str, ...]:
+def _read_labels(fields: dict[str, Any], count: int, where: str) -> tuple[str, ...]:
     """The classifier's labels; LABEL_0 and so on where config.json does not name them."""
-    count = len(params["classifier_bias"])
     plain = tuple(f"LABEL_{i}" for i in range(count))
     given = fields.get("id2label") or {}
     try:
@@ -286,3 +316,16 @@ def _read_labels(fields: dict[str, Any], params: dict[str, Any], where: str) -> 
     if len(labels) != count:
         raise InputError(f"{where}: has {count} labels, but id2label of config.json names {len(labels)}")
     return labels
+
+
+def label_fields(model: Trained) -> dict[str, Any]:
+    """The labels as config.json names them."""
+    if not model.labels:
+        return {}
+    fields: dict[str, Any] = {
+        "id2label": {str(i): label for i, label in enumerate(model.labels)},
+        "label2id": {label: i for i, label in enumerate(model.labels)},
+    }
+    if model.head == "sequence_classification" and model.labels == bert.NUMBER:
+        fields["problem_type"] = "regression"  # or the pipeline would squeeze the number between 0 and 1
+    return fields

@@ -1,13 +1,14 @@
-"""Reads a BERT from a workdir, a Hugging Face folder or a folder of Google's 2018 release."""
+"""Reads a model from a workdir, a Hugging Face folder or a folder of Google's 2018 release."""
 
 import dataclasses
 import os
 from pathlib import Path
 
 from bertjax.checkpoint import FOLDER
-from bertjax.convert import google, huggingface
+from bertjax.convert import google, huggingface, openai_gpt
 from bertjax.errors import InputError
-from bertjax.models import bert
+from bertjax.files import read_json
+from bertjax.models.kinds import MODULES
 from bertjax.trained import Trained, load_trained
 
 
@@ -36,22 +37,35 @@ def load(
     step: int | None = None,
     head: str | None = None,
     allow_pickle: bool = False,
+    model_kind: str | None = None,
 ) -> Trained:
     """The model at `path`.
 
     Args:
       path: a workdir, a Hugging Face folder, or a folder (or checkpoint) of Google's 2018 release.
       step: of a workdir's checkpoint; None: the newest.
-      head: of bertjax.models.bert.HEADS; None: the one that the files show.
+      head: of HEADS of bertjax.models.bert or gpt; None: the one that the files show.
       allow_pickle: whether pytorch_model.bin may be read where there is no safetensors file. The reader
         builds nothing but tensors, whatever the file says.
+      model_kind: the config.model.kind that the caller can use; None: any.
 
     Raises:
-      InputError: there is no model there, or it is broken.
+      InputError: there is no model there, or it is broken or of another kind.
     """
     path = os.fspath(path)
-    if head is not None and head not in bert.HEADS:
-        raise InputError(f"head {head}: there is none of that name; it is one of {', '.join(bert.HEADS)}")
+    heads = dict.fromkeys(name for module in MODULES.values() for name in module.HEADS)
+    if head is not None and head not in heads:
+        raise InputError(f"head {head}: there is none of that name; it is one of {', '.join(heads)}")
+    model = _load(path, step, head, allow_pickle)
+    if model_kind not in (None, model.config.kind):
+        raise InputError(
+            f"{path}: a model of kind {model.config.kind}, which cannot be used here; name one of kind "
+            f"{model_kind}"
+        )
+    return model
+
+
+def _load(path: str, step: int | None, head: str | None, allow_pickle: bool) -> Trained:
     kind = kind_of(path)
     if kind == "bertjax":
         model = load_trained(path, step)
@@ -60,12 +74,17 @@ def load(
         raise InputError(f"{path}: not a workdir, so it has no steps; leave out the step")
     if kind == "google":
         return google.read(path, head)
+    if read_json(Path(path, "config.json")).get("model_type") == openai_gpt.MODEL_TYPE:
+        return openai_gpt.read(path, head, allow_pickle)
     return huggingface.read(path, head, allow_pickle)
 
 
 def _take_head(model: Trained, head: str, path: str) -> Trained:
     """The model with another head, whose parts it must have."""
-    wanted, given = bert.HEADS[head], bert.parts_of(model.params)
+    module = MODULES[model.config.kind]
+    if head not in module.HEADS:
+        raise InputError(f"{path}: a model of kind {model.config.kind}, which has no head {head}")
+    wanted, given = module.HEADS[head], module.parts_of(model.params)
     missing = [part for part in wanted if part not in given]
     if missing or "classifier" in wanted:  # one that was trained to tell other things apart is no other head
         raise InputError(f"{path}: a model for {model.head}, which has no {' and '.join(missing)} of {head}"

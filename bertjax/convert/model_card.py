@@ -2,7 +2,7 @@
 
 import json
 
-from bertjax.convert.names import ARCHITECTURES
+from bertjax.convert.names import NAMES
 from bertjax.trained import Trained
 
 # What of a run's config the card shows: not its paths and its machines.
@@ -18,7 +18,9 @@ _PIPELINES = {
     "sequence_classification": ("text-classification", 'pipe("A text.")'),
     "token_classification": ("token-classification", 'pipe("A text.")'),
     "question_answering": ("question-answering", 'pipe(question="A question?", context="A text.")'),
+    "causal_lm": ("text-generation", 'pipe("A text")'),
 }
+_VOCABULARIES = {"wordpiece": "WordPiece", "gpt_bpe": "BPE"}
 
 
 def model_card(model: Trained, name: str, parameters: int) -> str:
@@ -41,6 +43,8 @@ def model_card(model: Trained, name: str, parameters: int) -> str:
     if run.get("data.tfrecord"):  # finished examples, whose pairs and masks no field decided
         recipe = {key: x for key, x in recipe.items() if key == "data.next_sentence" or "data." not in key}
     case = "lower-case" if model.tokenizer.lower_case else "cased"
+    family, tag = ("BERT", "bert") if c.kind == "bert" else ("OpenAI GPT", "openai-gpt")
+    vocabulary = _VOCABULARIES[model.tokenizer.kind]
     trained = f"Trained with bertjax; this is the checkpoint of step {model.step:,}." if model.step else ""
     pipeline, example = _PIPELINES.get(model.head, ("", ""))
     if pipeline:
@@ -49,7 +53,7 @@ def model_card(model: Trained, name: str, parameters: int) -> str:
 pipe = pipeline("{pipeline}", model="{name}")  # this folder
 {example}"""
     else:
-        architecture = ARCHITECTURES[model.head]
+        architecture = NAMES[c.kind].classes[model.head]
         usage = f"""from transformers import {architecture}
 
 model = {architecture}.from_pretrained("{name}")  # this folder"""
@@ -57,13 +61,13 @@ model = {architecture}.from_pretrained("{name}")  # this folder"""
 library_name: transformers
 {f"pipeline_tag: {pipeline}" if pipeline else ""}
 tags:
-- bert
+- {tag}
 ---
 
 # {name}
 
-BERT of {c.num_hidden_layers} layers, {c.hidden_size} hidden units and {c.num_attention_heads} heads \
-({parameters / 1e6:.1f}M parameters), with a {case} WordPiece vocabulary of \
+{family} of {c.num_hidden_layers} layers, {c.hidden_size} hidden units and {c.num_attention_heads} heads \
+({parameters / 1e6:.1f}M parameters), with a {case} {vocabulary} vocabulary of \
 {model.tokenizer.vocab_size:,} tokens.
 {trained}
 

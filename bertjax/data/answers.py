@@ -31,6 +31,9 @@ class Candidate(NamedTuple):
     end_logit: float
 
 
+NO_SPAN = Candidate("empty", 1.0, 0.0, 0.0)  # the release's entry where there is no candidate at all
+
+
 @dataclass(frozen=True)
 class Prediction:
     """What a model says to a question."""
@@ -96,9 +99,7 @@ def find_answer(
             kept += 1
     if unanswerable:
         entries.setdefault("", null[1:])
-    if not entries:
-        entries["empty"] = (0.0, 0.0)  # the release's word
-    candidates = _with_probabilities(entries)
+    candidates = _with_probabilities(entries) if entries else (NO_SPAN,)
     best = next((c for c in candidates if c.text), Candidate("", 0.0, 0.0, 0.0))
     return Prediction(best.text, candidates, null[0] - best.start_logit - best.end_logit)
 
@@ -169,7 +170,10 @@ def score_answers(
     unanswerable: bool,
     null_threshold: float,
 ) -> metrics.Figures:
-    """SQuAD's figures of its version: bertjax.metrics.squad's, and for v2.0 the best over all thresholds too.
+    """What SQuAD's evaluation of the version says of the files of `write_answers`.
+
+    For v2.0 the best over thresholds too. None above `null_threshold` does better: what is "" in the files
+    stays so.
 
     Args:
       golds: the texts of each question's answers.
@@ -178,9 +182,7 @@ def score_answers(
     figures = metrics.squad(golds, chosen, unanswerable)
     if unanswerable:
         best, threshold = metrics.best_threshold(
-            golds,
-            {name: answer.text for name, answer in answers.items()},
-            {name: answer.null_odds for name, answer in answers.items()},
+            golds, chosen, {name: answer.null_odds for name, answer in answers.items()}
         )
         figures |= {**best, "best_f1_threshold": threshold}
     return figures

@@ -18,8 +18,14 @@ from bertjax.data.corpus import Block, Input, input_bytes, read_blocks
 from bertjax.data.corpus_files import find_files
 from bertjax.data.parallel import Tokens, Workers, sentences_of, tokenise_block
 from bertjax.data.store import TOKENIZER_FILES, StoreWriter, read_json, split_documents, write_json
-from bertjax.data.tokenizer import Tokenizer, load_tokenizer, sentencepiece_tokenizer, wordpiece_tokenizer
-from bertjax.data.vocab import Sample, train_sentencepiece, train_wordpiece
+from bertjax.data.tokenizer import (
+    Tokenizer,
+    gpt_tokenizer,
+    load_tokenizer,
+    sentencepiece_tokenizer,
+    wordpiece_tokenizer,
+)
+from bertjax.data.vocab import Sample, train_gpt_bpe, train_sentencepiece, train_wordpiece
 from bertjax.errors import InputError, Interrupted
 
 BLOCK_BYTES = 1 << 20  # a worker's job
@@ -43,7 +49,7 @@ class Settings:
     inputs: tuple[Input, ...]
     vocab: str | None  # a file to use; None trains one
     vocab_size: int | None  # of the one to train
-    tokenizer: str  # its kind: "wordpiece", "unigram" or "bpe"
+    tokenizer: str  # its kind: "wordpiece", "unigram", "bpe" or "gpt_bpe"
     vocab_sample_mb: int  # most text to train it on
     cased: bool
     heldout: float  # share of the documents
@@ -193,6 +199,8 @@ def _make_tokenizer(settings: Settings, workers: Workers) -> Tokenizer:
     if settings.tokenizer == "wordpiece":
         tokens = train_wordpiece(sample, settings.vocab_size, lower_case)
         tokenizer = wordpiece_tokenizer(tokens, lower_case, name)
+    elif settings.tokenizer == "gpt_bpe":
+        tokenizer = gpt_tokenizer(*train_gpt_bpe(sample, settings.vocab_size), name)
     else:
         model = train_sentencepiece(sample, settings.vocab_size, settings.tokenizer, lower_case)
         tokenizer = sentencepiece_tokenizer(model, name, lower_case)

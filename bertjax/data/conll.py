@@ -1,11 +1,12 @@
 """Tagged sentences in the CoNLL format: a word a line, its tag in the last column, an empty line between
-sentences, and a line that begins with -DOCSTART- before each document."""
+sentences, and a line that begins with -DOCSTART- before each document. Or from sets of tfds_sets."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from bertjax import metrics
+from bertjax.data import tfds_sets
 from bertjax.errors import InputError
 
 _DOCUMENT = "-DOCSTART-"
@@ -17,20 +18,23 @@ class Sentence:
 
     words: tuple[str, ...]
     tags: tuple[str, ...]  # IOB2, whatever the file's scheme; () if it has none
-    line: int  # of its first word
+    line: int  # of its first word; in a set's, where it would be in a file of the set
     document: int  # number of the document
 
 
 def read_conll(path: str, tagged: bool) -> list[Sentence]:
-    """The sentences of a file.
+    """The sentences of a file, or of a split of a set, which does not tell its documents apart.
 
     Args:
       tagged: whether the last column is a tag: O, or B-X, I-X, E-X, S-X in any of the schemes IOB1, IOB2 and
         IOBES. False: further columns than the word are not read.
 
     Raises:
-      InputError: no such file, no sentence in it, bytes that are not UTF-8, or a line without a tag.
+      InputError: no such file, no sentence in it, bytes that are not UTF-8, or a line without a tag; or see
+        tfds_sets.
     """
+    if tfds_sets.is_tfds(path):
+        return _of_set(path, tagged)
     if not Path(path).is_file():
         raise InputError(f"{path}: no such file")
     sentences: list[Sentence] = []
@@ -62,6 +66,17 @@ def read_conll(path: str, tagged: bool) -> list[Sentence]:
             if tagged:
                 tags.append(_tag(columns, f"{path}:{number}"))
     end()
+    if not sentences:
+        raise InputError(f"{path}: has no sentence")
+    return sentences
+
+
+def _of_set(path: str, tagged: bool) -> list[Sentence]:
+    sentences, line = [], 1
+    for words, tags in tfds_sets.read_sentences(path):
+        found = tuple(to_iob2(tags)) if tagged else ()
+        sentences.append(Sentence(tuple(words), found, line, 0))
+        line += len(words) + 1
     if not sentences:
         raise InputError(f"{path}: has no sentence")
     return sentences

@@ -21,11 +21,12 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from sentencex import segment
 
 from bertjax.data import pydoc_prose, tfds_text, wikitext
-from bertjax.data.corpus_files import file_bytes, find_files, read_chunks
+from bertjax.data.corpus_files import file_bytes, find_files, is_compressed, read_chunks
 from bertjax.errors import InputError
 
 FORMATS = ("sentences", "text", "jsonl", "wikipedia", "tfds", "pydoc")
@@ -36,6 +37,7 @@ DOCUMENT_BYTES = 8 << 20
 # A JSON line or a page cannot be cut; longer than this, the file is taken to have another format.
 RECORD_BYTES = 64 << 20
 
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 BLANK_LINE = re.compile(rb"\n[ \t\r\f\v]*\n")
 PARAGRAPH_END = re.compile(r"\n\s*\n")
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
@@ -76,12 +78,26 @@ class Block:
     line: number of the first line (of the first record, for tfds).
     data: the bytes; for tfds "start end" of the records, for pydoc the paths of source files, one a line.
     read_bytes: on-disk bytes of the input consumed up to the end of this block, of `input_bytes` in all.
+    start: where the data begins in the file, if it lies there as it is: then another process is sent only the
+      place, and reads it. -1: it does not.
     """
 
     source: str
     line: int
     data: bytes
     read_bytes: int = 0
+    start: int = -1
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.start < 0:
+            return Block, (self.source, self.line, self.data, self.read_bytes)
+        return _read_block, (self.source, self.line, self.start, len(self.data), self.read_bytes)
+
+
+def _read_block(source: str, line: int, start: int, size: int, read_bytes: int) -> Block:
+    with open(source, "rb") as file:
+        file.seek(start)
+        return Block(source, line, file.read(size), read_bytes, start)
 
 
 def input_bytes(inp: Input) -> int:
@@ -147,19 +163,21 @@ def parse_block(inp: Input, block: Block) -> list[list[str]]:
 
 def _file_blocks(format: str, file: str, before: int, block_bytes: int) -> Iterator[Block]:
     limit = {"sentences": DOCUMENT_BYTES, "text": block_bytes}.get(format, RECORD_BYTES)
-    buffer, line, start, read, found = b"", 1, True, before, False
+    buffer, line, start, read, found = b"", 1, 0, before, False
+    plain = not is_compressed(file)
 
     def take(end: int) -> Iterator[Block]:
-        nonlocal buffer, line, found
+        nonlocal buffer, line, start, found
         data, buffer = buffer[:end], buffer[end:]
         if data and not data.isspace():
             found = True
-            yield Block(file, line, data, read)
+            yield Block(file, line, data, read, start if plain else -1)
         line += data.count(b"\n")
+        start += len(data)
 
     for chunk, position in read_chunks(file, block_bytes):
-        if start:
-            chunk, start = chunk.removeprefix(b"\xef\xbb\xbf"), False
+        if read == before and chunk.startswith(BYTE_ORDER_MARK):
+            chunk, start = chunk[len(BYTE_ORDER_MARK) :], len(BYTE_ORDER_MARK)
         searched = max(0, len(buffer) - 16)
         buffer, read = buffer + chunk, before + position
         yield from take(_last_boundary(format, buffer, searched))

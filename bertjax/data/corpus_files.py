@@ -87,6 +87,11 @@ def file_bytes(path: str) -> int:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the file") from error
 
 
+def is_compressed(path: str) -> bool:
+    """Whether the suffix says so."""
+    return Path(path).suffix in DECODERS
+
+
 def read_chunks(path: str, size: int) -> Iterator[tuple[bytes, int]]:
     """(bytes, on-disk bytes read so far) of the file, decompressed as its suffix (.gz .bz2 .xz .zst) says.
 

@@ -75,6 +75,9 @@ class Examples:
     ) -> None:
         if not 8 <= seq_length < 2**16:
             raise InputError(f"sequence length {seq_length}: must be from 8 to 65535")
+        if tokenizer.mask_id < 0:
+            raise InputError(f"{store.path}: its vocabulary ({tokenizer.kind}) has no [CLS], [SEP] and "
+                             "[MASK]; prepare one with another --tokenizer")  # fmt: skip
         weights = document_weights(store, data_config)[documents]
         _check_documents(store, documents[weights > 0], data_config.next_sentence)
         self.seq_length = seq_length

@@ -170,8 +170,8 @@ class Windows(Sequence[Row]):
         """bool [length] for each of the question's windows: whether a token has more context on its poorer
         side there than in the windows before, and as much as in those after."""
         windows = range(*self.first_window[question : question + 2].tolist())
-        if len(windows) == 1:
-            return [np.ones(self.length[windows[0]], bool)]
+        if len(windows) < 2:  # none where the context has no token
+            return [np.ones(self.length[window], bool) for window in windows]
         tokens = np.arange(len(self.encoded.context(question).ids))
         scores = np.full((len(windows), len(tokens)), -np.inf)
         for i, window in enumerate(windows):

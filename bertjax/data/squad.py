@@ -1,7 +1,7 @@
 """Questions on texts, in SQuAD's JSON (v1.1 and v2.0) and in JSON Lines.
 
 A line of JSON Lines is one question: its id, context, question and answers. Answers are [{"text": ...,
-"answer_start": ...}, ...], or {"text": [...], "answer_start": [...]}.
+"answer_start": ...}, ...], or {"text": [...], "answer_start": [...]}. Sets of tfds_sets have the same fields.
 """
 
 import json
@@ -11,11 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bertjax.data import tfds_sets
 from bertjax.errors import InputError, quoted
 
 KINDS = (".json", ".jsonl")
 WORD = re.compile("[^ \t\r\n\u202f]+")  # of a context: the white space of the 2018 release's run_squad.py
 TRAIN, DEV, TEST = "train", "dev", "test"  # one answer each; one or several; none is read
+
+
+class OtherVersion(InputError):
+    """The file is of the version of SQuAD that was not asked for."""
 
 
 class Answer(NamedTuple):
@@ -40,21 +45,23 @@ def read_questions(path: str, use: str, unanswerable: bool) -> list[Question]:
     """The questions of a file, in its order.
 
     Args:
-      path: .json in SQuAD's format, or .jsonl.
+      path: .json in SQuAD's format, or .jsonl; or a split of a set.
       use: TRAIN, DEV or TEST.
       unanswerable: whether questions may have no answer (v2.0). SQuAD's JSON says of each question whether it
         "is_impossible"; in JSON Lines it may, and has no answers otherwise.
 
     Raises:
       InputError: no such file, another ending, no question in it, not JSON, a field that is missing or of
-        another type, an id that comes twice, a question whose answers do not fit `use` and `unanswerable`.
+        another type, an id that comes twice, a question whose answers do not fit `use` and `unanswerable`
+        (OtherVersion where they would fit the other value of that); or see tfds_sets.
     """
-    file = Path(path)
-    if file.suffix not in KINDS:
-        raise InputError(f"{path}: the name must end with {' or '.join(KINDS)}, which says what it holds")
-    if not file.is_file():
-        raise InputError(f"{path}: no such file")
-    read = _objects if file.suffix == ".json" else _lines
+    file, read = Path(path), _of_set
+    if not tfds_sets.is_tfds(path):
+        if file.suffix not in KINDS:
+            raise InputError(f"{path}: the name must end with {' or '.join(KINDS)}, which says what it holds")
+        if not file.is_file():
+            raise InputError(f"{path}: no such file")
+        read = _objects if file.suffix == ".json" else _lines
     questions = [
         make_question(fields, where, source, use, unanswerable) for fields, where, source in read(path)
     ]
@@ -79,6 +86,8 @@ def _parse(content: bytes, path: str, line: int) -> Any:
         ) from error
     except json.JSONDecodeError as error:
         raise InputError(f"{path}:{line + error.lineno - 1}: not JSON ({error.msg})") from error
+    except ValueError as error:  # Python's limit on the digits of an integer
+        raise InputError(f"{path}:{line}: not JSON that a data set has (a number too long)") from error
     except RecursionError as error:
         raise InputError(f"{path}:{line}: not JSON that a data set has (nested too deep)") from error
 
@@ -110,6 +119,11 @@ def _objects(path: str) -> Iterator[tuple[Mapping[str, Any], str, str]]:
                 if not isinstance(question, dict):
                     raise InputError(f"{where}: expected an object, found {type(question).__name__}")
                 yield {**question, "context": context}, where, path
+
+
+def _of_set(path: str) -> Iterator[tuple[Mapping[str, Any], str, str]]:
+    """(fields, place, path) of each question of a split."""
+    return ((fields, where, path) for fields, where in tfds_sets.read_fields(path))
 
 
 def _list(value: Any, name: str, where: str) -> list[Any]:
@@ -190,12 +204,12 @@ def _is_there(text: str, context: str, start: int) -> bool:
 def _check_number(impossible: Any, count: int, where: str, use: str, unanswerable: bool) -> None:
     """Whether a question of a training or dev set has as many answers as it may."""
     if not unanswerable and (impossible or not count):
-        raise InputError(
+        raise OtherVersion(
             f"{where}: has no answer; for such questions (SQuAD v2.0) set --config.examples.unanswerable=True"
         )
     if unanswerable:
         if not isinstance(impossible, bool):
-            raise InputError(
+            raise OtherVersion(
                 f"{where}: does not say whether it 'is_impossible', as SQuAD v2.0 does; for v1.1 set "
                 "--config.examples.unanswerable=False"
             )

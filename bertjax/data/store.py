@@ -28,7 +28,7 @@ VERSION = 1
 BLOCK_BYTES = 16 << 20  # a checksum each
 _READ_BYTES = 1 << 20
 DATA_FILES = ("tokens.bin", "sentences.bin", "documents.bin")
-TOKENIZER_FILES = ("vocab.txt", "tokenizer.json", "spm.model")  # either the first two or the last
+TOKENIZER_FILES = ("vocab.txt", "tokenizer.json", "spm.model", "vocab.json", "merges.txt")  # of all kinds
 OFFSET = np.dtype("<i8")
 _COUNTED_TOKENS = 1 << 18  # at a time; bincount needs 8 bytes for each
 

@@ -1,4 +1,5 @@
-"""Labelled examples from TSV, CSV and JSON Lines files: a record a line, its columns by name."""
+"""Labelled examples from TSV, CSV and JSON Lines files, a record a line, and from sets of tfds_sets: a record
+has its columns by name."""
 
 import csv
 import difflib
@@ -7,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bertjax.data import tfds_sets
 from bertjax.errors import InputError
 
 KINDS = (".tsv", ".csv", ".jsonl")
@@ -16,7 +18,7 @@ KINDS = (".tsv", ".csv", ".jsonl")
 class Record:
     """One example as it is in its file."""
 
-    where: str  # "file:line"
+    where: str  # "file:line", or what tfds_sets gives
     fields: dict[str, str]
 
     def __getitem__(self, column: str) -> str:
@@ -28,15 +30,17 @@ class Record:
 
 
 def read_table(path: str, columns: Sequence[str] = ()) -> list[Record]:
-    """The records of a file.
+    """The records of a file, or of a split of a set, to which `columns` says nothing.
 
     .tsv has no quotes (as GLUE's files), .csv has those of RFC 4180, and .jsonl has an object a line. The
     first line of the first two names the columns, unless `columns` does.
 
     Raises:
       InputError: no such file, another ending, no record, bytes that are not UTF-8, a line with another
-        number of columns than the first, or a line that is no JSON object.
+        number of columns than the first, or a line that is no JSON object; or see tfds_sets.
     """
+    if tfds_sets.is_tfds(path):
+        return [Record(where, fields) for where, fields in tfds_sets.read_rows(path)]
     file = Path(path)
     if file.suffix not in KINDS:
         raise InputError(f"{path}: the name must end with {', '.join(KINDS)}, which says what it holds")

@@ -11,6 +11,8 @@ import numpy as np
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import InputError
 
+_LENGTHS = 32  # tokens
+
 Text = str | tuple[str, str]  # a text, or two that belong together
 
 
@@ -82,6 +84,11 @@ def show(text: str) -> str:
     """The text for a message, with its place in a file if it has one."""
     where = f"{text.where}: " if isinstance(text, Line) else ""
     return where + repr(str(text) if len(text) <= 60 else f"{text[:57]}...")
+
+
+def batch_length(longest: int, most: int) -> int:
+    """S of a batch by its longest row, rounded up, so that few shapes are compiled."""
+    return min(-(-longest // _LENGTHS) * _LENGTHS, most)
 
 
 def make_batch(rows: Sequence[Row], pad_id: int, length: int) -> dict[str, np.ndarray]:

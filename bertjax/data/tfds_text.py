@@ -14,8 +14,8 @@ from bertjax.errors import InputError
 
 
 @functools.lru_cache(maxsize=4)
-def _open(path: str, split: str) -> tuple[Any, Any]:
-    # (records with random access, SplitInfo)
+def open_set(path: str) -> Any:
+    """tfds' builder of the set `path`. Raises InputError: tfds is not installed; the set is not there."""
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
@@ -30,9 +30,23 @@ def _open(path: str, split: str) -> tuple[Any, Any]:
         raise InputError(
             f"{path}: cannot be opened by tfds ({reason}); check the name and TFDS_DATA_DIR"
         ) from error
-    prepare = f"tfds build {builder.info.name} --file_format=array_record"
     if not builder.info.splits:
-        raise InputError(f"{path}: not prepared in {builder.data_path}; run: {prepare}")
+        raise InputError(f"{path}: not prepared in {builder.data_path}; run: {_prepare(builder)}")
+    return builder
+
+
+def _prepare(builder: Any) -> str:
+    return f"tfds build {builder.info.name} --file_format=array_record"
+
+
+@functools.lru_cache(maxsize=4)
+def open_split(path: str, split: str) -> tuple[Any, Any]:
+    """(records with random access, SplitInfo).
+
+    Raises:
+      InputError: as open_set; no such split; the set is not prepared as ArrayRecord.
+    """
+    builder = open_set(path)
     if split not in builder.info.splits:
         known = ", ".join(builder.info.splits)
         raise InputError(f"{path}: no split '{split}'; choose from {known}")
@@ -40,13 +54,14 @@ def _open(path: str, split: str) -> tuple[Any, Any]:
         return builder.as_data_source(split), builder.info.splits[split]
     except (NotImplementedError, ImportError) as error:
         raise InputError(
-            f"{path}: prepared as {builder.info.file_format}, not ArrayRecord; run: {prepare} --overwrite"
+            f"{path}: prepared as {builder.info.file_format}, not ArrayRecord; "
+            f"run: {_prepare(builder)} --overwrite"
         ) from error
 
 
 def total_bytes(path: str, split: str) -> int:
     """Bytes of the split's records. Raises InputError as `read_texts` does."""
-    return _open(path, split)[1].num_bytes
+    return open_split(path, split)[1].num_bytes
 
 
 def record_ranges(path: str, split: str, block_bytes: int) -> Iterator[tuple[int, int, int]]:
@@ -55,7 +70,7 @@ def record_ranges(path: str, split: str, block_bytes: int) -> Iterator[tuple[int
     Raises:
       InputError: as `read_texts`; or the split has no records.
     """
-    source, info = _open(path, split)
+    source, info = open_split(path, split)
     records = len(source)
     if not records:
         raise InputError(f"{path}: split '{split}' has no records; choose another")
@@ -69,31 +84,39 @@ def read_texts(path: str, split: str, text_field: str, start: int, end: int) -> 
     """The text of records start..end.
 
     Raises:
-      InputError: tfds is not installed; the set is not there, or not as ArrayRecord; no such split or
-        feature; the feature is no string; a record that is broken or not UTF-8.
+      InputError: as open_split and read_records; no such feature; the feature is no string, or not UTF-8.
     """
-    source, _ = _open(path, split)
+    records = read_records(path, split, start, end)
+    return [_text(f"{path}:{split}[{start + i}]", record, text_field) for i, record in enumerate(records)]
+
+
+def read_records(path: str, split: str, start: int, end: int) -> list[Any]:
+    """The records start..end as tfds decodes them. Raises InputError as open_split, and if one is broken."""
+    source, _ = open_split(path, split)
     try:
-        records = source.__getitems__(range(start, end))
+        found: list[Any] = source.__getitems__(range(start, end))
     except Exception as error:  # array_record's and protobuf's own kinds
         reason = str(error).strip().split("\n")[0]
         raise InputError(f"{path}: split '{split}' is broken ({reason}); prepare it again") from error
-    return [_text(f"{path}:{split}[{start + i}]", record, text_field) for i, record in enumerate(records)]
+    return found
 
 
 def _text(where: str, record: Any, text_field: str) -> str:
     if not isinstance(record, dict) or text_field not in record:
         known = ", ".join(record) if isinstance(record, dict) else "none"
         raise InputError(f"{where}: no feature '{text_field}' among {known}; name the text field")
-    value = record[text_field]
-    if isinstance(value, bytes):
-        try:
-            value = value.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise InputError(
-                f"{where}: feature '{text_field}' is not UTF-8; prepare the set again"
-            ) from error
+    value = decoded(where, text_field, record[text_field])
     if not isinstance(value, str):
         kind = type(value).__name__
         raise InputError(f"{where}: feature '{text_field}' is {kind}, not text; name the text field")
     return value
+
+
+def decoded(where: str, feature: str, value: Any) -> Any:
+    """The value of a feature, bytes as text. Raises InputError if they are not UTF-8."""
+    if not isinstance(value, bytes):
+        return value
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{where}: feature '{feature}' is not UTF-8; prepare the set again") from error

@@ -1,4 +1,5 @@
-"""WordPiece and SentencePiece tokenizers behind one interface: text to ids and back, without special tokens.
+"""WordPiece, SentencePiece and GPT's tokenizers behind one interface: text to ids and back, without special
+tokens.
 
 Shape letters: V vocabulary, N tokens of a text.
 """
@@ -17,6 +18,7 @@ import tokenizers
 from sentencepiece import sentencepiece_model_pb2, sentencepiece_pb2
 from tokenizers import models, normalizers, pre_tokenizers, processors
 
+from bertjax.data import gpt_bpe
 from bertjax.data.wordpiece import MAX_WORD_CHARACTERS, WordPiece
 from bertjax.errors import InputError, quoted
 from bertjax.files import read_json, read_small
@@ -38,20 +40,25 @@ _SYMBOL = r"[\p{P}$+<=>^`|~\x{2B820}-\x{2B91F}]"
 class Tokenizer:
     """A vocabulary and its rules. `load_tokenizer` makes it."""
 
-    kind: str  # "wordpiece", "unigram" or "bpe"
+    kind: str  # "wordpiece", "unigram", "bpe" (both SentencePiece's) or "gpt_bpe"
     lower_case: bool
     tokens: tuple[str, ...]  # [V], the token of each id
+    # "gpt_bpe" pads with its unknown token, has no mask (-1), and, until `add_task_tokens`, nothing to begin
+    # (start), divide (sep) and end (cls) a text with.
     pad_id: int
     unk_id: int
     cls_id: int
     sep_id: int
     mask_id: int
-    continuation: np.ndarray  # bool [V], the token goes on with the word of the token before it
+    # bool [V], the token goes on with the word of the token before it; False for "gpt_bpe", which marks the
+    # ends of words instead
+    continuation: np.ndarray
     sha256: str  # of the vocabulary and whether it lower-cases, or of the SentencePiece model
     files: dict[str, bytes]  # name: content, of what `save` writes
     _encode_batch: Callable[[Sequence[str]], list[list[int]]]
     _encode_with_offsets: Callable[[str], tuple[list[int], np.ndarray]]
     _decode: Callable[[Sequence[int]], str]
+    start_id: int = -1  # of "gpt_bpe" alone
 
     @property
     def vocab_size(self) -> int:
@@ -79,7 +86,7 @@ class Tokenizer:
         return self._decode(ids)
 
     def save(self, folder: str | os.PathLike) -> None:
-        """Writes vocab.txt and tokenizer.json, or spm.model, into an existing folder."""
+        """Writes the files into an existing folder."""
         for name, content in self.files.items():
             with open(Path(folder, name), "wb") as file:
                 file.write(content)
@@ -88,7 +95,8 @@ class Tokenizer:
 
 
 def load_tokenizer(path: str | os.PathLike, lower_case: bool | None = None) -> Tokenizer:
-    """The tokenizer of a vocab.txt, a SentencePiece .model, or a folder (store, checkpoint) that holds one.
+    """The tokenizer of a vocab.txt, a SentencePiece .model, OpenAI GPT's vocab.json and merges.txt, or a
+    folder (store, checkpoint) that holds one.
 
     Args:
       path: the file or folder.
@@ -101,14 +109,20 @@ def load_tokenizer(path: str | os.PathLike, lower_case: bool | None = None) -> T
     """
     path = Path(path)
     if path.is_dir():
-        found = [path / name for name in ("vocab.txt", "spm.model") if (path / name).is_file()]
+        names = ("vocab.txt", "spm.model", gpt_bpe.VOCAB)
+        found = [path / name for name in names if (path / name).is_file()]
         if not found:
-            raise InputError(f"{path}: holds neither vocab.txt nor spm.model; name the vocabulary's file")
+            raise InputError(f"{path}: holds no {', '.join(names[:-1])} or {names[-1]}; name the "
+                             "vocabulary's file")  # fmt: skip
         path = found[0]
     if not path.is_file():
         raise InputError(f"{path}: no such vocabulary file; give a vocab.txt or a SentencePiece .model")
     if path.suffix == ".model":
         return sentencepiece_tokenizer(path.read_bytes(), str(path), lower_case)
+    if path.suffix == ".json":
+        if lower_case is False:
+            raise InputError(_case_message(path, cased=False))
+        return gpt_tokenizer(*gpt_bpe.read_files(path), str(path))
     tokens = _read_vocab(path)
     declared = _declared_case(path.parent)
     if declared is None:
@@ -310,6 +324,49 @@ def sentencepiece_tokenizer(model: bytes, name: str, lower_case: bool | None = N
         _encode_with_offsets=encode_with_offsets,
         _decode=lambda token_ids: processor.decode([int(i) for i in token_ids]),
     )
+
+
+def gpt_tokenizer(tokens: Sequence[str], merges: Sequence[gpt_bpe.Merge], name: str) -> Tokenizer:
+    """OpenAI GPT's tokenizer over `tokens` [V]. `name` is for messages. Raises InputError."""
+    model = gpt_bpe.build(tokens, merges, name)
+    ids = {token: i for i, token in enumerate(tokens)}
+    files = gpt_bpe.to_files(tokens, merges, model)
+
+    def encode(text: str) -> tokenizers.Encoding:
+        return model.encode(gpt_bpe.without_surrogates(text), add_special_tokens=False)
+
+    def encode_with_offsets(text: str) -> tuple[list[int], np.ndarray]:
+        encoding = encode(text)
+        return encoding.ids, np.array(encoding.offsets, np.int64).reshape(-1, 2)
+
+    start, delimiter, extract = (ids.get(token, -1) for token in gpt_bpe.TASK_TOKENS)
+    return Tokenizer(
+        kind="gpt_bpe",
+        lower_case=True,
+        tokens=tuple(tokens),
+        pad_id=ids[gpt_bpe.UNKNOWN],
+        unk_id=ids[gpt_bpe.UNKNOWN],
+        cls_id=extract,
+        sep_id=delimiter,
+        mask_id=-1,
+        continuation=np.zeros(len(tokens), bool),
+        sha256=hashlib.sha256(files[gpt_bpe.VOCAB] + files[gpt_bpe.MERGES]).hexdigest(),
+        files=files,
+        _encode_batch=lambda texts: [encode(text).ids for text in texts],
+        _encode_with_offsets=encode_with_offsets,
+        _decode=lambda token_ids: model.decode(list(token_ids), skip_special_tokens=False),
+        start_id=start,
+    )
+
+
+def add_task_tokens(tokenizer: Tokenizer) -> Tokenizer:
+    """A "gpt_bpe" tokenizer with start, delimiter and extract tokens behind its own, where it lacks them.
+
+    A model needs embeddings for them: bertjax.models.gpt.with_new_tokens.
+    """
+    new = [token for token in gpt_bpe.TASK_TOKENS if token not in tokenizer.tokens]
+    merges = gpt_bpe.read_merges(tokenizer.files[gpt_bpe.MERGES], gpt_bpe.MERGES)
+    return gpt_tokenizer([*tokenizer.tokens, *new], merges, gpt_bpe.VOCAB)
 
 
 def _sentencepiece_offsets(text: str, pieces: Sequence[Any], spans: list[tuple[int, int]]) -> np.ndarray:

@@ -1,14 +1,16 @@
 """Training of a vocabulary on a bounded sample of the corpus. The same text always gives the same bytes."""
 
 import io
+import json
 import re
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import sentencepiece
 import tokenizers
-from tokenizers import models, trainers
+from tokenizers import models, normalizers, pre_tokenizers, trainers
 
+from bertjax.data import gpt_bpe
 from bertjax.data.tokenizer import SPECIAL_TOKENS, library_rules
 from bertjax.errors import InputError
 
@@ -56,7 +58,7 @@ def train_wordpiece(sample: Sample, vocab_size: int, lower_case: bool) -> list[s
 
     Raises InputError if the characters alone are more than `vocab_size`, or if there is no text.
     """
-    alphabet, continuing = _characters(sample, lower_case)
+    alphabet, continuing = _characters(sample, *library_rules(lower_case))
     if not alphabet:
         raise InputError("the vocabulary's sample has no text; check the inputs and their --format")
     # The trainer numbers "##x" in the order of a hash map, and breaks ties between merges by number; so every
@@ -79,13 +81,43 @@ def train_wordpiece(sample: Sample, vocab_size: int, lower_case: bool) -> list[s
     return sorted(ids, key=ids.__getitem__)
 
 
-def _characters(sample: Sample, lower_case: bool) -> tuple[list[str], list[str]]:
+def train_gpt_bpe(sample: Sample, vocab_size: int) -> tuple[list[str], list[gpt_bpe.Merge]]:
+    """Tokens and merges of OpenAI GPT's form: "<unk>", each character within a word and at its end, merges.
+
+    Raises InputError if the characters alone are more than `vocab_size`, or if there is no text.
+    """
+    alphabet, _ = _characters(sample, *gpt_bpe.rules())
+    if not alphabet:
+        raise InputError("the vocabulary's sample has no text; check the inputs and their --format")
+    # Every number is given beforehand, as for WordPiece.
+    ends = (character + gpt_bpe.WORD_END for character in alphabet)
+    given = [gpt_bpe.UNKNOWN, *alphabet, *ends]
+    if vocab_size < len(given):
+        raise _too_small(vocab_size, len(given))
+    model = tokenizers.Tokenizer(models.BPE(unk_token=gpt_bpe.UNKNOWN, end_of_word_suffix=gpt_bpe.WORD_END))
+    model.normalizer, model.pre_tokenizer = gpt_bpe.rules()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=MIN_FREQUENCY,
+        show_progress=False,
+        special_tokens=given,
+        initial_alphabet=alphabet,
+        limit_alphabet=len(alphabet),
+        end_of_word_suffix=gpt_bpe.WORD_END,
+    )
+    model.train_from_iterator(sample.sentences(), trainer)
+    trained = json.loads(model.to_str())["model"]
+    return sorted(trained["vocab"], key=trained["vocab"].__getitem__), [*map(tuple, trained["merges"])]
+
+
+def _characters(
+    sample: Sample, normalizer: normalizers.Normalizer, pre_tokenizer: pre_tokenizers.PreTokenizer
+) -> tuple[list[str], list[str]]:
     """The most frequent characters of the normalised text, and those of them that occur inside words, by code
     point."""
     raw = np.zeros(0x110000, np.int64)
     for sentences in sample.sentences():
         raw += np.bincount(_code_points(sentences), minlength=len(raw))
-    normalizer, pre_tokenizer = library_rules(lower_case)
     counts: dict[str, int] = {}
     inside: set[str] = set()
     dropped, joins = np.zeros(len(raw), bool), np.zeros(len(raw), bool)

@@ -52,7 +52,7 @@ Params = dict[str, Any]
 Batch = dict[str, jax.Array]
 
 
-class _Init:
+class Init:
     """Makes parameters; matrices are truncated normal at two standard deviations, as in the 2018 release."""
 
     def __init__(self, config: ConfigDict, rngs: nnx.Rngs):
@@ -70,7 +70,7 @@ class _Init:
 
 
 class LayerNorm(nnx.Module):
-    def __init__(self, init: _Init):
+    def __init__(self, init: Init):
         self.eps = init.config.layer_norm_eps
         self.scale = init.ones(init.config.hidden_size)
         self.bias = init.zeros(init.config.hidden_size)
@@ -80,7 +80,7 @@ class LayerNorm(nnx.Module):
 
 
 class Embeddings(nnx.Module):
-    def __init__(self, init: _Init):
+    def __init__(self, init: Init):
         c = init.config
         self.rate = c.hidden_dropout_prob
         table = init.normal(padded_vocab_size(c.vocab_size), c.hidden_size)
@@ -98,7 +98,7 @@ class Embeddings(nnx.Module):
 
 
 class SelfAttention(nnx.Module):
-    def __init__(self, init: _Init):
+    def __init__(self, init: Init):
         c = init.config
         self.rate, self.remat = c.attention_probs_dropout_prob, c.remat
         d, n = c.hidden_size, c.num_attention_heads
@@ -149,7 +149,7 @@ class SelfAttention(nnx.Module):
 class Layer(nnx.Module):
     """Post-LayerNorm Transformer layer."""
 
-    def __init__(self, init: _Init):
+    def __init__(self, init: Init):
         c = init.config
         self.rate, self.act = c.hidden_dropout_prob, ACTIVATIONS[c.hidden_act]
         self.attention = SelfAttention(init)
@@ -184,16 +184,20 @@ class Layer(nnx.Module):
 class Encoder(nnx.Module):
     """Embeddings and L layers: batch -> hidden states."""
 
-    def __init__(self, init: _Init):
+    def __init__(self, init: Init, embeddings: Any, causal: bool = False):
+        """Args:
+        embeddings: a module, called as Embeddings is, which reads the batch and has the table `word`.
+        causal: no position sees a later one of its row.
+        """
         c = init.config
         self.dtype, self.scan, self.remat = jnp.dtype(c.dtype), c.scan_layers, c.remat
-        self.num_layers = c.num_hidden_layers
-        self.embeddings = Embeddings(init)
+        self.num_layers, self.causal = c.num_hidden_layers, causal
+        self.embeddings = embeddings
 
         @nnx.split_rngs(splits=c.num_hidden_layers)
         @nnx.vmap(in_axes=0, out_axes=0)
         def stack(rngs: nnx.Rngs) -> Layer:
-            return Layer(_Init(c, rngs))
+            return Layer(type(init)(c, rngs))
 
         self.layers = stack(init.rngs)
 
@@ -217,6 +221,8 @@ class Encoder(nnx.Module):
         """
         x_BSD = self.embeddings(batch, self.dtype, None if keys is None else fold_in(keys, 0))
         bias_BNST = attention_bias(batch["segment_ids"], packed)
+        if self.causal:
+            bias_BNST += causal_bias(x_BSD.shape[1])
         graph, stacked = nnx.split(self.layers)
 
         def body(
@@ -227,8 +233,10 @@ class Encoder(nnx.Module):
             x_BSD = nnx.merge(graph, params)(x_BSD, bias_BNST, layer_keys, positions_BM)
             return x_BSD, x_BSD if every_layer else None
 
-        if self.remat in _KEPT:
-            body = jax.checkpoint(body, policy=_KEPT[self.remat], prevent_cse=not self.scan)
+        looped = body
+        if self.remat in _KEPT:  # a loop needs no barrier that keeps XLA from merging the two computations
+            looped = jax.checkpoint(body, policy=_KEPT[self.remat], prevent_cse=False)
+            body = jax.checkpoint(body, policy=_KEPT[self.remat])
         numbers = jnp.arange(1, self.num_layers + 1)
         scanned = self.num_layers - (positions_BM is not None) if self.scan else 0
         sizes = (*(scanned,) * bool(scanned), *(1,) * (self.num_layers - scanned))
@@ -238,7 +246,7 @@ class Encoder(nnx.Module):
         layers = [jax.tree_util.tree_unflatten(tree, part) for part in parts]
         states: list[Any] = [x_BSD[None]]
         if scanned:
-            x_BSD, state = lax.scan(body, x_BSD, (layers.pop(0), numbers[:scanned]))
+            x_BSD, state = lax.scan(looped, x_BSD, (layers.pop(0), numbers[:scanned]))
             states.append(state)
         for i, layer in enumerate(layers, scanned):
             params = jax.tree.map(lambda leaf: leaf[0], layer)
@@ -259,6 +267,12 @@ def attention_bias(segment_ids: jax.Array, packed: bool) -> jax.Array:
     return jnp.where(allowed, 0.0, MASKED).astype(jnp.float32)
 
 
+def causal_bias(length: int) -> jax.Array:
+    """What is added to attention scores so that no position sees a later one: [1, 1, S, T]."""
+    position = jnp.arange(length)
+    return jnp.where(position[:, None] >= position, 0.0, MASKED).astype(jnp.float32)[None, None]
+
+
 class Bert(nnx.Module):
     """The encoder and some of the parts that stand on it."""
 
@@ -268,11 +282,11 @@ class Bert(nnx.Module):
         parts: of PARTS.
         num_labels: C, of the classifier.
         """
-        init = _Init(config, rngs)
+        init = Init(config, rngs)
         d = config.hidden_size
         self.vocab_size = config.vocab_size
         self.act = ACTIVATIONS[config.hidden_act]
-        self.encoder = Encoder(init)
+        self.encoder = Encoder(init, Embeddings(init))
         if "pooler" in parts:
             self.pooler_kernel, self.pooler_bias = init.normal(d, d), init.zeros(d)
         if "mlm" in parts:

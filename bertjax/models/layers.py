@@ -1,4 +1,4 @@
-"""The arithmetic that every model shares: LayerNorm, dropout, activations, cross-entropy.
+"""What every model shares: LayerNorm, dropout, activations, cross-entropy; modules as dicts of parameters.
 
 Shapes: B batch, S sequence, D hidden, V classes; `...` any leading axes.
 """
@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jax import lax
 
 # Hugging Face's names. The 2018 release's "gelu" is the tanh approximation, which is called gelu_new there.
@@ -174,3 +175,17 @@ def _add_bias_gradient(_: None, gradient: jax.Array) -> tuple[jax.Array, jax.Arr
 
 
 add_bias.defvjp(lambda x, bias: (x + bias, None), _add_bias_gradient)
+
+
+Make = Callable[[nnx.Rngs], Any]  # builds a module
+
+
+def init_module(make: Make, key: jax.Array) -> dict[str, Any]:
+    """The module's parameters as a nested dict of float32 arrays."""
+    return nnx.to_pure_dict(nnx.state(make(nnx.Rngs(params=key)), nnx.Param))
+
+
+def bind_module(make: Make, params: dict[str, Any]) -> Any:
+    """The module with these parameters (arrays of JAX or NumPy), for use inside a traced function."""
+    graph = nnx.graphdef(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
+    return nnx.merge(graph, jax.tree.map(jnp.asarray, params))

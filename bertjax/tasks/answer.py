@@ -7,7 +7,6 @@ over padding too, unless config.examples.padding_logits is False.
 Shapes: B rows, S sequence, W windows, Q questions.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -25,7 +24,14 @@ from bertjax.models import bert
 from bertjax.models.layers import cross_entropy
 from bertjax.tasks import classify
 from bertjax.tasks.common import Data, EvalSet, Outputs, Rows, Sums
-from bertjax.tasks.finetune import EncodedRows, encoder_flops, fine_tuned_config, fingerprints
+from bertjax.tasks.finetune import (
+    EncodedRows,
+    encoder_flops,
+    file_paths,
+    fine_tuned_config,
+    fingerprints,
+    need_model,
+)
 from bertjax.trained import Trained
 
 HEAD = "question_answering"  # of bertjax.models.bert.HEADS
@@ -82,6 +88,11 @@ def batch_shapes(config: ConfigDict, section: ConfigDict) -> dict[str, jax.Shape
     }
 
 
+def figures(config: ConfigDict) -> list[str]:
+    """Names of what a dev set is measured by."""
+    return list(score_answers({}, {}, config.examples.unanswerable, config.examples.null_threshold))
+
+
 def open_data(config: ConfigDict, source: Trained | None) -> Data:
     """Reads the files of config.examples. Raises InputError for whatever does not fit."""
     c = config.examples
@@ -90,22 +101,18 @@ def open_data(config: ConfigDict, source: Trained | None) -> Data:
             f"--config.examples.max_query_length={c.max_query_length}: leaves no room for text in "
             f"train.seq_length={config.train.seq_length}"
         )
-    stems = [Path(name).stem for name in (*c.dev, *c.test)]
-    twice = sorted({stem for stem in stems if stems.count(stem) > 1})
-    if twice:
-        raise InputError(
-            f"--config.examples.dev, test: two files are named {twice[0]}, which names their predictions; "
-            "rename one"
-        )
-    train = read_questions(os.path.join(c.folder, c.train), TRAIN, c.unanswerable)
-    files = [(name, use) for use, names in ((DEV, c.dev), (TEST, c.test)) for name in names]
-    held_out = [read_questions(os.path.join(c.folder, name), use, c.unanswerable) for name, use in files]
-    if source is None:
-        fine_tuned_config(config, source, (), 0)  # raises
-    assert source is not None
-    if source.config.type_vocab_size < 2:
-        raise InputError(f"--config.init_from={config.init_from}: has one token type, so it takes no pairs")
+    source, paths = need_model(config, source, pairs=True), file_paths(c)
+    train = read_questions(paths[TRAIN][0], TRAIN, c.unanswerable)
+    files = [(path, use) for use in (DEV, TEST) for path in paths[use]]
+    held_out = [read_questions(path, use, c.unanswerable) for path, use in files]
     tokenizer = source.tokenizer
+
+    def cut(encoded: Encoded) -> Windows:
+        windows = Windows(encoded, tokenizer, config.train.seq_length, c.doc_stride)
+        if not len(windows):
+            raise InputError(f"{encoded.questions[0].where}: neither its context nor any other of the file "
+                             "has a token; name another file")  # fmt: skip
+        return windows
 
     encoded = encode_questions(train, tokenizer, c.max_query_length)
     spans, exact = find_answers(encoded, tokenizer)
@@ -115,7 +122,7 @@ def open_data(config: ConfigDict, source: Trained | None) -> Data:
     encoded = Encoded([train[i] for i in kept], [encoded.queries[i] for i in kept], encoded.contexts,
                       encoded.context_of[kept])  # fmt: skip
     config = fine_tuned_config(config, source, (), len(kept))
-    windows = Windows(encoded, tokenizer, config.train.seq_length, c.doc_stride)
+    windows = cut(encoded)
     starts, ends = windows.positions(spans[kept])
     arrays = {
         "start_positions": starts,
@@ -130,9 +137,9 @@ def open_data(config: ConfigDict, source: Trained | None) -> Data:
     )
     rows = EncodedRows(windows, arrays, tokenizer.pad_id, config.train.seq_length, c.padding_logits)
     evals: list[EvalSet] = []
-    for stem, (_, use), questions in zip(stems, files, held_out, strict=True):
-        of_set = Windows(encode_questions(questions, tokenizer, c.max_query_length), tokenizer,
-                         config.train.seq_length, c.doc_stride)  # fmt: skip
+    for (path, use), questions in zip(files, held_out, strict=True):
+        of_set = cut(encode_questions(questions, tokenizer, c.max_query_length))
+        stem = Path(path).stem
         evals.append(_eval_set(config, of_set, tokenizer, stem, scored=use == DEV, first=not evals))
     return Data(
         config,

@@ -26,9 +26,10 @@ from bertjax.tasks.finetune import (
     HEAD_DROPOUT,
     EncodedRows,
     encoder_flops,
+    file_paths,
     fine_tuned_config,
     fingerprints,
-    need_pairs,
+    need_model,
     write_predictions,
 )
 from bertjax.trained import Trained
@@ -86,6 +87,11 @@ def batch_shapes(config: ConfigDict, section: ConfigDict) -> dict[str, jax.Shape
     }
 
 
+def figures(config: ConfigDict) -> list[str]:
+    """Names of what a dev set is measured by."""
+    return ["accuracy"]
+
+
 def open_data(config: ConfigDict, source: Trained | None) -> Data:
     """Reads the files of config.examples. Raises InputError for whatever does not fit."""
     c = config.examples
@@ -93,15 +99,14 @@ def open_data(config: ConfigDict, source: Trained | None) -> Data:
         raise InputError(f"--config.examples.choices={c.choices}: name the columns of two choices or more")
     if c.metric != "accuracy":
         raise InputError(f"--config.examples.metric={c.metric}: choices are measured by accuracy")
+    if c.number:
+        raise InputError("--config.examples.number=True: choices have labels, not numbers; leave it out")
     labels = tuple(map(str, c.labels or range(len(c.choices))))
     if len(labels) != len(c.choices) or len(set(labels)) < len(labels):
         raise InputError(f"--config.examples.labels={labels}: give each of {len(c.choices)} choices its own")
-    paths = {name: [os.path.join(c.folder, file) for file in files] for name, files in
-             (("train", (c.train,)), ("dev", c.dev), ("test", c.test))}  # fmt: skip
+    source, paths = need_model(config, source, pairs=True), file_paths(c)
     [train] = [read_table(path, c.columns) for path in paths["train"]]
     config = fine_tuned_config(config, source, labels, len(train))
-    assert source is not None
-    need_pairs(config)
     notes: list[str] = []
 
     def encoded(records: Sequence[Record], path: str, labelled: bool) -> EncodedRows:

@@ -23,9 +23,10 @@ from bertjax.tasks.common import Data, EvalSet, Outputs, Rows, Sums
 from bertjax.tasks.finetune import (
     HEAD_DROPOUT,
     encoder_flops,
+    file_paths,
     fine_tuned_config,
     fingerprints,
-    need_pairs,
+    need_model,
     write_per_class,
     write_predictions,
 )
@@ -101,26 +102,29 @@ def batch_shapes(config: ConfigDict, section: ConfigDict) -> dict[str, jax.Shape
     }
 
 
+def figures(config: ConfigDict) -> list[str]:
+    """Names of what a dev set is measured by. Raises InputError if there is no such metric."""
+    metric = config.examples.metric
+    if metric not in official.BY_NAME:
+        raise InputError(f"--config.examples.metric={metric}: must be one of {', '.join(official.BY_NAME)}")
+    return list(official.BY_NAME[metric](np.arange(2), np.arange(2)))
+
+
 def open_data(config: ConfigDict, source: Trained | None) -> Data:
     """Reads the files of config.examples. Raises InputError for whatever does not fit."""
     c = config.examples
-    if c.metric not in official.BY_NAME:
-        raise InputError(f"--config.examples.metric={c.metric}: must be one of {', '.join(official.BY_NAME)}")
+    figures(config)
     if (c.metric == "correlations") != c.number:
         raise InputError(
             f"--config.examples.metric={c.metric}: numbers (--config.examples.number=True) are measured by "
             "correlations, classes by another metric"
         )
-    paths = {name: [os.path.join(c.folder, file) for file in files] for name, files in
-             (("train", (c.train,)), ("dev", c.dev), ("test", c.test))}  # fmt: skip
+    source, paths = need_model(config, source, pairs=bool(c.text_b)), file_paths(c)
     [train] = [read_table(path, c.columns) for path in paths["train"]]
     labels = bert.NUMBER if c.number else tuple(map(str, c.labels)) or _find_labels(train, c.label)
     config = fine_tuned_config(config, source, labels, len(train))
     if c.metric == "f1" and len(labels) != 2:
         raise InputError(f"--config.examples.metric=f1: is of two classes, there are {len(labels)}")
-    if c.text_b:
-        need_pairs(config)
-    assert source is not None
     notes: list[str] = []
 
     def encoded(records: Sequence[Record], path: str, labelled: bool) -> PackedRows:
@@ -215,8 +219,8 @@ def _eval_set(
         write_predictions(f"{path}_predictions.tsv", records, config.examples.id, predictions)
         if number or not examples.of_example:
             return None
-        figures = official.per_class(examples.of_example["labels"], found, labels)
-        return write_per_class(f"{path}_per_class.tsv", figures)
+        table = official.per_class(examples.of_example["labels"], found, labels)
+        return write_per_class(f"{path}_per_class.tsv", table)
 
     return EvalSet(
         name="eval" if first else f"eval_{stem}",

@@ -2,7 +2,8 @@
 
 A task is a module with: HEAD and FINE_TUNES; init_params, batch_sums, batch_weights, batch_loss, metrics,
 flops_per_step and batch_shapes, which see arrays only; open_data, which reads files. A task whose evaluation
-needs what the model says of each row, not sums alone, has batch_outputs too.
+needs what the model says of each row, not sums alone, has batch_outputs too. One that FINE_TUNES has figures,
+the names of what a dev set is measured by.
 """
 
 from collections.abc import Callable

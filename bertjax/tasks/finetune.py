@@ -6,14 +6,16 @@ Shapes: B rows, S sequence.
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from bertjax import config as config_lib
+from bertjax.data import tfds_sets
 from bertjax.data.rng import permute_range, root_key
 from bertjax.data.tables import Record
-from bertjax.data.texts import Row, make_batch
+from bertjax.data.texts import Row, batch_length, make_batch
 from bertjax.errors import InputError
 from bertjax.metrics import ClassFigures, class_table
 from bertjax.tasks.common import Outputs, RowSource
@@ -21,21 +23,50 @@ from bertjax.trained import Trained
 
 HEAD_DROPOUT = 10_000  # the number of the place of the dropout before a head, past the encoder's
 _SHOWN = 20  # classes of a table on the terminal
-_LENGTHS = 32  # a batch is as long as its longest row, rounded up, so that few shapes are compiled
+
+
+def need_model(config: ConfigDict, source: Trained | None, pairs: bool) -> Trained:
+    """The model to begin from.
+
+    Raises:
+      InputError: there is none; or `pairs`, and it has no second token type, which marks the second text of
+        a pair.
+    """
+    if source is None:
+        raise InputError("--config.init_from is empty; name a pre-trained model (see docs/models.md)")
+    if pairs and source.config.type_vocab_size < 2:
+        raise InputError(f"--config.init_from={config.init_from}: has one token type, so it takes no pairs; "
+                         "name another model")  # fmt: skip
+    return source
+
+
+def file_paths(examples: ConfigDict) -> dict[str, list[str]]:
+    """The paths of config.examples' files: of "train", one, of "dev" and of "test".
+
+    Raises:
+      InputError: two files of dev and test have one stem, which names their predictions and figures.
+    """
+    files = {"train": (examples.train,), "dev": examples.dev, "test": examples.test}
+    stems = [Path(name).stem for name in (*examples.dev, *examples.test)]
+    for stem in stems:
+        if stems.count(stem) > 1:
+            raise InputError(
+                f"--config.examples.dev, test: two files are named {stem}, which names their predictions; "
+                "rename one"
+            )
+    return {use: [os.path.join(examples.folder, name) for name in names] for use, names in files.items()}
 
 
 def fine_tuned_config(
-    config: ConfigDict, source: Trained | None, labels: tuple[str, ...], num_examples: int
+    config: ConfigDict, source: Trained, labels: tuple[str, ...], num_examples: int
 ) -> ConfigDict:
     """The config with the model's sizes, the labels, and the steps that config.train.epochs asks for.
 
     Steps are whole batches, int(examples / batch * epochs), as in run_classifier.py of the 2018 release.
 
     Raises:
-      InputError: there is no model to begin from, or there are fewer examples than make one step.
+      InputError: there are fewer examples than make one step.
     """
-    if source is None:
-        raise InputError("--config.init_from is empty; name a pre-trained model (see docs/models.md)")
     config = config.copy_and_resolve_references()
     for name in config_lib.ARCHITECTURE:
         config.model[name] = source.config[name]
@@ -54,11 +85,15 @@ def fine_tuned_config(
 
 
 def fingerprints(examples: ConfigDict) -> dict[str, str]:
-    """The sha256 of each file of config.examples, for Data."""
+    """The sha256 of each file of config.examples, or of the files of each split, for Data."""
     found = {}
     for name in (examples.train, *examples.dev, *examples.test):
-        with open(os.path.join(examples.folder, name), "rb") as file:
-            found[f"{name} sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+        path = os.path.join(examples.folder, name)
+        if tfds_sets.is_tfds(path):
+            found[f"{name} sha256"] = tfds_sets.digest(path)
+        else:
+            with open(path, "rb") as file:
+                found[f"{name} sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
     return found
 
 
@@ -89,13 +124,6 @@ def encoder_flops(config: ConfigDict, lengths: np.ndarray, positions: float | No
         + other * (n if positions is None else positions)
     )
     return float(6.0 * config.train.batch_size * each.mean())
-
-
-def need_pairs(config: ConfigDict) -> None:
-    """Raises InputError if the model has no second token type, which marks the second text of a pair."""
-    if config.model.type_vocab_size < 2:
-        raise InputError(f"--config.init_from={config.init_from}: has one token type, so it takes no pairs; "
-                         "name another model")  # fmt: skip
 
 
 def write_predictions(
@@ -177,7 +205,7 @@ class EncodedRows:
     def _length(self, indices: np.ndarray) -> int:
         if self.full:
             return self.most
-        return min(-(-int(self.lengths[indices].max()) // _LENGTHS) * _LENGTHS, self.most)
+        return batch_length(int(self.lengths[indices].max()), self.most)
 
     def _batch(self, indices: np.ndarray, count: int, length: int) -> dict[str, np.ndarray]:
         fill = count - len(indices)

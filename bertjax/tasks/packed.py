@@ -57,7 +57,6 @@ class PackedRows:
         self.rows, self.pad_id, self.of_example, self.of_token = rows, pad_id, of_example, of_token
         self.lengths = np.array([len(row.ids) for row in rows])
         self._full = max(_FULL, _rounded(self.lengths.max()))
-        self._mean = self.lengths.mean() / self._full
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -66,20 +65,24 @@ class PackedRows:
         """Endless rows of batches of config.train.batch_size examples, and how many rows a batch has.
 
         Each epoch has another order, a pure function of config.seed. A batch's rows are as long as it needs.
+        Which examples share a row depends on neither devices nor accumulation: for these, empty rows follow.
         """
-        size = config.train.batch_size
-        part = size // sharding.batch_parts(config)
-        divisors = [n for n in range(1, part + 1) if not part % n]
-        share = max(n for n in divisors if n == 1 or n * self._mean < _FILLED)
-        count = size // share
+        size, parts = config.train.batch_size, sharding.batch_parts(config)
+        share = min(size, self._share())
+        filled = -(-size // share)
+        count = -(-filled // parts) * parts
 
         def rows(first: int, number: int) -> dict[str, np.ndarray]:
             step = first // count
             examples = shuffled(config.seed, len(self), step * size, size)
-            places, length = self._fit(self.lengths[examples], count, share)
+            places, length = self._fit(self.lengths[examples], filled, share)
             return self._batch(examples, places, first - step * count, number, length, share)
 
         return rows, count
+
+    def _share(self) -> int:
+        """How many examples of average length a row has room for."""
+        return max(1, int(_FILLED * self._full / self.lengths.mean()))
 
     def _fit(self, lengths: np.ndarray, count: int, share: int) -> tuple[Places, int]:
         """Places in `count` rows, and the shortest length for which there are any."""
@@ -92,7 +95,7 @@ class PackedRows:
 
     def once(self) -> tuple[RowSource, int, Places]:
         """All examples in rows of one length, how many rows that are, and the examples' places in them."""
-        share = max(1, int(_FILLED / self._mean))
+        share = self._share()
         places = _place(self.lengths, self._full, share)
 
         def rows(first: int, number: int) -> dict[str, np.ndarray]:

@@ -18,6 +18,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from bertjax import metrics as official
+from bertjax.data import tfds_sets
 from bertjax.data.conll import Sentence, conll_lines, read_conll
 from bertjax.data.texts import Row
 from bertjax.data.tokenizer import Tokenizer
@@ -29,8 +30,10 @@ from bertjax.tasks.common import Data, EvalSet, Outputs, Rows, Sums
 from bertjax.tasks.finetune import (
     HEAD_DROPOUT,
     encoder_flops,
+    file_paths,
     fine_tuned_config,
     fingerprints,
+    need_model,
     write_per_class,
 )
 from bertjax.tasks.packed import PackedRows, is_packed
@@ -141,20 +144,28 @@ def _cut(unit: Sequence[tuple[int, int, list[int]]], tokenizer: Tokenizer, room:
         yield Window(Row(row, [0] * len(row)), counted)
 
 
+def figures(config: ConfigDict) -> list[str]:
+    """Names of what a dev set is measured by, the F1 of each type in config.examples.dev among them."""
+    paths = [os.path.join(config.examples.folder, name) for name in config.examples.dev]
+    gold = [sentence.tags for path in paths for sentence in read_conll(path, tagged=True)]
+    return list(official.entities(gold, gold))
+
+
 def open_data(config: ConfigDict, source: Trained | None) -> Data:
     """Reads the files of config.examples. Raises InputError for whatever does not fit."""
     c = config.examples
-    paths = {name: [os.path.join(c.folder, file) for file in files] for name, files in
-             (("train", (c.train,)), ("dev", c.dev), ("test", c.test))}  # fmt: skip
+    source, paths = need_model(config, source, pairs=False), file_paths(c)
     read = {path: read_conll(path, tagged=name != "test") for name, files in paths.items() for path in files}
     train = read[paths["train"][0]]
+    if c.document_context and tfds_sets.is_tfds(c.folder):
+        raise InputError(
+            "--config.examples.document_context=True: sets of tfds do not tell documents apart; take the "
+            "benchmark's own files"
+        )
     kinds = sorted({tag[2:] for sentence in train for tag in sentence.tags if tag != "O"})
     labels = tuple(c.labels) or ("O", *(f"{place}-{kind}" for kind in kinds for place in "BI"))
     if len(labels) == 1:
         raise InputError(f"{paths['train'][0]}: every tag is O; there is nothing to learn")
-    if source is None:
-        fine_tuned_config(config, source, labels, 0)  # raises
-    assert source is not None
     most, numbers = config.train.seq_length, {label: i for i, label in enumerate(labels)}
 
     def encoded(path: str, tagged: bool) -> tuple[PackedRows, list[Window]]:

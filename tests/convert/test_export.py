@@ -159,7 +159,7 @@ def test_every_parameter_is_used_once_or_the_error_lists_it(model):
 def test_the_folder_is_complete(model, tmp_path):
     out = tmp_path / "my-bert"
     export.export(model, str(out))
-    assert sorted(os.listdir(out)) == sorted(export.FILES)
+    assert set(os.listdir(out)) == set(export.FILES) - {"vocab.json", "merges.txt"}
     config = json.loads((out / "config.json").read_text())
     assert config["architectures"] == ["BertForPreTraining"]
     assert (config["hidden_act"], config["vocab_size"], config["num_hidden_layers"]) == ("gelu_new", 96, 3)
@@ -258,7 +258,7 @@ def test_a_full_disk_leaves_the_earlier_export(model, tmp_path, monkeypatch):
 
 def test_sentencepiece_is_refused(model, tmp_path):
     tokenizer = dataclasses.replace(model.tokenizer, kind="unigram")
-    with pytest.raises(InputError, match=r"SentencePiece \(unigram\)"):
+    with pytest.raises(InputError, match="tokenizer is of kind unigram, which Hugging Face's BERT"):
         export.export(dataclasses.replace(model, tokenizer=tokenizer), str(tmp_path / "out"))
 
 

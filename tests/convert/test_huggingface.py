@@ -166,7 +166,7 @@ def test_labels(folder, tmp_path):
         ({"num_attention_heads": 5}, "num_attention_heads=5: must divide model.hidden_size=32"),
         ({"hidden_act": "swish"}, "hidden_act='swish': must be one of gelu, gelu_new"),
         ({"layer_norm_eps": True}, "layer_norm_eps is 'True'; expected a number"),
-        ({"model_type": "roberta"}, "model_type is 'roberta'; only BERT is read"),
+        ({"model_type": "roberta"}, "model_type is 'roberta'; only BERT and OpenAI GPT are read"),
         ({"position_embedding_type": "relative_key"}, "only 'absolute' is BERT"),
         ({"is_decoder": True}, "is_decoder is 'True'"),
         ({"architectures": ["BertForTokenClassification"]}, "classifier.weight is missing"),

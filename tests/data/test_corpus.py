@@ -93,6 +93,19 @@ def test_block_size_does_not_change_documents(tmp_path: Path, format: str, suffi
             assert block.data.split(b"\n")[0] in lines[block.line - 1]
 
 
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_a_block_goes_to_another_process_by_its_place_where_it_has_one(tmp_path, suffix, mark):
+    for name in ("a", "b"):
+        data = mark + encode(make_documents(), "sentences")
+        (tmp_path / f"{name}{suffix}").write_bytes(COMPRESS[suffix](data))
+    blocks = list(read_blocks(Input(str(tmp_path), "sentences"), 3000))
+    sent = [pickle.dumps(block) for block in blocks]
+    assert [pickle.loads(each) for each in sent] == blocks
+    assert len(blocks) > 1
+    assert all((block.data in each) == bool(suffix) for block, each in zip(blocks, sent, strict=True))
+
+
 @pytest.mark.parametrize("suffix", [".gz", ".bz2", ".xz", ".zst"])
 def test_every_member_of_a_compressed_file_is_read(tmp_path: Path, suffix: str) -> None:
     file = tmp_path / f"parts{suffix}"

@@ -13,7 +13,16 @@ import plain_tokenizer
 import pytest
 import sweep_squad
 
-from bertjax.data.answers import Candidate, find_answer, realign
+from bertjax import metrics
+from bertjax.data.answers import (
+    NO_SPAN,
+    Candidate,
+    Prediction,
+    find_answer,
+    realign,
+    score_answers,
+    write_answers,
+)
 from bertjax.data.spans import LOST, Windows, encode_questions, find_answers
 from bertjax.data.squad import DEV, TEST, TRAIN, read_questions
 from bertjax.data.tokenizer import SPECIAL_TOKENS, wordpiece_tokenizer
@@ -137,6 +146,7 @@ QAS = ("data", 0, "paragraphs", 0, "qas")
     [
         (b"{\n\n{", "x.json:3: not JSON"),
         (b'{"data":\n["\xe9"]}', "x.json:2: byte 0xe9 is not UTF-8"),
+        (b'{"data": ' + b"1" * 5000 + b"}", "x.json:1: not JSON that a data set has .a number too long"),
         (b"[]", "x.json: has no list 'data'"),
         ({"data": []}, "x.json: has no question"),
         (without(*QAS), "x.json: article 0, paragraph 0: has no list 'qas'"),
@@ -266,6 +276,49 @@ def test_where_there_is_no_answer_to_give(tmp_path):
     null = find_answer(windows, 0, *logits, tokenizer, unanswerable=True, **options)
     assert null.candidates == (Candidate("", 1.0, 5.0, 5.0),)
     assert (null.text, null.null_odds, null.choose(True, 20.0)) == ("", 10.0, "")
+
+
+@pytest.mark.parametrize("unanswerable", [False, True])
+def test_a_text_without_a_token_has_no_window(tmp_path, unanswerable):
+    windows, tokenizer = small(tmp_path, "\u200b")
+    assert len(windows) == 0
+    found = find_answer(windows, 0, [], [], tokenizer, n_best_size=2, max_answer_length=30,
+                        unanswerable=unanswerable)  # fmt: skip
+    assert found.candidates == ((Candidate("", 1.0, 0.0, 0.0),) if unanswerable else (NO_SPAN,))
+
+
+def plain_search(golds, predictions, odds):
+    """The best F1 that evaluate-v2.0.py finds, and its threshold: it answers one question more at a time."""
+    score = best = sum(not texts for texts in golds.values())
+    threshold = 0.0
+    for name in sorted(odds, key=odds.get):
+        if golds[name]:
+            score += max(metrics.answer_f1(text, predictions[name], True) for text in golds[name])
+        elif predictions[name]:
+            score -= 1
+        if score > best:
+            best, threshold = score, odds[name]
+    return best / len(golds), threshold
+
+
+def test_figures_are_those_of_the_files(tmp_path):
+    rng = random.Random(0)
+    above = 0
+    for _ in range(50):
+        names = [str(n) for n in range(rng.randrange(1, 9))]
+        golds = {name: rng.choices(["red cat", "cat", "dog"], k=rng.randrange(3)) for name in names}
+        answers = {name: Prediction(rng.choice(["cat", "red dog"]), (), rng.uniform(-3, 3)) for name in names}
+        null_threshold = rng.choice([-1.0, 0.0, 5.0])
+        write_answers(str(tmp_path), "dev", answers, True, null_threshold)
+        predictions, odds = (
+            json.loads((tmp_path / f"dev_{what}.json").read_text()) for what in ("predictions", "null_odds")
+        )
+        figures = score_answers(golds, answers, True, null_threshold)
+        best, threshold = plain_search(golds, predictions, odds)
+        assert (figures["best_f1"], figures["best_f1_threshold"]) == (pytest.approx(best), threshold)
+        texts = {name: answer.text for name, answer in answers.items()}
+        above += plain_search(golds, texts, odds)[0] > best  # a threshold that the files cannot tell of
+    assert above
 
 
 def test_the_threshold_and_the_length(tmp_path):

@@ -18,6 +18,8 @@ from bertjax.data import vocab
 kind = sys.argv[1]
 if kind == "wordpiece":
     data = "\\n".join(vocab.train_wordpiece(make_sample(), 700, True)).encode()
+elif kind == "gpt_bpe":
+    data = str(vocab.train_gpt_bpe(make_sample(), 700)).encode()
 else:
     data = vocab.train_sentencepiece(make_sample(), 150, kind, True)
 sys.stdout.buffer.write(data)
@@ -37,7 +39,7 @@ def make_sample(max_bytes=10**9):
     return sample
 
 
-@pytest.mark.parametrize("kind", ["wordpiece", "unigram", "bpe"])
+@pytest.mark.parametrize("kind", ["wordpiece", "unigram", "bpe", "gpt_bpe"])
 def test_same_bytes_in_every_process(kind):
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     digests = set()

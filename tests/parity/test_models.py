@@ -115,7 +115,7 @@ def assert_same_tensors(folder, tensors):
     """An exported folder holds these tensors bit for bit, but for repetitions and buffers."""
     back = load_file(folder / "model.safetensors")
     left = {name for name in tensors.keys() - back.keys() if not name.endswith("position_ids")}
-    assert left <= names.TIED.keys()
+    assert left <= names.NAMES["bert"].tied.keys()
     for name, x in back.items():
         assert x.dtype == tensors[name].dtype, name
         np.testing.assert_array_equal(x, tensors[name], err_msg=name)
@@ -181,7 +181,11 @@ def test_pickles_of_pypi(name, head, tmp_path):
     known = theirs.state_dict().keys()
     bare = {key.removeprefix("bert.") if head == "encoder" else key: x for key, x in tensors.items()}
     missing, _ = theirs.load_state_dict({key: x for key, x in bare.items() if key in known}, strict=False)
-    assert set(missing) <= {"bert.embeddings.position_ids", "embeddings.position_ids", *names.TIED}
+    assert set(missing) <= {
+        "bert.embeddings.position_ids",
+        "embeddings.position_ids",
+        *names.NAMES["bert"].tied,
+    }
     batch = reference.random_batch(theirs.config, rows=4, length=128)
     assert_alike(run(head, ours, batch), reference.outputs(head, theirs, batch))
     export(ours, str(tmp_path / "back"))

@@ -10,6 +10,7 @@ from trained_fixture import make_trained, with_classifier
 
 from bertjax.convert.export import export
 from bertjax.convert.huggingface import CONFIG_FIELDS
+from bertjax.data.conll import Sentence
 from bertjax.inference import Predictor
 from bertjax.models import bert
 from bertjax.trained import load_trained, save_trained
@@ -127,7 +128,7 @@ def test_token_classification(exported, tmp_path):
     labels = ("O", "B-X", "I-X")
     ours, folder = fine_tuned(model, tmp_path, "token_classification", labels)
     words = ["The", "w8", "w9", "w12", "w13", "w14", "w16"]
-    [logits] = ours.tag([words])
+    [logits] = ours.tag([Sentence(tuple(words), (), 0, 0)], ours.most, False)
     pipe = transformers.pipeline("token-classification", model=folder, ignore_labels=[])
     assert type(pipe.model).__name__ == "BertForTokenClassification"
     found = pipe(" ".join(words))

@@ -7,7 +7,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from trained_fixture import make_trained
+from trained_fixture import make_trained, with_classifier
 
 import bertjax
 from bertjax import config as config_lib
@@ -17,7 +17,7 @@ from bertjax.evaluate import make_predict_step
 from bertjax.evaluate import predict as outputs_of
 from bertjax.tasks import answer
 from bertjax.train import train
-from bertjax.trained import load_trained
+from bertjax.trained import load_trained, save_trained
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +93,7 @@ def test_it_learns_and_writes_the_releases_files(folder, run):
     assert figures["eval/f1"] > 0.9
     assert figures["eval/best_f1"] >= figures["eval/f1"]
     assert {"eval/exact_match", "eval/f1_no_answer", "eval/best_f1_threshold"} <= figures.keys()
+    assert [f"eval/{name}" for name in answer.figures(settings(folder, "", version=2))] == list(figures)
     trained = load_trained(str(workdir))
     assert (trained.head, trained.labels, trained.step) == ("question_answering", (), 96)  # 96 / 8 x 8
     for name, count in (("dev", 24), ("test", 12)):
@@ -208,9 +209,12 @@ def test_predictions_do_not_depend_on_devices_and_batches(folder, run, padding):
 
 def test_what_cannot_be_trained(folder, model):
     source = bertjax.load(model)
+    lines = [{"context": "\u200b", "qas": [{"id": "q", "question": "w10"}]}]
+    (folder / "no-token.json").write_text(json.dumps({"data": [{"paragraphs": lines}]}))
     for fields, message in (
         ({"train__seq_length": 8, "examples__max_query_length": 5}, "leaves no room for text"),
         ({"examples__dev": ("dev-v1.json", "x/dev-v1.json")}, "two files are named dev-v1"),
+        ({"examples__test": ("no-token.json",)}, "no-token.json: question 'q': neither its context nor any"),
         ({"examples__train": "train-v2.json"}, "question '0-0x': has no answer; .*unanswerable=True"),
         (
             {"examples__dev": ("test-v1.json",), "examples__test": ()},
@@ -265,6 +269,17 @@ def test_the_predict_command(folder, run, tmp_path, capsys):
     assert lines[1].startswith("(no answer) ")
     [line] = ask(capsys, f"--model={workdir}", "w10\tw14 w16", "--null_threshold=1000")
     assert line.startswith("w")
+
+
+def test_no_candidate_is_no_answer(model, tmp_path, capsys):
+    trained = with_classifier(load_trained(model), "question_answering", (), width=2)
+    trained.meta["config"] |= {"train.seq_length": 32, "examples.max_query_length": 4}
+    save_trained(trained, str(tmp_path / "run"))
+    for more in ([], ["--unanswerable"]):
+        [line] = ask(capsys, f"--model={tmp_path / 'run'}", "w10\t\u200b", *more)
+        assert line == "(no answer) 100.0%  w10"
+    [line] = ask(capsys, f"--model={tmp_path / 'run'}", "w10\t\u200b", "--json")
+    assert (json.loads(line)["answer"], json.loads(line)["probability"]) == ("", 1.0)
 
 
 @pytest.mark.parametrize(
@@ -336,6 +351,14 @@ def test_runs_that_do_not_fit(tmp_path):
     write_run(tmp_path / "broken", {"q1": {"a": 1.0}})
     (tmp_path / "broken/dev_nbest_predictions.json").write_text('{"q1": [{"text": "a"}]}')
     (tmp_path / "empty").mkdir()
+    write_run(tmp_path / "same", {"q1": {"a": 1.0}})
+    write_run(tmp_path / "odds2", {"q1": {"a": 1.0}}, True)
+    for version in (1, 2):
+        (tmp_path / f"v{version}").mkdir()
+        asked = {"id": "q1", "question": "?", "answers": [{"text": "a", "answer_start": 0}][: 2 - version]}
+        asked |= {"is_impossible": True} if version == 2 else {}
+        data = {"data": [{"paragraphs": [{"context": "a", "qas": [asked]}]}]}
+        (tmp_path / f"v{version}/dev.json").write_text(json.dumps(data))
     out = f"--out={tmp_path / 'out'}"
     for args, message in (
         (["one", out], "name two or more runs, each once"),
@@ -343,10 +366,37 @@ def test_runs_that_do_not_fit(tmp_path):
         (["one", "two", f"--out={tmp_path / 'one'}"], "is a run, whose predictions would be lost"),
         (["one", "two", out], "two: its dev_nbest_predictions.json has other questions"),
         (["one", "odds", out], "dev: some runs were trained with unanswerable questions"),
-        (["one", "broken", out], "broken/dev_nbest_predictions.json: holds no answers"),
+        (["one", "broken", out], "broken/dev_nbest_predictions.json: question 'q1': not a list of answers"),
+        (["one", "same", out, "--null_threshold=nan"], "--null_threshold=nan: must be a finite number"),
+        (["one", "same", out, f"--data={tmp_path}/v2/dev.json"], "trained without unanswerable questions"),
+        (["odds", "odds2", out, f"--data={tmp_path}/v1/dev.json"], "trained with unanswerable questions"),
         (["one", "empty", out], "empty/dev_nbest_predictions.json: no such file"),
         (["empty", "one", out], "empty: has no"),
     ):
         with pytest.raises(InputError, match=message):
             ensemble.main([arg if arg.startswith("--") else str(tmp_path / arg) for arg in args])
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "not JSON"),
+        ("[" * 100_000, "not JSON"),
+        ("[]", "not a JSON object"),
+        ('{"q1": {}}', "question 'q1'"),
+        ('{"q1": []}', "question 'q1'"),
+        ('{"q1": [[]]}', "question 'q1'"),
+        ('{"q1": [{"text": null, "probability": 1, "start_logit": 0, "end_logit": 0}]}', "question 'q1'"),
+        ('{"q1": [{"text": "a", "probability": "1", "start_logit": 0, "end_logit": 0}]}', "question 'q1'"),
+        ('{"q1": [{"text": "a", "probability": -1, "start_logit": 0, "end_logit": 0}]}', "question 'q1'"),
+        ('{"q1": [{"text": "a", "probability": NaN, "start_logit": 0, "end_logit": 0}]}', "question 'q1'"),
+        ('{"q1": [{"text": "a", "probability": 1, "start_logit": [], "end_logit": 0}]}', "question 'q1'"),
+    ],
+)
+def test_candidates_that_no_run_wrote(tmp_path, content, message):
+    write_run(tmp_path / "one", {"q1": {"a": 1.0}})
+    write_run(tmp_path / "two", {"q1": {"a": 1.0}})
+    (tmp_path / "two/dev_nbest_predictions.json").write_text(content)
+    with pytest.raises(InputError, match=f"two/dev_nbest_predictions.json: {message}.*; take the file as a"):
+        ensemble.main([str(tmp_path / "one"), str(tmp_path / "two"), f"--out={tmp_path / 'out'}"])

@@ -86,7 +86,7 @@ def opened(folder, model, **fields):
 
 def test_it_learns_writes_predictions_and_gives_a_model(folder, model, tmp_path):
     figures = train(settings(folder, model, tmp_path / "run", train__epochs=12.0))
-    assert figures.keys() == {"eval/accuracy"}
+    assert list(figures) == [f"eval/{name}" for name in choose.figures(settings(folder, model))]
     assert figures["eval/accuracy"] > 0.9
     lines = (tmp_path / "run/test_predictions.tsv").read_text().splitlines()
     assert lines == ["index\tprediction", *(f"{i}\t{(200 + i) % 3}" for i in range(5))]
@@ -314,6 +314,8 @@ def test_bad_lines(model, tmp_path, row, message):
         ({"examples__choices": ("a", "b", "d")}, "train.csv:2: no column 'd'; the nearest is"),
         ({"examples__labels": ("A", "B")}, "labels=('A', 'B'): give each of 3 choices its own"),
         ({"examples__metric": "f1"}, "metric=f1: choices are measured by accuracy"),
+        ({"examples__number": True}, "number=True: choices have labels, not numbers; leave it out"),
+        ({"examples__test": ("x/dev.csv",)}, "two files are named dev, which names their predictions"),
         ({"examples__text_b": "start"}, "train.csv:2: no column 'start'"),
         ({"init_from": ""}, "--config.init_from is empty"),
     ],

@@ -17,7 +17,9 @@ from bertjax.errors import InputError
 from bertjax.evaluate import make_predict_step, predict
 from bertjax.metrics import ClassFigures
 from bertjax.models import bert
+from bertjax.models.layers import dropout_keys
 from bertjax.tasks import classify
+from bertjax.tasks import packed as packed_lib
 from bertjax.tasks.finetune import write_per_class
 from bertjax.train import train
 from bertjax.trained import load_trained
@@ -110,13 +112,15 @@ def test_a_run_that_was_stopped_ends_like_one_that_was_not(folder, model, tmp_pa
     jax.tree.map(np.testing.assert_array_equal, one, two)
 
 
-def test_sharing_rows_padding_and_devices_change_nothing(folder, model):
+def test_sharing_rows_padding_and_devices_change_nothing(folder, model, monkeypatch):
     """Loss and gradient of a batch with examples that share rows, on one device and on eight; with each in a
     row of its own; and padded."""
     trained, size = bertjax.load(model), 32
     fields = {"train__batch_size": size, "mesh__data": 2, "mesh__fsdp": 4, "train__epochs": 2.0}
     shared = classify.open_data(settings(folder, model, **fields), trained)
-    alone = classify.open_data(settings(folder, model, train__accumulation=4, **fields), trained)
+    with monkeypatch.context() as patch:
+        patch.setattr(packed_lib, "_FILLED", 0.0)
+        alone = classify.open_data(settings(folder, model, **fields), trained)
     config = shared.config
     config.model.update(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     params = classify.init_params(config, jax.random.key(0))
@@ -128,18 +132,37 @@ def test_sharing_rows_padding_and_devices_change_nothing(folder, model):
     padded = {name: np.pad(x, ((0, 0), (0, 48 - length))) if x.shape[1] == length else x
               for name, x in single.items()}  # fmt: skip
     padded["position_ids"] = np.tile(np.arange(48, dtype=np.int32), (size, 1))
-
-    def loss(params, batch):
-        sums = classify.batch_sums(config, params, batch, None)
-        return classify.batch_loss(sums, classify.batch_weights(batch))
-
-    step = jax.jit(jax.value_and_grad(loss))
+    step = step_of(config)
     found = step(params, packed)
     mesh = sharding.make_mesh(config)
     on_mesh = jax.device_put(params, sharding.state_shardings(params, mesh))
     others = step(on_mesh, sharding.to_global(mesh, packed)), step(params, single), step(params, padded)
     for other in others:
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, other)
+
+
+def step_of(config, seed=None):
+    """(params, batch) -> loss and gradient, with dropout if there is a seed."""
+
+    def loss(params, batch):
+        keys = None if seed is None else dropout_keys(seed, np.arange(len(batch["input_ids"])))
+        sums = classify.batch_sums(config, params, batch, keys)
+        return classify.batch_loss(sums, classify.batch_weights(batch))
+
+    return jax.jit(jax.value_and_grad(loss))
+
+
+def test_dropout_is_the_same_however_a_batch_is_divided(folder, model):
+    trained, found = bertjax.load(model), []
+    for parts in (1, 8):
+        fields = {"mesh__data": parts, "mesh__fsdp": 1, "train__batch_size": 16}
+        data = classify.open_data(settings(folder, model, **fields), trained)
+        rows = data.rows["train"]
+        params = classify.init_params(data.config, jax.random.key(0))
+        batch = rows.train(rows.batch_rows, rows.batch_rows)
+        found.append(step_of(data.config, np.array([3, 4], np.uint32))(params, batch))
+    assert rows.batch_rows % 8 == 0
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *found)
 
 
 @pytest.mark.parametrize(("devices", "size"), [(8, 8), (8, 16), (1, 5), (1, 64)])
@@ -183,7 +206,8 @@ def test_numbers(folder, model, tmp_path):
     write(tmp_path / "train.tsv", [f"{i % 5}\tw{12 + i % 5}\tw9" for i in range(40)])
     write(tmp_path / "dev.tsv", [f"{i % 5}.5\tw{12 + i % 5}\tw9" for i in range(10)])
     config = settings(tmp_path, model, tmp_path / "run", examples__number=True,
-                      examples__metric="correlations", examples__test=(), train__epochs=20.0)  # fmt: skip
+                      examples__metric="correlations", examples__test=(), train__epochs=20.0,
+                      optim__learning_rate=1e-3)  # fmt: skip
     figures = train(config)
     assert figures.keys() == {"eval/pearson", "eval/spearman"}
     assert figures["eval/pearson"] > 0.8
@@ -234,6 +258,7 @@ def test_bad_files(model, tmp_path, train_rows, dev_rows, message):
         ),
         ({"examples__number": True, "examples__metric": "correlations"}, "label='no': expected a number"),
         ({"examples__train": "train.txt"}, "train.txt: the name must end with .tsv, .csv, .jsonl"),
+        ({"examples__dev": ("dev.tsv", "dev.csv")}, "two files are named dev, which names their predictions"),
         ({"examples__dev": ("nothing.tsv",)}, "nothing.tsv: no such file"),
         ({"init_from": ""}, "--config.init_from is empty"),
     ],

@@ -50,7 +50,7 @@ def examples_of(batch):
 
 
 @pytest.mark.parametrize(
-    ("size", "accumulation", "count"), [(20, 1, 5), (20, 5, 5), (20, 20, 20), (7, 1, 7), (32, 2, 8)]
+    ("size", "accumulation", "count"), [(20, 1, 5), (20, 4, 8), (20, 20, 20), (7, 1, 2), (32, 2, 8)]
 )
 def test_every_example_once_in_an_epoch(size, accumulation, count):
     rows, batch_rows = EXAMPLES.shuffled(settings(size, accumulation=accumulation))
@@ -67,6 +67,19 @@ def test_every_example_once_in_an_epoch(size, accumulation, count):
     lengths = {batch["input_ids"].shape[1] for batch in steps}
     assert all(length % 32 == 0 for length in lengths)
     assert len(lengths) <= 3
+
+
+@pytest.mark.parametrize("parts", [4, 20])
+def test_where_examples_lie_does_not_depend_on_the_parts_of_a_batch(parts):
+    """For dropout goes by row and position."""
+    rows, count = EXAMPLES.shuffled(settings())
+    others, more = EXAMPLES.shuffled(settings(accumulation=parts))
+    for step in range(3):
+        batch, other = rows(step * count, count), others(step * more, more)
+        for name, x in batch.items():
+            np.testing.assert_array_equal(x, other[name][:count])
+        assert not other["segment_ids"][count:].any()
+        assert not other["weights"][count:].any()
 
 
 def test_a_part_of_a_batch_is_that_part():

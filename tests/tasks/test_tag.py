@@ -7,6 +7,7 @@ from trained_fixture import make_trained
 
 import bertjax
 from bertjax import config as config_lib
+from bertjax import predict
 from bertjax.convert.export import export
 from bertjax.data.conll import Sentence, read_conll
 from bertjax.errors import InputError
@@ -92,9 +93,10 @@ def test_a_word_counts_where_it_has_the_most_context(model):
 
 
 @pytest.mark.parametrize("context", [False, True])
-def test_it_learns_and_writes_predictions(folder, model, tmp_path, context):
+def test_it_learns_and_writes_predictions(folder, model, tmp_path, capsys, context):
     figures = train(settings(folder, model, tmp_path / "run", examples__document_context=context))
     assert figures["eval/f1"] > 0.9
+    assert [f"eval/{name}" for name in tag.figures(settings(folder, model))] == list(figures)
     trained = load_trained(str(tmp_path / "run"))
     assert (trained.head, trained.labels) == ("token_classification", ("O", "B-X", "I-X"))
     table = [line.split("\t") for line in (tmp_path / "run/dev_per_class.tsv").read_text().splitlines()]
@@ -108,6 +110,9 @@ def test_it_learns_and_writes_predictions(folder, model, tmp_path, context):
     gold = read_conll(str(folder / "test.txt"), tagged=True)
     found = read_conll(str(tmp_path / "run/test_predictions.conll"), tagged=True)
     assert [s.words for s in found] == [s.words for s in gold]
+    capsys.readouterr()
+    predict.main(["tag", f"--model={tmp_path / 'run'}", "--conll", f"--input={folder / 'test.txt'}"])
+    assert capsys.readouterr().out == (tmp_path / "run/test_predictions.conll").read_text()
     lines = (tmp_path / "run/dev_predictions.conll").read_text().split("\n")
     assert {len(line.split()) for line in lines if line and not line.startswith("-")} == {3}
 
@@ -120,5 +125,7 @@ def test_bad_files(folder, model, tmp_path):
     (tmp_path / "dev.txt").write_text("w8 O\nw9 B-Y\n")
     with pytest.raises(InputError, match=r"dev.txt:2: unknown tag 'B-Y'; known are O, B-X, I-X"):
         tag.open_data(settings(tmp_path, model, examples__test=()), bertjax.load(model))
+    with pytest.raises(InputError, match="two files are named dev, which names their predictions"):
+        tag.open_data(settings(folder, model, examples__test=("dev.conll",)), bertjax.load(model))
     with pytest.raises(InputError, match=r"--config.init_from is empty"):
         tag.open_data(settings(folder, ""), None)

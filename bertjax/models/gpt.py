@@ -1,0 +1,154 @@
+"""OpenAI GPT (Radford et al. 2018, and its program finetune-transformer-lm): the left-to-right Transformer
+that the BERT paper compares with.
+
+Its layers are BERT's, each position seeing itself and those before it in its segment. Its embeddings have no
+token types and no LayerNorm, its language model is the word embeddings without a bias, and what it tells of a
+text is read from the state of the text's last token, "extract". Shapes: see bertjax.models.bert; C labels.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from ml_collections import ConfigDict
+
+from bertjax.config import padded_vocab_size
+from bertjax.models.bert import Batch, Encoder, Init, Params
+from bertjax.models.layers import dropout, fold_in, product
+from bertjax.sharding import split_rows
+
+# What stands on the encoder beside the language model, which has no parameters of its own. "classifier" has a
+# bias, as in the original program; "score" has none, as in the paper's equation and Hugging Face's model.
+PARTS = ("classifier", "score")
+
+# The models that are made of them; "multiple_choice" has one label, the score of a choice.
+HEADS: dict[str, tuple[str, ...]] = {
+    "causal_lm": (),
+    "multiple_choice": ("classifier",),
+    "sequence_classification": ("score",),
+}
+
+_HEAD_DROPOUT = 10_000  # the number of the place of the dropout before a head, past the encoder's
+
+
+class GptInit(Init):
+    """Makes parameters; matrices are normal, as in the paper."""
+
+    def normal(self, *shape: int) -> nnx.Param:
+        draw = jax.random.normal(self.rngs.params(), shape, jnp.float32)
+        return nnx.Param(draw * self.config.initializer_range)
+
+
+class Embeddings(nnx.Module):
+    def __init__(self, init: Init):
+        c = init.config
+        self.rate = c.hidden_dropout_prob
+        table = init.normal(padded_vocab_size(c.vocab_size), c.hidden_size)
+        # Rows past the vocabulary are padding: zero, never looked up and never predicted.
+        self.word = nnx.Param(table[...].at[c.vocab_size :].set(0.0))
+        self.position = init.normal(c.max_position_embeddings, c.hidden_size)
+
+    def __call__(self, batch: Batch, dtype: jnp.dtype, keys: jax.Array | None) -> jax.Array:
+        x_BSD = self.word[...][batch["input_ids"]] + self.position[...][batch["position_ids"]]
+        return split_rows(dropout(x_BSD.astype(dtype), self.rate, keys))
+
+
+class Gpt(nnx.Module):
+    """The left-to-right encoder, its language model, and some of the parts that stand on it."""
+
+    def __init__(self, config: ConfigDict, rngs: nnx.Rngs, parts: Sequence[str], num_labels: int = 0):
+        """Args:
+        config: config.model. type_vocab_size is not read.
+        parts: of PARTS.
+        num_labels: C, of either part.
+        """
+        init = GptInit(config, rngs)
+        self.vocab_size, self.rate = config.vocab_size, config.hidden_dropout_prob
+        self.encoder = Encoder(init, Embeddings(init), causal=True)
+        if "classifier" in parts:
+            self.classifier_kernel = init.normal(config.hidden_size, num_labels)
+            self.classifier_bias = init.zeros(num_labels)
+        if "score" in parts:
+            self.score_kernel = init.normal(config.hidden_size, num_labels)
+
+    def language_model(self, x_BMD: jax.Array) -> jax.Array:
+        """float32 logits [B, M, V] of the tokens that follow hidden states [B, M, D]; -1e9 for the
+        vocabulary's padding."""
+        word_VD = self.encoder.embeddings.word[...].astype(x_BMD.dtype)
+        logits_BMV = product("BMD,VD->BMV", x_BMD, word_VD, jnp.float32)
+        return logits_BMV + jnp.where(jnp.arange(word_VD.shape[0]) < self.vocab_size, 0.0, -1e9)
+
+    def classify(self, x_BND: jax.Array, keys: jax.Array | None = None) -> jax.Array:
+        """float32 logits [B, N, C] of the states of extract tokens.
+
+        Args:
+          keys: uint32 [B, 2] of `dropout_keys`; None: no dropout.
+        """
+        head_keys = None if keys is None else fold_in(keys, _HEAD_DROPOUT)
+        x_BND = dropout(x_BND, self.rate, head_keys).astype(jnp.float32)
+        if hasattr(self, "score_kernel"):
+            return x_BND @ self.score_kernel[...]
+        return x_BND @ self.classifier_kernel[...] + self.classifier_bias[...]
+
+
+def next_tokens(input_ids: jax.Array, segment_ids: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The language model's labels.
+
+    Args:
+      input_ids, segment_ids: int32 [B, S].
+
+    Returns:
+      int32 [B, S], the token after each; float32 [B, S], 1 where it belongs to the same segment, 0 at the
+      last token of a segment and at padding.
+    """
+    labels_BS, after_BS = (jnp.pad(x[:, 1:], ((0, 0), (0, 1))) for x in (input_ids, segment_ids))
+    return labels_BS, ((segment_ids == after_BS) & (segment_ids > 0)).astype(jnp.float32)
+
+
+def init_params(
+    config: ConfigDict,
+    key: jax.Array,
+    parts: Sequence[str] = HEADS["causal_lm"],
+    num_labels: int = 0,
+) -> Params:
+    """Parameters of Gpt as a nested dict of float32 arrays. For the arguments see Gpt."""
+    module = Gpt(config, nnx.Rngs(params=key), parts, num_labels)
+    return nnx.to_pure_dict(nnx.state(module, nnx.Param))
+
+
+def bind(config: ConfigDict, params: Params) -> Gpt:
+    """The module with these parameters (arrays of JAX or NumPy), for use inside a traced function.
+
+    It has the parts whose parameters there are.
+    """
+    parts = parts_of(params)
+    labels = params[f"{parts[0]}_kernel"].shape[1] if parts else 0
+    graph = nnx.graphdef(nnx.eval_shape(lambda: Gpt(config, nnx.Rngs(0), parts, labels)))
+    return nnx.merge(graph, jax.tree.map(jnp.asarray, params))
+
+
+def parts_of(params: Params) -> tuple[str, ...]:
+    """Which of PARTS have parameters here."""
+    return tuple(part for part in PARTS if any(name.startswith(part) for name in params))
+
+
+def with_new_tokens(config: ConfigDict, params: Params, vocab_size: int, key: jax.Array) -> Params:
+    """The parameters with embeddings, newly drawn, for tokens that the vocabulary had not.
+
+    A pre-trained model meets start, delimiter and extract tokens in fine-tuning first. The config of what is
+    returned has `vocab_size`.
+
+    Args:
+      config: config.model of `params`.
+      vocab_size: of the larger vocabulary, which begins with the old one.
+      key: of jax.random.
+    """
+    old, embeddings = config.vocab_size, params["encoder"]["embeddings"]
+    if vocab_size < old:
+        raise ValueError(f"{vocab_size} tokens are fewer than the model's {old}")
+    shape = vocab_size - old, config.hidden_size
+    new = jax.random.normal(key, shape, jnp.float32) * config.initializer_range
+    rows = jnp.concatenate([jnp.asarray(embeddings["word"])[:old], new])
+    word = jnp.pad(rows, ((0, padded_vocab_size(vocab_size) - vocab_size), (0, 0)))
+    return params | {"encoder": params["encoder"] | {"embeddings": embeddings | {"word": word}}}

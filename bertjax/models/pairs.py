@@ -1,0 +1,78 @@
+"""Two texts compared by LSTMs with attention between them: the ELMo baseline of GLUE (Wang et al. 2018,
+section 5.1), over whatever vectors the words have.
+
+Shapes: B pairs, S words of the first text, T of the second, D input, H cells, C classes.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from bertjax.models.layers import dropout, fold_in, product
+from bertjax.models.recurrent import Lstm
+
+
+class PairClassifier(nnx.Module):
+    """A biLSTM reads either text, attention adds what the other one says to each word, a second biLSTM reads
+    both, and an MLP classifies [u; v; |u - v|; u * v] of their highest states u and v."""
+
+    def __init__(
+        self, rngs: nnx.Rngs, inputs: int, *, cells: int, layers: int, hidden: int, labels: int, rate: float
+    ):
+        """Args:
+        inputs: D.
+        cells, layers: H in each direction, and the layers of the first biLSTM; the second has one.
+        hidden: units of the MLP.
+        rate: of dropout on the input of every layer.
+        """
+        self.rate = rate
+        self.encoder = Lstm(rngs, inputs, cells=cells, layers=layers, rate=rate)
+        self.comparison = Lstm(rngs, 4 * cells, cells=cells, layers=1, rate=rate)
+        glorot = jax.nn.initializers.glorot_uniform()
+        self.hidden_kernel = nnx.Param(glorot(rngs.params(), (8 * cells, hidden), jnp.float32))
+        self.hidden_bias = nnx.Param(jnp.zeros(hidden, jnp.float32))
+        self.classifier_kernel = nnx.Param(glorot(rngs.params(), (hidden, labels), jnp.float32))
+        self.classifier_bias = nnx.Param(jnp.zeros(labels, jnp.float32))
+
+    def __call__(
+        self,
+        first_BSD: jax.Array,
+        first_BS: jax.Array,
+        second_BTD: jax.Array,
+        second_BT: jax.Array,
+        keys: jax.Array | None = None,
+    ) -> jax.Array:
+        """float32 logits [B, C].
+
+        Args:
+          first_BSD, second_BTD: the words' vectors.
+          first_BS, second_BT: int32, 1 where a text has a word, 0 for padding. No text is empty.
+          keys: uint32 [B, 2] of `layers.dropout_keys`; None: no dropout.
+        """
+        k = [None if keys is None else fold_in(keys, site) for site in range(6)]
+        u_BSH = self.encoder(first_BSD, first_BS, k[0])[-1]
+        v_BTH = self.encoder(second_BTD, second_BT, k[1])[-1]
+        scores_BST = jnp.einsum("BSH,BTH->BST", u_BSH, v_BTH, preferred_element_type=jnp.float32)
+        of_second_BSH = _attend(scores_BST, v_BTH, second_BT)
+        of_first_BTH = _attend(scores_BST.swapaxes(1, 2), u_BSH, first_BS)
+        u_BH = _highest(self._compare(u_BSH, of_second_BSH, first_BS, k[2]), first_BS)
+        v_BH = _highest(self._compare(v_BTH, of_first_BTH, second_BT, k[3]), second_BT)
+        x_BD = jnp.concatenate([u_BH, v_BH, jnp.abs(u_BH - v_BH), u_BH * v_BH], axis=-1)
+        x_BD = dropout(x_BD, self.rate, k[4])
+        h_BF = product("BD,DF->BF", x_BD, self.hidden_kernel[...].astype(x_BD.dtype))
+        h_BF = dropout(jnp.tanh(h_BF + self.hidden_bias[...].astype(x_BD.dtype)), self.rate, k[5])
+        return h_BF.astype(jnp.float32) @ self.classifier_kernel[...] + self.classifier_bias[...]
+
+    def _compare(
+        self, own_BSH: jax.Array, other_BSH: jax.Array, words_BS: jax.Array, keys: jax.Array | None
+    ) -> jax.Array:
+        return self.comparison(jnp.concatenate([own_BSH, other_BSH], axis=-1), words_BS, keys)[-1]
+
+
+def _attend(scores_BST: jax.Array, values_BTH: jax.Array, words_BT: jax.Array) -> jax.Array:
+    probs_BST = jax.nn.softmax(jnp.where(words_BT[:, None] > 0, scores_BST, -1e9), axis=-1)
+    return jnp.einsum("BST,BTH->BSH", probs_BST.astype(values_BTH.dtype), values_BTH)
+
+
+def _highest(x_BSH: jax.Array, words_BS: jax.Array) -> jax.Array:
+    return jnp.where(words_BS[..., None] > 0, x_BSH, -1e9).max(1)
