@@ -46,6 +46,7 @@ ARCHITECTURE = (
     "max_position_embeddings",
     "type_vocab_size",
     "layer_norm_eps",
+    "causal",
 )
 
 VOCAB_MULTIPLE = 128  # the embedding table divides over any mesh up to this, and fills the TPU's lanes
@@ -118,6 +119,7 @@ def default() -> ConfigDict:
     c.model.type_vocab_size = 2
     c.model.initializer_range = 0.02
     c.model.layer_norm_eps = 1e-12
+    c.model.causal = False  # True: no token sees a later one; classes then stand on the last, not on [CLS]
     c.model.dtype = "bfloat16"  # of activations and matrix products; parameters and statistics are float32
     c.model.scan_layers = True  # one compiled layer, looped over; False compiles every layer
     # What the backward pass computes again instead of keeping it: "none"; "attention", its scores and
@@ -197,6 +199,7 @@ def default() -> ConfigDict:
     c.train.keep_last = 3  # checkpoints
     c.train.keep_every = 100_000  # steps; checkpoints at its multiples stay for good; 0: none
     c.train.max_bad_steps = 20  # stop after so many non-finite updates in a row
+    c.train.freeze_encoder = False  # True: only what stands on it is trained, on states without dropout
     c.train.reinit_layers = 0  # top layers of init_from that are drawn anew, the pooler with them; 0: neither
 
     c.phase2 = ConfigDict()  # the last part of the same job, at another length; steps 0: none
@@ -419,6 +422,13 @@ def check(config: ConfigDict) -> None:
     require(
         d.pack == 1 or not d.tfrecord, "data.pack", "examples of data.tfrecord are not packed; set it to 1"
     )
+    require(d.masking != "next_token" or m.causal, "data.masking",
+            "a token that is predicted must not be seen; set model.causal=True")  # fmt: skip
+    require(not (m.causal and d.next_sentence and config.task == "pretrain"), "data.next_sentence",
+            "[CLS] sees nothing of a causal model; set it to False")  # fmt: skip
+    require(not t.freeze_encoder or (config.optim.layer_decay == 1 and not t.reinit_layers),
+            "train.freeze_encoder", "nothing of the encoder changes; set neither optim.layer_decay nor "
+            "train.reinit_layers")  # fmt: skip
     require(0 < config.optim.layer_decay <= 1, "optim.layer_decay", "must be above 0 and at most 1")
     phases = ["train", *(["phase2"] if config.phase2.steps else [])]
     for name in phases:

@@ -78,6 +78,11 @@ def _in_batches(
     return answers
 
 
+def _class_states(model: bert.Bert, batch: Any) -> jax.Array:
+    """The states [B, D] that tell of the whole of each row."""
+    return model.encoder(batch, positions_BM=model.class_positions(batch["segment_ids"]))[:, 0]
+
+
 def windows(texts: Iterator[Any] | Sequence[Any]) -> Iterator[list[Any]]:
     """The texts in lists that are worth one call of the functions below, so that no more are in memory."""
     window = []
@@ -157,7 +162,7 @@ class Predictor:
         self._need("pooler", "tell whether a sentence is the next")
 
         def probabilities(model: bert.Bert, batch: Any) -> jax.Array:
-            pooled_BD = model.pool(model.encoder(batch)[:, 0])
+            pooled_BD = model.pool(_class_states(model, batch))
             return jax.nn.softmax(model.next_sentence(pooled_BD))[:, 0]
 
         return _in_batches(
@@ -176,7 +181,7 @@ class Predictor:
         self._need("pooler", "classify texts")
 
         def logits(model: bert.Bert, batch: Any) -> jax.Array:
-            return model.classify(model.pool(model.encoder(batch)[:, 0]))
+            return model.classify(model.pool(_class_states(model, batch)))
 
         return _in_batches(
             self._encode(texts, truncate),

@@ -39,11 +39,16 @@ def init_state(config: ConfigDict, task: ModuleType) -> State:
     params = task.init_params(config, jax.random.key(config.seed))
     return {
         "params": params,
-        "optimizer": optim.init_optimizer(params),
+        "optimizer": optim.init_optimizer(trained_params(config, params)),
         "step": jnp.zeros((), jnp.int32),
         "bad_steps": jnp.zeros((), jnp.int32),
         "bad_in_a_row": jnp.zeros((), jnp.int32),
     }
+
+
+def trained_params(config: ConfigDict, params: State) -> State:
+    """Those that updates change, and that have moments: all, or all but the encoder's."""
+    return {name: x for name, x in params.items() if name != "encoder" or not config.train.freeze_encoder}
 
 
 def train_step(config: ConfigDict, task: ModuleType, state: State, batch: Batch) -> tuple[State, Batch]:
@@ -58,38 +63,39 @@ def train_step(config: ConfigDict, task: ModuleType, state: State, batch: Batch)
         jax.random.fold_in(jax.random.key(config.seed + 1), state["step"]), (2,), jnp.uint32
     )
     weights = task.batch_weights(batch)
+    trained = trained_params(config, state["params"])
     rows = jnp.arange(batch["input_ids"].shape[0])
 
     def loss_fn(params: Any, part: Batch, rows: jax.Array) -> tuple[jax.Array, Batch]:
-        sums = task.batch_sums(config, params, part, dropout_keys(seed, rows))
+        sums = task.batch_sums(config, state["params"] | params, part, dropout_keys(seed, rows))
         return task.batch_loss(sums, weights), sums
 
     grad_fn = jax.grad(loss_fn, has_aux=True)
     parts = config.train.accumulation
     if parts == 1:
-        grads, sums = grad_fn(state["params"], batch, rows)
+        grads, sums = grad_fn(trained, batch, rows)
     else:
         # Part i takes every parts-th row from row i on, so that each device keeps the rows that it has.
         def split(x: jax.Array) -> jax.Array:
             return jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0)
 
         def add(total: Any, part: tuple[Batch, jax.Array]) -> tuple[Any, None]:
-            return jax.tree.map(jnp.add, total, grad_fn(state["params"], *part)), None
+            return jax.tree.map(jnp.add, total, grad_fn(trained, *part)), None
 
         split_batch = jax.tree.map(split, (batch, rows))
-        first = jax.eval_shape(lambda: grad_fn(state["params"], *jax.tree.map(lambda x: x[0], split_batch)))
+        first = jax.eval_shape(lambda: grad_fn(trained, *jax.tree.map(lambda x: x[0], split_batch)))
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), first)
         (grads, sums), _ = jax.lax.scan(add, zeros, split_batch)
 
     loss, norm = task.batch_loss(sums, weights), optim.global_norm(grads)
     rate = optim.learning_rate(config, state["step"])
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-    new = optim.update(config.optim, state["params"], grads, state["optimizer"], rate, norm)
-    old = (state["params"], state["optimizer"])
+    new = optim.update(config.optim, trained, grads, state["optimizer"], rate, norm)
+    old = (trained, state["optimizer"])
     params, optimizer = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, old)
     bad = (~finite).astype(jnp.int32)
     state = {
-        "params": params,
+        "params": state["params"] | params,
         "optimizer": optimizer,
         "step": state["step"] + 1,
         "bad_steps": state["bad_steps"] + bad,

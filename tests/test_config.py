@@ -97,6 +97,8 @@ def test_wrong_names_and_types(recipe, override, message):
         ("model.num_attention_heads=7", "must divide model.hidden_size=768"),
         ("model.dtype=float16", "float32.*bfloat16"),
         ("data.masking=often", "static.*dynamic"),
+        ("data.masking=next_token", "must not be seen; set model.causal=True"),
+        ("model.causal=True", "next_sentence=True: .CLS. sees nothing of a causal model"),
         ("data.dupe_factor=0", "must be positive"),
         ("data.pack=0", "must be positive"),
         ("data.mask_split=(0.8, 0.1)", "three shares"),

@@ -34,6 +34,10 @@ def export(model: Trained, folder: str) -> None:
             f"{folder}: the model's tokenizer is of kind {model.tokenizer.kind}, which Hugging Face's "
             f"{kind.upper()} cannot read; only models with a {_TOKENIZERS[kind]} vocabulary are exported"
         )
+    if model.config.kind == "bert" and model.config.causal:
+        raise InputError(
+            f"{folder}: Hugging Face has no BERT that reads from left to right; it is not exported"
+        )
     tensors = names.to_huggingface(model.config, model.params)
     _check_replaceable(folder)
     name = os.path.basename(os.path.abspath(folder))

@@ -286,7 +286,8 @@ class Bert(nnx.Module):
         d = config.hidden_size
         self.vocab_size = config.vocab_size
         self.act = ACTIVATIONS[config.hidden_act]
-        self.encoder = Encoder(init, Embeddings(init))
+        self.causal = config.causal
+        self.encoder = Encoder(init, Embeddings(init), config.causal)
         if "pooler" in parts:
             self.pooler_kernel, self.pooler_bias = init.normal(d, d), init.zeros(d)
         if "mlm" in parts:
@@ -328,6 +329,11 @@ class Bert(nnx.Module):
         logits_BMV = product("BMD,VD->BMV", h_BMD, word_VD, jnp.float32)
         padding_V = jnp.where(jnp.arange(word_VD.shape[0]) < self.vocab_size, 0.0, -1e9)
         return add_bias(logits_BMV, self.mlm_output_bias[...] + padding_V)
+
+    def class_positions(self, segment_ids: jax.Array) -> jax.Array:
+        """What the one sequence of each row is told by: its [CLS], or, if causal, its last token. [B, 1]."""
+        last_B = (segment_ids > 0).sum(-1) - 1
+        return (jnp.maximum(last_B, 0) * self.causal)[:, None].astype(jnp.int32)
 
     def pool(self, first_BND: jax.Array) -> jax.Array:
         """tanh-pooled output [B, N, D] of the hidden states at each sequence's [CLS]."""

@@ -27,6 +27,7 @@ from bertjax.tasks.common import Data, EvalSet, Outputs, Rows, Sums
 from bertjax.tasks.finetune import (
     EncodedRows,
     encoder_flops,
+    encoder_keys,
     file_paths,
     fine_tuned_config,
     fingerprints,
@@ -66,7 +67,7 @@ def batch_outputs(config: ConfigDict, params: bert.Params, batch: bert.Batch) ->
 
 def _logits(config: ConfigDict, params: bert.Params, batch: bert.Batch, keys: jax.Array | None) -> jax.Array:
     model = bert.bind(config.model, params)
-    logits_BS2 = model.spans(model.encoder(batch, keys=keys))
+    logits_BS2 = model.spans(model.encoder(batch, keys=encoder_keys(config, keys)))
     if config.examples.padding_logits:
         return logits_BS2
     return jnp.where(batch["segment_ids"][:, :, None] > 0, logits_BS2, _NO_LOGIT)

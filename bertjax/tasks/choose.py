@@ -26,6 +26,7 @@ from bertjax.tasks.finetune import (
     HEAD_DROPOUT,
     EncodedRows,
     encoder_flops,
+    encoder_keys,
     file_paths,
     fine_tuned_config,
     fingerprints,
@@ -65,7 +66,8 @@ def _logits(config: ConfigDict, params: bert.Params, batch: bert.Batch, keys: ja
     if keys is not None:  # a key for each choice, that follows from the example's alone
         keys = jnp.stack([fold_in(keys, _CHOICE + i) for i in range(c)], 1).reshape(b * c, -1)
     rows = {name: batch[name].reshape(b * c, s) for name in names}
-    first = model.encoder(rows, keys=keys, positions_BM=jnp.zeros((b * c, 1), jnp.int32))
+    positions_BM = model.class_positions(rows["segment_ids"])
+    first = model.encoder(rows, keys=encoder_keys(config, keys), positions_BM=positions_BM)
     keys = None if keys is None else fold_in(keys, HEAD_DROPOUT)
     pooled = dropout(model.pool(first), config.model.hidden_dropout_prob, keys)
     return model.classify(pooled).reshape(b, c)

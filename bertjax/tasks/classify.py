@@ -23,6 +23,7 @@ from bertjax.tasks.common import Data, EvalSet, Outputs, Rows, Sums
 from bertjax.tasks.finetune import (
     HEAD_DROPOUT,
     encoder_flops,
+    encoder_keys,
     file_paths,
     fine_tuned_config,
     fingerprints,
@@ -68,10 +69,9 @@ def batch_outputs(config: ConfigDict, params: bert.Params, batch: bert.Batch) ->
 
 def _logits(config: ConfigDict, params: bert.Params, batch: bert.Batch, keys: jax.Array | None) -> jax.Array:
     model = bert.bind(config.model, params)
-    first_BND = model.encoder(
-        batch, packed=is_packed(batch), keys=keys, positions_BM=batch["first_positions"]
-    )
-    pooled_BND = model.pool(first_BND)
+    positions_BN, packed = batch["class_positions"], is_packed(batch)
+    x_BND = model.encoder(batch, packed=packed, keys=encoder_keys(config, keys), positions_BM=positions_BN)
+    pooled_BND = model.pool(x_BND)
     keys = None if keys is None else fold_in(keys, HEAD_DROPOUT)
     return model.classify(dropout(pooled_BND, config.model.hidden_dropout_prob, keys))
 
@@ -96,7 +96,7 @@ def batch_shapes(config: ConfigDict, section: ConfigDict) -> dict[str, jax.Shape
     labels = jnp.float32 if config.examples.number else jnp.int32
     return {
         **{name: jax.ShapeDtypeStruct((b, s), jnp.int32) for name in names},
-        "first_positions": jax.ShapeDtypeStruct((b, 1), jnp.int32),
+        "class_positions": jax.ShapeDtypeStruct((b, 1), jnp.int32),
         "labels": jax.ShapeDtypeStruct((b, 1), labels),
         "label_weights": jax.ShapeDtypeStruct((b, 1), jnp.float32),
     }
@@ -139,7 +139,7 @@ def open_data(config: ConfigDict, source: Trained | None) -> Data:
         cut = sum(len(row.ids) == most for row in rows)
         if cut:
             notes.append(f"{path}: {cut} of {len(rows)} examples fill {most} tokens or were cut to them")
-        return PackedRows(rows, source.tokenizer.pad_id, arrays, {})
+        return PackedRows(rows, source.tokenizer.pad_id, arrays, {}, at_end=config.model.causal)
 
     training = encoded(train, paths["train"][0], labelled=True)
     rows, batch_rows = training.shuffled(config)

@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -106,6 +107,11 @@ def shuffled(seed: int, count: int, first: int, number: int) -> np.ndarray:
         found.append(permute_range(at, taken, count, root_key(seed, 0, 2, epoch)))
         first, number = first + taken, number - taken
     return np.concatenate(found)
+
+
+def encoder_keys(config: ConfigDict, keys: jax.Array | None) -> jax.Array | None:
+    """Of dropout in the encoder: none if it is frozen, for then its states are fixed features."""
+    return None if config.train.freeze_encoder else keys
 
 
 def encoder_flops(config: ConfigDict, lengths: np.ndarray, positions: float | None = None) -> float:

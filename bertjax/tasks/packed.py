@@ -36,8 +36,8 @@ class Places(NamedTuple):
 class PackedRows:
     """Encoded examples as rows that hold one or several of them.
 
-    A batch has the encoder's arrays, in which example n of a row is segment n + 1; `first_positions` [B, N],
-    where its [CLS] is; what belongs to an example [B, N, ...]; what belongs to its tokens [B, S]. Where
+    A batch has the encoder's arrays, in which example n of a row is segment n + 1; `class_positions` [B, N],
+    where its class is told; what belongs to an example [B, N, ...]; what belongs to its tokens [B, S]. Where
     nothing lies it is 0.
 
     Args:
@@ -45,6 +45,7 @@ class PackedRows:
       pad_id: of the tokenizer.
       of_example: an array [examples, ...] for each name.
       of_token: for each name an array [tokens] of each example.
+      at_end: whether the class is told at the last token, not at [CLS].
     """
 
     def __init__(
@@ -53,7 +54,9 @@ class PackedRows:
         pad_id: int,
         of_example: Mapping[str, np.ndarray],
         of_token: Mapping[str, Sequence[np.ndarray]],
+        at_end: bool = False,
     ):
+        self.at_end = at_end
         self.rows, self.pad_id, self.of_example, self.of_token = rows, pad_id, of_example, of_token
         self.lengths = np.array([len(row.ids) for row in rows])
         self._full = max(_FULL, _rounded(self.lengths.max()))
@@ -113,7 +116,7 @@ class PackedRows:
             "input_ids": np.full((count, length), self.pad_id, np.int32),
             **tokens,
             "position_ids": np.tile(np.arange(length, dtype=np.int32), (count, 1)),
-            "first_positions": np.zeros((count, slots), np.int32),
+            "class_positions": np.zeros((count, slots), np.int32),
             **{name: np.zeros((count, slots, *x.shape[1:]), x.dtype) for name, x in self.of_example.items()},
             **{name: np.zeros((count, length), x[0].dtype) for name, x in self.of_token.items()},
         }
@@ -130,7 +133,7 @@ class PackedRows:
             batch["token_type_ids"][here] = types
             batch["segment_ids"][here] = slot + 1
             batch["position_ids"][here] = np.arange(len(ids))
-            batch["first_positions"][row, slot] = start
+            batch["class_positions"][row, slot] = start + (len(ids) - 1) * self.at_end
             for name, x in self.of_example.items():
                 batch[name][row, slot] = x[example]
             for name, of_example in self.of_token.items():
@@ -140,7 +143,7 @@ class PackedRows:
 
 def is_packed(batch: Mapping[str, jax.Array]) -> bool:
     """Whether rows of a batch may hold several examples."""
-    return batch["first_positions"].shape[1] > 1
+    return batch["class_positions"].shape[1] > 1
 
 
 def _place(lengths: np.ndarray, length: int, share: int) -> Places:

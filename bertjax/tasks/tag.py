@@ -30,6 +30,7 @@ from bertjax.tasks.common import Data, EvalSet, Outputs, Rows, Sums
 from bertjax.tasks.finetune import (
     HEAD_DROPOUT,
     encoder_flops,
+    encoder_keys,
     file_paths,
     fine_tuned_config,
     fingerprints,
@@ -64,7 +65,7 @@ def batch_outputs(config: ConfigDict, params: bert.Params, batch: bert.Batch) ->
 
 def _logits(config: ConfigDict, params: bert.Params, batch: bert.Batch, keys: jax.Array | None) -> jax.Array:
     model = bert.bind(config.model, params)
-    x_BSD = model.encoder(batch, packed=is_packed(batch), keys=keys)
+    x_BSD = model.encoder(batch, packed=is_packed(batch), keys=encoder_keys(config, keys))
     keys = None if keys is None else fold_in(keys, HEAD_DROPOUT)
     return model.classify(dropout(x_BSD, config.model.hidden_dropout_prob, keys))
 
@@ -80,7 +81,7 @@ def batch_shapes(config: ConfigDict, section: ConfigDict) -> dict[str, jax.Shape
     names = ("input_ids", "token_type_ids", "position_ids", "segment_ids", "labels")
     return {
         **{name: jax.ShapeDtypeStruct(shape, jnp.int32) for name in names},
-        "first_positions": jax.ShapeDtypeStruct((section.batch_size, 1), jnp.int32),
+        "class_positions": jax.ShapeDtypeStruct((section.batch_size, 1), jnp.int32),
         "label_weights": jax.ShapeDtypeStruct(shape, jnp.float32),
     }
 

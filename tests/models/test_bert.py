@@ -286,6 +286,44 @@ def test_states_of_some_positions_are_those_of_all(packed, fields):
 
 
 @pytest.mark.parametrize("packed", [False, True])
+def test_no_position_of_a_causal_model_sees_a_later_one(packed):
+    """In every layer, forward and gradient."""
+    config = toy_config(**{"model.causal": True})
+    params, batch, at = random_params(config), make_batch(config), 7
+    length = batch["segment_ids"].shape[1]
+    batch["segment_ids"] = np.ones_like(batch["segment_ids"]) + packed * (np.arange(length) > 9)
+    other = batch | {"input_ids": batch["input_ids"].copy()}
+    other["input_ids"][:, at] = 5 + (batch["input_ids"][:, at] - 4) % 80
+
+    def states(params, batch):
+        return bert.bind(config.model, params).encoder(batch, packed=packed, every_layer=True)
+
+    one, two = (np.asarray(jax.jit(states)(params, each)) for each in (batch, other))
+    np.testing.assert_array_equal(one[:, :, :at], two[:, :, :at])
+    last = 10 if packed else length
+    assert (one[1:, :, at:last] != two[1:, :, at:last]).any(-1).all()
+
+    def earlier(positions):  # a later token's place, as a continuous stand-in for the token
+        moved = params["encoder"]["embeddings"] | {"position": positions}
+        return states(params | {"encoder": params["encoder"] | {"embeddings": moved}}, batch)[:, :, :at].sum()
+
+    gradient = np.asarray(jax.jit(jax.grad(earlier))(params["encoder"]["embeddings"]["position"]))
+    seen = set(batch["position_ids"][:, at:].ravel()) - set(batch["position_ids"][:, :at].ravel())
+    assert len(seen) > 3
+    assert not gradient[sorted(seen)].any()
+    assert gradient[batch["position_ids"][0, 1]].any()
+
+
+def test_a_causal_model_is_told_by_its_last_token():
+    for causal in (False, True):
+        config = toy_config(**{"model.causal": causal})
+        batch = make_batch(config)
+        found = bert.bind(config.model, random_params(config)).class_positions(batch["segment_ids"])
+        lengths = (batch["segment_ids"] > 0).sum(1)
+        np.testing.assert_array_equal(found[:, 0], lengths - 1 if causal else 0 * lengths)
+
+
+@pytest.mark.parametrize("packed", [False, True])
 def test_padding_has_no_influence(packed):
     config = toy_config(**{"model.max_position_embeddings": 16})
     batch = make_batch(config)

@@ -21,7 +21,7 @@ from bertjax.models.layers import dropout_keys
 from bertjax.tasks import classify
 from bertjax.tasks import packed as packed_lib
 from bertjax.tasks.finetune import write_per_class
-from bertjax.train import train
+from bertjax.train import init_state, train
 from bertjax.trained import load_trained
 
 
@@ -200,6 +200,22 @@ def test_batches_follow_from_the_seed_and_the_step(folder, model):
     same, again, other = (rows.train(16, 8)["input_ids"] for rows in data)
     np.testing.assert_array_equal(same, again)
     assert same.shape != other.shape or (same != other).any()
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_a_frozen_encoder_stays_as_it_is_and_has_no_moments(folder, model, tmp_path, accumulation):
+    config = settings(folder, model, tmp_path / "run", train__freeze_encoder=True, train__epochs=1.0,
+                      train__accumulation=accumulation, train__batch_size=16, mesh__data=1,
+                      mesh__fsdp=8)  # fmt: skip
+    train(config)
+    before, after = bertjax.load(model).params, load_trained(str(tmp_path / "run")).params
+    jax.tree.map(np.testing.assert_array_equal, before["encoder"], after["encoder"])
+    assert (before["pooler_kernel"] != after["pooler_kernel"]).any()
+    data = classify.open_data(config, bertjax.load(model))
+    state = jax.eval_shape(lambda: init_state(data.config, classify))
+    assert "encoder" in state["params"]
+    heads = {"pooler_kernel", "pooler_bias", "classifier_kernel", "classifier_bias"}
+    assert state["optimizer"]["mu"].keys() == state["optimizer"]["nu"].keys() == heads
 
 
 def test_numbers(folder, model, tmp_path):

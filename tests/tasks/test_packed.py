@@ -30,7 +30,7 @@ def examples_of(batch):
     """The numbers of the examples, after a look at everything that belongs to each."""
     found = []
     for row, slot in zip(*np.nonzero(batch["weights"]), strict=True):
-        i, start = batch["labels"][row, slot], batch["first_positions"][row, slot]
+        i, start = batch["labels"][row, slot], batch["class_positions"][row, slot]
         here = slice(start, start + LENGTHS[i])
         ids, types = EXAMPLES.rows[i]
         assert batch["input_ids"][row, here].tolist() == ids
@@ -88,6 +88,14 @@ def test_a_part_of_a_batch_is_that_part():
     parts = [rows(3 * count + first, number) for first, number in ((0, 1), (1, 3), (4, 1))]
     for name, x in whole.items():
         np.testing.assert_array_equal(x, np.concatenate([part[name] for part in parts]))
+
+
+def test_the_class_is_told_at_the_end_where_it_is_asked_for():
+    rows, count, places = EXAMPLES.once()
+    at_end = PackedRows(EXAMPLES.rows, 3, EXAMPLES.of_example, EXAMPLES.of_token, at_end=True).once()[0]
+    found, ends = rows(0, count)["class_positions"], at_end(0, count)["class_positions"]
+    here = places.rows, places.slots
+    np.testing.assert_array_equal(ends[here], found[here] + LENGTHS - 1)
 
 
 def test_once_has_all_in_rows_of_one_length_and_empty_rows_behind():

@@ -130,8 +130,8 @@ def assert_equal_data(one, other, tmp_path, classes=2):
         shape, rng = batch["input_ids"].shape, np.random.default_rng(0)
         outputs = {name: rng.normal(size=(shape[0], 32)) for name in ("start", "end")}
         outputs["tags"] = rng.integers(0, 2, shape)
-        if "first_positions" in batch:
-            outputs["logits"] = rng.normal(size=(*batch["first_positions"].shape, classes))
+        if "class_positions" in batch:
+            outputs["logits"] = rng.normal(size=(*batch["class_positions"].shape, classes))
         for name, side in (("a", a), ("b", b)):
             (tmp_path / name).mkdir(exist_ok=True)
             side.write(outputs, str(tmp_path / name))
