@@ -148,8 +148,8 @@ def default() -> ConfigDict:
     c.data.tfrecord_heldout = ""  # likewise, for evaluation; "": none
     c.data.vocab = ""  # the vocab.txt that they were made with
     c.data.weights = ()  # passes over each of the store's inputs per epoch; () takes the store's own
-    # "static": dupe_factor masked passes, then repeated; "dynamic": new in each epoch; "next_token": none
-    # is masked, and every token is predicted from those before it.
+    # "static": dupe_factor masked passes, then repeated; "dynamic": new in each epoch; "next_token": every
+    # token is predicted from those before it, and none is masked.
     c.data.masking = "static"
     c.data.dupe_factor = 10
     c.data.short_seq_prob = 0.1

@@ -195,6 +195,7 @@ def _expected(kind: type) -> str:
 
 
 def read_weights(folder: Path, allow_pickle: bool) -> tuple[Path, Mapping[str, Tensor]]:
+    """The file of weights, safetensors before pickles, and its tensors by name. Raises InputError."""
     for name in (WEIGHTS, INDEX):
         if (folder / name).is_file():
             return folder / name, read_safetensors(str(folder / name))

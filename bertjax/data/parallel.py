@@ -41,7 +41,7 @@ class Workers:
         if processes > 1:
             self._pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _start_worker)
             for _ in range(processes):  # they start while the caller still reads
-                self._pool.submit(_nothing)
+                self._pool.submit(os.getpid)
 
     def __enter__(self) -> "Workers":
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -109,10 +109,6 @@ def _start_worker() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _nothing() -> None:
-    """A job that only makes a worker start."""
 
 
 def _end_with_parent() -> None:

@@ -19,7 +19,16 @@ from jax import lax
 from ml_collections import ConfigDict
 
 from bertjax.config import padded_vocab_size
-from bertjax.models.layers import ACTIVATIONS, add_bias, dropout, fold_in, layer_norm, product
+from bertjax.models.layers import (
+    ACTIVATIONS,
+    add_bias,
+    bind_module,
+    dropout,
+    fold_in,
+    init_module,
+    layer_norm,
+    product,
+)
 from bertjax.sharding import split_rows
 
 MASKED = -10000.0  # what the 2018 release adds to the scores of positions that may not be attended to
@@ -367,8 +376,7 @@ def init_params(
     num_labels: int = 0,
 ) -> Params:
     """Parameters of Bert as a nested dict of float32 arrays. For the arguments see Bert."""
-    module = Bert(config, nnx.Rngs(params=key), parts, num_labels)
-    return nnx.to_pure_dict(nnx.state(module, nnx.Param))
+    return init_module(lambda rngs: Bert(config, rngs, parts, num_labels), key)
 
 
 def bind(config: ConfigDict, params: Params) -> Bert:
@@ -378,8 +386,8 @@ def bind(config: ConfigDict, params: Params) -> Bert:
     """
     parts = parts_of(params)
     labels = params["classifier_bias"].shape[0] if "classifier" in parts else 0
-    graph = nnx.graphdef(nnx.eval_shape(lambda: Bert(config, nnx.Rngs(0), parts, labels)))
-    return nnx.merge(graph, jax.tree.map(jnp.asarray, params))
+    bert: Bert = bind_module(lambda rngs: Bert(config, rngs, parts, labels), params)
+    return bert
 
 
 def parts_of(params: Params) -> tuple[str, ...]:

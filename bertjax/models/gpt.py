@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from bertjax.config import padded_vocab_size
 from bertjax.models.bert import Batch, Encoder, Init, Params
-from bertjax.models.layers import dropout, fold_in, product
+from bertjax.models.layers import bind_module, dropout, fold_in, init_module, product
 from bertjax.sharding import split_rows
 
 # What stands on the encoder beside the language model, which has no parameters of its own. "classifier" has a
@@ -113,8 +113,7 @@ def init_params(
     num_labels: int = 0,
 ) -> Params:
     """Parameters of Gpt as a nested dict of float32 arrays. For the arguments see Gpt."""
-    module = Gpt(config, nnx.Rngs(params=key), parts, num_labels)
-    return nnx.to_pure_dict(nnx.state(module, nnx.Param))
+    return init_module(lambda rngs: Gpt(config, rngs, parts, num_labels), key)
 
 
 def bind(config: ConfigDict, params: Params) -> Gpt:
@@ -124,8 +123,8 @@ def bind(config: ConfigDict, params: Params) -> Gpt:
     """
     parts = parts_of(params)
     labels = params[f"{parts[0]}_kernel"].shape[1] if parts else 0
-    graph = nnx.graphdef(nnx.eval_shape(lambda: Gpt(config, nnx.Rngs(0), parts, labels)))
-    return nnx.merge(graph, jax.tree.map(jnp.asarray, params))
+    gpt: Gpt = bind_module(lambda rngs: Gpt(config, rngs, parts, labels), params)
+    return gpt
 
 
 def parts_of(params: Params) -> tuple[str, ...]:
