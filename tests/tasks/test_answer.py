@@ -7,10 +7,10 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from trained_fixture import make_trained, with_classifier
+from finetune_fixture import toy_settings
+from trained_fixture import with_classifier
 
 import bertjax
-from bertjax import config as config_lib
 from bertjax import ensemble, predict, sharding
 from bertjax.errors import InputError
 from bertjax.evaluate import make_predict_step
@@ -18,13 +18,6 @@ from bertjax.evaluate import predict as outputs_of
 from bertjax.tasks import answer
 from bertjax.train import train
 from bertjax.trained import load_trained, save_trained
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    workdir = str(tmp_path_factory.mktemp("model"))
-    make_trained(workdir)
-    return workdir
 
 
 def questions(seed, count, unanswerable=False):
@@ -61,24 +54,12 @@ def folder(tmp_path_factory):
 
 
 def settings(folder, model, workdir="", version=1, **fields):
-    config = config_lib.default()
-    config.task, config.workdir, config.init_from = "answer", str(workdir), str(model)
-    config.model.dtype = "float32"
     names = {name: f"{name}-v{version}.json" for name in ("train", "dev", "test")}
-    config.examples.update(
-        folder=str(folder), train=names["train"], dev=(names["dev"],), test=(names["test"],),
-        max_query_length=4, doc_stride=12, n_best_size=32, unanswerable=version == 2,
+    fields = {"train__epochs": 8.0, "train__seq_length": 32, "train__log_every": 20} | fields
+    return toy_settings(
+        "answer", folder, model, workdir, fields, train=names["train"], dev=(names["dev"],),
+        test=(names["test"],), max_query_length=4, doc_stride=12, n_best_size=32, unanswerable=version == 2,
     )  # fmt: skip
-    config.train.update(epochs=8.0, batch_size=8, seq_length=32, log_every=20, eval_every=10**6)
-    config.phase2.steps = 0
-    config.optim.update(learning_rate=3e-3, warmup_proportion=0.1)
-    config.eval.batch_size = 8
-    config.mesh.data = 1
-    config.mesh.fsdp = 8
-    for name, value in fields.items():
-        section, _, leaf = name.rpartition("__")
-        (config[section] if section else config)[leaf] = value
-    return config
 
 
 @pytest.fixture(scope="module")

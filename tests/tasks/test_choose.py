@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from finetune_fixture import refusal, toy_settings
 from safetensors.numpy import load_file
 from trained_fixture import make_trained
 
@@ -29,13 +30,6 @@ from bertjax.trained import load_trained
 DATA = Path(os.environ.get("BERTJAX_DATA", Path(__file__).parents[3] / "shared" / "data"))
 CHOICES = ("a", "b", "c")
 HEADER = ["label", "context", *CHOICES]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    workdir = str(tmp_path_factory.mktemp("model"))
-    make_trained(workdir)
-    return workdir
 
 
 def write(path, rows, header=HEADER):
@@ -63,21 +57,9 @@ def folder(tmp_path_factory):
 
 
 def settings(folder, model, workdir="", **fields):
-    config = config_lib.default()
-    config.task, config.workdir, config.init_from = "choose", str(workdir), str(model)
-    config.model.dtype = "float32"
-    config.examples.update(folder=str(folder), train="train.csv", dev=("dev.csv",), test=("test.csv",))
-    config.examples.update(text_a="context", choices=CHOICES)
-    config.train.update(epochs=4.0, batch_size=8, seq_length=48, log_every=1, eval_every=10**6)
-    config.phase2.steps = 0
-    config.optim.update(learning_rate=3e-3, warmup_proportion=0.1)
-    config.eval.batch_size = 8
-    config.mesh.data = 1
-    config.mesh.fsdp = 8
-    for name, value in fields.items():
-        section, _, leaf = name.rpartition("__")
-        (config[section] if section else config)[leaf] = value
-    return config
+    files = {"train": "train.csv", "dev": ("dev.csv",), "test": ("test.csv",)}
+    fields = {"train__log_every": 1} | fields
+    return toy_settings("choose", folder, model, workdir, fields, text_a="context", choices=CHOICES, **files)
 
 
 def opened(folder, model, **fields):
@@ -321,10 +303,7 @@ def test_bad_lines(model, tmp_path, row, message):
     ],
 )
 def test_bad_fields(folder, model, fields, message):
-    config = settings(folder, model, **fields)
-    with pytest.raises(InputError) as error:
-        choose.open_data(config, bertjax.load(model) if config.init_from else None)
-    assert message in str(error.value)
+    assert message in refusal(choose, settings(folder, model, **fields))
 
 
 def test_a_model_of_one_token_type_is_refused(folder, tmp_path):

@@ -6,6 +6,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from finetune_fixture import refusal, toy_settings
 from trained_fixture import make_trained
 
 import bertjax
@@ -23,13 +24,6 @@ from bertjax.tasks import packed as packed_lib
 from bertjax.tasks.finetune import write_per_class
 from bertjax.train import init_state, train
 from bertjax.trained import load_trained
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    workdir = str(tmp_path_factory.mktemp("model"))
-    make_trained(workdir)
-    return workdir
 
 
 def write(path, rows, header="label\tsentence1\tsentence2"):
@@ -59,20 +53,7 @@ def folder(tmp_path_factory):
 
 
 def settings(folder, model, workdir="", **fields):
-    config = config_lib.default()
-    config.task, config.workdir, config.init_from = "classify", str(workdir), str(model)
-    config.model.dtype = "float32"
-    config.examples.update(folder=str(folder), text_b="sentence2", test=("test.tsv",))
-    config.train.update(epochs=4.0, batch_size=8, seq_length=48, log_every=10, eval_every=10**6)
-    config.phase2.steps = 0
-    config.optim.update(learning_rate=3e-3, warmup_proportion=0.1)
-    config.eval.batch_size = 8
-    config.mesh.data = 1
-    config.mesh.fsdp = 8
-    for name, value in fields.items():
-        section, _, leaf = name.rpartition("__")
-        (config[section] if section else config)[leaf] = value
-    return config
+    return toy_settings("classify", folder, model, workdir, fields, text_b="sentence2", test=("test.tsv",))
 
 
 def test_it_learns_writes_predictions_and_gives_a_model(folder, model, tmp_path, capsys):
@@ -280,10 +261,7 @@ def test_bad_files(model, tmp_path, train_rows, dev_rows, message):
     ],
 )
 def test_bad_fields(folder, model, fields, message):
-    config = settings(folder, model, **fields)
-    with pytest.raises(InputError) as error:
-        classify.open_data(config, bertjax.load(model) if config.init_from else None)
-    assert message in str(error.value)
+    assert message in refusal(classify, settings(folder, model, **fields))
 
 
 def test_a_model_of_one_token_type_takes_no_pairs(folder, tmp_path):

@@ -2,26 +2,20 @@
 
 import random
 
+import jax
+import numpy as np
 import pytest
-from trained_fixture import make_trained
+from finetune_fixture import toy_settings
 
 import bertjax
-from bertjax import config as config_lib
 from bertjax import predict
 from bertjax.convert.export import export
 from bertjax.data.conll import Sentence, read_conll
 from bertjax.errors import InputError
 from bertjax.files import read_json
-from bertjax.tasks import tag
+from bertjax.tasks import packed, tag
 from bertjax.train import train
 from bertjax.trained import load_trained
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    workdir = str(tmp_path_factory.mktemp("model"))
-    make_trained(workdir)
-    return workdir
 
 
 def sentence(rng, most=12):
@@ -46,20 +40,9 @@ def folder(tmp_path_factory):
 
 
 def settings(folder, model, workdir="", **fields):
-    config = config_lib.default()
-    config.task, config.workdir, config.init_from = "tag", str(workdir), str(model)
-    config.model.dtype = "float32"
-    config.examples.update(folder=str(folder), train="train.txt", dev=("dev.txt",), test=("test.txt",))
-    config.train.update(epochs=12.0, batch_size=8, seq_length=24, log_every=20, eval_every=10**6)
-    config.phase2.steps = 0
-    config.optim.update(learning_rate=3e-3, warmup_proportion=0.1)
-    config.eval.batch_size = 8
-    config.mesh.data = 1
-    config.mesh.fsdp = 8
-    for name, value in fields.items():
-        section, _, leaf = name.rpartition("__")
-        (config[section] if section else config)[leaf] = value
-    return config
+    files = {"train": "train.txt", "dev": ("dev.txt",), "test": ("test.txt",)}
+    fields = {"train__epochs": 12.0, "train__seq_length": 24, "train__log_every": 20} | fields
+    return toy_settings("tag", folder, model, workdir, fields, **files)
 
 
 @pytest.mark.parametrize("context", [False, True])
@@ -115,6 +98,30 @@ def test_it_learns_and_writes_predictions(folder, model, tmp_path, capsys, conte
     assert capsys.readouterr().out == (tmp_path / "run/test_predictions.conll").read_text()
     lines = (tmp_path / "run/dev_predictions.conll").read_text().split("\n")
     assert {len(line.split()) for line in lines if line and not line.startswith("-")} == {3}
+
+
+def test_sharing_rows_changes_nothing(folder, model, monkeypatch):
+    """Loss, gradient and tags of sentences that share rows, and of each in a row of its own."""
+    fields = {"train__batch_size": 16, "eval__batch_size": 64}
+    shared = tag.open_data(settings(folder, model, **fields), bertjax.load(model))
+    monkeypatch.setattr(packed, "_FILLED", 0.0)
+    alone = tag.open_data(settings(folder, model, **fields), bertjax.load(model))
+    config = shared.config
+    config.model.update(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    params = tag.init_params(config, jax.random.key(0))
+
+    def loss(params, batch):
+        return tag.batch_loss(tag.batch_sums(config, params, batch, None), tag.batch_weights(batch))
+
+    step, found, figures = jax.jit(jax.value_and_grad(loss)), [], []
+    for data in (shared, alone):
+        rows = data.rows["train"]
+        found.append(step(params, rows.train(0, rows.batch_rows)))
+        dev = rows.evals[0]
+        figures.append(dev.score(tag.batch_outputs(config, params, dev.rows(0, dev.num_rows))))
+    assert shared.rows["train"].batch_rows < alone.rows["train"].batch_rows == 16
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *found)
+    assert figures[0] == figures[1]
 
 
 def test_bad_files(folder, model, tmp_path):

@@ -1,0 +1,10 @@
+import pytest
+from trained_fixture import make_trained
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory):
+    """The workdir of a toy model with all heads of pre-training; nobody changes it."""
+    workdir = str(tmp_path_factory.mktemp("model"))
+    make_trained(workdir)
+    return workdir
