@@ -8,8 +8,10 @@ import socket
 import pytest
 from store_fixture import start
 from test_resume import assert_logged_like, last_step, wait_until
+from trained_fixture import make_trained
 
 from bertjax.checkpoint import lock_workdir
+from bertjax.logs import read_metrics
 from bertjax.main import main
 
 # The command as it is, but each call for rows is written down.
@@ -118,3 +120,35 @@ def test_what_stops_one_process_stops_the_other(reference, tmp_path):
     for i, message in enumerate((f"{workdir}: in use by pid", "another process of the run could not go on")):
         assert message in (tmp_path / f"output{i}").read_text()
     assert "Traceback" not in outputs(tmp_path)
+
+
+def test_fine_tuning_by_two_processes_is_that_by_one(tmp_path):
+    """Examples that share rows: the losses, the figures, and the predictions in the examples' order."""
+    make_trained(str(tmp_path / "model"))
+    for name, count in (("train", 64), ("dev", 29)):
+        texts = [
+            f"{i % 2}\t" + " ".join([f"w{8 + i % 2}", *[f"w{12 + i % 70}"] * (i % 9)]) for i in range(count)
+        ]
+        (tmp_path / f"{name}.tsv").write_text("\n".join(["label\ttext", *texts]) + "\n")
+    fields = {
+        "examples.folder": tmp_path, "init_from": tmp_path / "model", "model.dtype": "float32",
+        "train.batch_size": 32, "eval.batch_size": 8, "train.epochs": 4.0, "train.seq_length": 32,
+        "train.log_every": 1, "optim.learning_rate": 1e-3, "log.tensorboard": False,
+    }  # fmt: skip
+    args = ["--config=configs/classify.py", *(f"--config.{name}={value}" for name, value in fields.items())]
+    processes = start_two([*args, f"--config.workdir={tmp_path / 'two'}"], tmp_path)
+    try:
+        assert [process.wait(200) for process in processes] == [0, 0], outputs(tmp_path)
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    main([*args, f"--config.workdir={tmp_path / 'one'}"])
+    logs = [read_metrics(str(tmp_path / name / "metrics.jsonl")) for name in ("one", "two")]
+    losses = [{row["step"]: row["loss"] for row in log if "loss" in row} for log in logs]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    assert len(losses[0]) > 5
+    assert logs[0][-1]["eval/accuracy"] == logs[1][-1]["eval/accuracy"]
+    one, two = ((tmp_path / name / "dev_predictions.tsv").read_text() for name in ("one", "two"))
+    assert one == two
+    assert one.count("\n") == 30

@@ -21,6 +21,7 @@ from bertjax.tasks.common import RowSource
 from bertjax.tasks.finetune import shuffled
 
 _LENGTHS = 32  # rows are as long as a batch needs, rounded up, so that few shapes are compiled
+_ROWS = 8  # of a batch, at least, so that as many devices have work: shorter rows hold as much
 _FILLED = 0.95  # of a row, at most, by examples of average length
 _FULL = 128  # tokens that a row may have for the sake of sharing it: the lanes of a TPU
 
@@ -71,7 +72,7 @@ class PackedRows:
         Which examples share a row depends on neither devices nor accumulation: for these, empty rows follow.
         """
         size, parts = config.train.batch_size, sharding.batch_parts(config)
-        share = min(size, self._share())
+        share = min(max(size // _ROWS, 1), self._share())
         filled = -(-size // share)
         count = -(-filled // parts) * parts
 
