@@ -28,6 +28,7 @@ from bertjax.tasks.finetune import (
     EncodedRows,
     encoder_flops,
     encoder_keys,
+    eval_name,
     file_paths,
     fine_tuned_config,
     fingerprints,
@@ -140,8 +141,7 @@ def open_data(config: ConfigDict, source: Trained | None) -> Data:
     evals: list[EvalSet] = []
     for (path, use), questions in zip(files, held_out, strict=True):
         of_set = cut(encode_questions(questions, tokenizer, c.max_query_length))
-        stem = Path(path).stem
-        evals.append(_eval_set(config, of_set, tokenizer, stem, scored=use == DEV, first=not evals))
+        evals.append(_eval_set(config, of_set, tokenizer, path, scored=use == DEV))
     return Data(
         config,
         {
@@ -158,10 +158,8 @@ def open_data(config: ConfigDict, source: Trained | None) -> Data:
     )
 
 
-def _eval_set(
-    config: ConfigDict, windows: Windows, tokenizer: Tokenizer, stem: str, scored: bool, first: bool
-) -> EvalSet:
-    c = config.examples
+def _eval_set(config: ConfigDict, windows: Windows, tokenizer: Tokenizer, path: str, scored: bool) -> EvalSet:
+    c, stem = config.examples, Path(path).stem
     rows = EncodedRows(windows, {}, tokenizer.pad_id, config.train.seq_length, c.padding_logits)
     questions = windows.encoded.questions
     golds = {question.id: [answer.text for answer in question.answers] for question in questions}
@@ -180,7 +178,7 @@ def _eval_set(
         write_answers(folder, stem, answers(outputs), c.unanswerable, c.null_threshold)
 
     return EvalSet(
-        name="eval" if first else f"eval_{stem}",
+        name=eval_name(c, path),
         rows=rows.sorted(config.eval.batch_size),
         num_rows=len(rows),
         score=score if scored else None,

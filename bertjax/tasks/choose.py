@@ -16,7 +16,6 @@ from ml_collections import ConfigDict
 
 from bertjax import metrics as official
 from bertjax.data.tables import Record, read_table
-from bertjax.data.texts import encode
 from bertjax.errors import InputError
 from bertjax.models import bert
 from bertjax.models.layers import cross_entropy, dropout, fold_in
@@ -25,8 +24,10 @@ from bertjax.tasks.common import Data, EvalSet, Outputs, Rows, Sums
 from bertjax.tasks.finetune import (
     HEAD_DROPOUT,
     EncodedRows,
+    encode_file,
     encoder_flops,
     encoder_keys,
+    eval_name,
     file_paths,
     fine_tuned_config,
     fingerprints,
@@ -119,10 +120,7 @@ def open_data(config: ConfigDict, source: Trained | None) -> Data:
             arrays["label_weights"] = np.ones(len(records), np.float32)
         pairs = [pair for record in records for pair in read_pairs(config, record)]
         most = config.train.seq_length
-        rows = encode(source.tokenizer, pairs, most, truncate=True)
-        cut = sum(len(row.ids) == most for row in rows)
-        if cut:
-            notes.append(f"{path}: {cut} of {len(rows)} choices fill {most} tokens or were cut to them")
+        rows = encode_file(path, pairs, source.tokenizer, most, notes)
         return EncodedRows(rows, arrays, source.tokenizer.pad_id, most, choices=len(c.choices))
 
     training = encoded(train, paths["train"][0], labelled=True)
@@ -134,7 +132,7 @@ def open_data(config: ConfigDict, source: Trained | None) -> Data:
         for path in paths[name]:
             records = read_table(path, c.columns if name == "dev" else ())
             examples = encoded(records, path, labelled=name == "dev")
-            evals.append(_eval_set(config, examples, records, path, first=not evals))
+            evals.append(_eval_set(config, examples, records, path))
     return Data(
         config,
         {"train": Rows(training.shuffled(config.seed, size), tuple(evals), size, flops)},
@@ -157,9 +155,7 @@ def read_pairs(config: ConfigDict, record: Record) -> list[tuple[str, str]]:
     return [(record[c.text_a], start + record[choice]) for choice in c.choices]
 
 
-def _eval_set(
-    config: ConfigDict, examples: EncodedRows, records: Sequence[Record], path: str, first: bool
-) -> EvalSet:
+def _eval_set(config: ConfigDict, examples: EncodedRows, records: Sequence[Record], path: str) -> EvalSet:
     stem = Path(path).stem
 
     def answers(outputs: Outputs) -> np.ndarray:
@@ -172,7 +168,7 @@ def _eval_set(
         write_predictions(path, records, config.examples.id, found)
 
     return EvalSet(
-        name="eval" if first else f"eval_{stem}",
+        name=eval_name(config.examples, path),
         rows=examples.sorted(config.eval.batch_size),
         num_rows=len(examples),
         score=(lambda outputs: official.accuracy(examples.arrays["labels"], answers(outputs)))

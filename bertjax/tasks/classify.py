@@ -15,15 +15,17 @@ from ml_collections import ConfigDict
 
 from bertjax import metrics as official
 from bertjax.data.tables import Record, read_table
-from bertjax.data.texts import Text, encode
+from bertjax.data.texts import Text
 from bertjax.errors import InputError
 from bertjax.models import bert
 from bertjax.models.layers import cross_entropy, dropout, fold_in
 from bertjax.tasks.common import Data, EvalSet, Outputs, Rows, Sums
 from bertjax.tasks.finetune import (
     HEAD_DROPOUT,
+    encode_file,
     encoder_flops,
     encoder_keys,
+    eval_name,
     file_paths,
     fine_tuned_config,
     fingerprints,
@@ -134,11 +136,7 @@ def open_data(config: ConfigDict, source: Trained | None) -> Data:
             arrays["labels"] = np.array(values, np.float32 if c.number else np.int32)
             arrays["label_weights"] = np.ones(len(records), np.float32)
         texts = [read_text(config, record) for record in records]
-        most = config.train.seq_length
-        rows = encode(source.tokenizer, texts, most, truncate=True)
-        cut = sum(len(row.ids) == most for row in rows)
-        if cut:
-            notes.append(f"{path}: {cut} of {len(rows)} examples fill {most} tokens or were cut to them")
+        rows = encode_file(path, texts, source.tokenizer, config.train.seq_length, notes)
         return PackedRows(rows, source.tokenizer.pad_id, arrays, {}, at_end=config.model.causal)
 
     training = encoded(train, paths["train"][0], labelled=True)
@@ -148,7 +146,7 @@ def open_data(config: ConfigDict, source: Trained | None) -> Data:
         for path in paths[name]:
             records = read_table(path, c.columns if name == "dev" else ())
             examples = encoded(records, path, labelled=name == "dev")
-            evals.append(_eval_set(config, examples, records, path, first=not evals))
+            evals.append(_eval_set(config, examples, records, path))
     return Data(
         config,
         {"train": Rows(rows, tuple(evals), batch_rows, encoder_flops(config, training.lengths, positions=1))},
@@ -197,9 +195,7 @@ def read_text(config: ConfigDict, record: Record) -> Text:
     return (texts[0], texts[1]) if len(texts) == 2 else texts[0]
 
 
-def _eval_set(
-    config: ConfigDict, examples: PackedRows, records: Sequence[Record], path: str, first: bool
-) -> EvalSet:
+def _eval_set(config: ConfigDict, examples: PackedRows, records: Sequence[Record], path: str) -> EvalSet:
     number, labels = config.examples.number, config.examples.labels
     stem = Path(path).stem
     rows, num_rows, places = examples.once()
@@ -223,7 +219,7 @@ def _eval_set(
         return write_per_class(f"{path}_per_class.tsv", table)
 
     return EvalSet(
-        name="eval" if first else f"eval_{stem}",
+        name=eval_name(config.examples, path),
         rows=rows,
         num_rows=num_rows,
         score=score if examples.of_example else None,

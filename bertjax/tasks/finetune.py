@@ -16,7 +16,8 @@ from bertjax import config as config_lib
 from bertjax.data import tfds_sets
 from bertjax.data.rng import permute_range, root_key
 from bertjax.data.tables import Record
-from bertjax.data.texts import Row, batch_length, make_batch
+from bertjax.data.texts import Row, Text, batch_length, encode, make_batch
+from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import InputError
 from bertjax.metrics import ClassFigures, class_table
 from bertjax.tasks.common import Outputs, RowSource
@@ -56,6 +57,23 @@ def file_paths(examples: ConfigDict) -> dict[str, list[str]]:
                 "rename one"
             )
     return {use: [os.path.join(examples.folder, name) for name in names] for use, names in files.items()}
+
+
+def eval_name(examples: ConfigDict, path: str) -> str:
+    """What the figures of a dev or test file begin with: "eval" for the first, "eval_STEM" for others."""
+    first, stem = (*examples.dev, *examples.test)[0], Path(path).stem
+    return "eval" if stem == Path(first).stem else f"eval_{stem}"
+
+
+def encode_file(
+    path: str, texts: Sequence[Text], tokenizer: Tokenizer, most: int, notes: list[str]
+) -> list[Row]:
+    """The rows of a file's texts, cut to `most` tokens; a line in `notes` says how many fill them."""
+    rows = encode(tokenizer, texts, most, truncate=True)
+    full = sum(len(row.ids) == most for row in rows)
+    if full:
+        notes.append(f"{path}: {full} of {len(rows)} texts fill {most} tokens or were cut to them")
+    return rows
 
 
 def fine_tuned_config(

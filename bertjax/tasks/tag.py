@@ -31,6 +31,7 @@ from bertjax.tasks.finetune import (
     HEAD_DROPOUT,
     encoder_flops,
     encoder_keys,
+    eval_name,
     file_paths,
     fine_tuned_config,
     fingerprints,
@@ -193,7 +194,7 @@ def open_data(config: ConfigDict, source: Trained | None) -> Data:
     for name in ("dev", "test"):
         for path in paths[name]:
             examples, windows = encoded(path, tagged=name == "dev")
-            evals.append(_eval_set(config, examples, windows, read[path], path, first=not evals))
+            evals.append(_eval_set(config, examples, windows, read[path], path))
     return Data(
         config,
         {"train": Rows(rows, tuple(evals), batch_rows, encoder_flops(config, training.lengths))},
@@ -209,7 +210,6 @@ def _eval_set(
     windows: Sequence[Window],
     sentences: Sequence[Sentence],
     path: str,
-    first: bool,
 ) -> EvalSet:
     labels, stem = config.examples.labels, Path(path).stem
     rows, num_rows, places = examples.once()
@@ -232,7 +232,7 @@ def _eval_set(
         return write_per_class(f"{path}_per_class.tsv", official.per_type(gold, found))
 
     return EvalSet(
-        name="eval" if first else f"eval_{stem}",
+        name=eval_name(config.examples, path),
         rows=rows,
         num_rows=num_rows,
         score=(lambda outputs: official.entities(gold, answers(outputs))) if gold[0] else None,
