@@ -10,9 +10,6 @@ example. Every library is a process of its own; see benchmarks.pretrain_step and
 import argparse
 import json
 import os
-import statistics
-import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,7 +18,7 @@ from ml_collections import ConfigDict
 
 from benchmarks import peer as peer_lib
 from benchmarks import workload
-from benchmarks.peer import Peer, measure
+from benchmarks.peer import Peer
 from bertjax import config as config_lib
 from bertjax.convert.load import load
 from bertjax.errors import InputError, run_command
@@ -94,23 +91,11 @@ def make_batches(config: ConfigDict, count: int) -> dict[str, np.ndarray]:
     return batches
 
 
-def report(flags: argparse.Namespace, peers: Sequence[Peer], answers: dict[str, list[dict]]) -> dict:
-    """The figures, as they are written to --out."""
-    rows = []
-    for peer in peers:
-        seconds = [answer["seconds"] / flags.steps for answer in answers[peer.name]]
-        rows.append({
-            "peer": peer.name,
-            "examples_per_second": flags.batch / statistics.median(seconds),
-            "step_seconds": seconds,
-            "first_loss": peer.about["loss"],
-            "last_loss": answers[peer.name][-1]["loss"],
-            **{name: peer.about[name] for name in ("parameters", "versions")},
-        })  # fmt: skip
-    for row in rows:
-        row["ratio"] = row["examples_per_second"] / rows[0]["examples_per_second"]
-    settings = {name: value for name, value in vars(flags).items() if name not in ("out", "python")}
-    return {"settings": settings, "hardware": workload.hardware(), "peers": rows}
+def check_same_model(peers: Sequence[Peer]) -> None:
+    """Raises InputError if the newest trains another number of parameters than the first."""
+    newest, first = (peer.about["parameters"] for peer in (peers[-1], peers[0]))
+    if newest != first:
+        raise InputError(f"{peers[-1].name}: trains {newest} parameters, {peers[0].name} {first}")
 
 
 def table(result: dict) -> str:
@@ -121,16 +106,8 @@ def table(result: dict) -> str:
         f"example on average, {result['mean_longest']:.1f} in the longest of a batch",
         f"{workload.described(result['hardware'])}; median of {s['rounds']} rounds of {s['steps']} steps",
         "",
-        f"{'':16}{'examples/s':>11}{'ms/step':>10}{'fastest':>9}{'slowest':>9}{'ratio':>7}{'loss':>8}{'->':>7}"
-        "  versions",
+        *peer_lib.table(result["peers"], "examples"),
     ]
-    for row in result["peers"]:
-        seconds, versions = row["step_seconds"], row["versions"]
-        lines.append(
-            f"{row['peer']:16}{row['examples_per_second']:11.1f}{1e3 * statistics.median(seconds):10.1f}"
-            f"{1e3 * min(seconds):9.1f}{1e3 * max(seconds):9.1f}{row['ratio']:7.2f}{row['first_loss']:8.3f}"
-            f"{row['last_loss']:7.3f}  {', '.join(f'{name} {version}' for name, version in versions.items())}"
-        )
     return "\n".join(lines)
 
 
@@ -138,30 +115,16 @@ def main(args: Sequence[str]) -> None:
     """Measures and prints. Raises InputError."""
     flags = parse(args)
     load_before = os.getloadavg()[0]
-    pythons = peer_lib.pythons(flags.python, [PEERS[name][0] for name in flags.peers], flags.device)
     # The first step, two to warm up, and then as many as are measured, each on another batch.
     batches = make_batches(config_of(flags), 3 + flags.rounds * flags.steps)
-    peers: list[Peer] = []
-    with tempfile.TemporaryDirectory() as folder:
-        batch_file = Path(folder) / "batches.npz"
-        np.savez(batch_file, **batches)  # type: ignore[arg-type]
-        try:
-            for name in flags.peers:
-                print(f"starting {name}", file=sys.stderr)
-                environment, script = PEERS[name]
-                peers.append(Peer(name, pythons[environment], script, vars(flags), batch_file))
-                here, first = (peer.about["parameters"] for peer in (peers[-1], peers[0]))
-                if here != first:
-                    raise InputError(f"{name}: trains {here} parameters, {peers[0].name} {first}")
-            result = report(flags, peers, measure(peers, flags.rounds, flags.steps))
-        finally:
-            for peer in peers:
-                peer.close()
     lengths = batches["mask"].sum(-1)
-    result |= {
+    result = {
+        "settings": {name: value for name, value in vars(flags).items() if name not in ("out", "python")},
+        "hardware": workload.hardware(),
         "mean_tokens": lengths.mean(),
         "mean_longest": lengths.max(-1).mean(),
         "load_before": load_before,
+        "peers": peer_lib.compare(flags, PEERS, vars(flags), batches, check_same_model),
     }
     print(table(result))
     workload.warn_of_load(load_before)

@@ -3,10 +3,15 @@
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from benchmarks import environments
 from bertjax.errors import InputError
@@ -98,3 +103,76 @@ def measure(peers: Sequence[Peer], rounds: int, steps: int) -> dict[str, list[di
             answers[peer.name].append(peer.run(steps))
         print(f"round {number + 1} of {rounds}", file=sys.stderr)
     return answers
+
+
+def compare(
+    flags: argparse.Namespace,
+    scripts: Mapping[str, tuple[str, str]],
+    settings: dict[str, Any],
+    batch: Mapping[str, np.ndarray],
+    check: Callable[[Sequence[Peer]], None],
+) -> list[dict[str, Any]]:
+    """Starts the libraries of flags.peers and measures them in turn.
+
+    Args:
+      scripts: the environment and the script of each.
+      settings, batch: what they are told.
+      check: raises InputError if the newest does other work than it should.
+
+    Returns:
+      The figures of each; "ratio" is to the first.
+    """
+    interpreters = pythons(flags.python, [scripts[name][0] for name in flags.peers], flags.device)
+    peers: list[Peer] = []
+    with tempfile.TemporaryDirectory() as folder:
+        batch_file = Path(folder) / "batch.npz"
+        np.savez(batch_file, **batch)  # type: ignore[arg-type]
+        try:
+            for name in flags.peers:
+                print(f"starting {name}", file=sys.stderr)
+                environment, script = scripts[name]
+                peers.append(Peer(name, interpreters[environment], script, settings, batch_file))
+                check(peers)
+            return figures(peers, measure(peers, flags.rounds, flags.steps), flags.batch, flags.steps)
+        finally:
+            for peer in peers:
+                peer.close()
+
+
+def figures(
+    peers: Sequence[Peer], answers: Mapping[str, list[dict]], batch: int, steps: int
+) -> list[dict[str, Any]]:
+    """What `measure` found, for `batch` sequences or examples a step."""
+    rows: list[dict[str, Any]] = []
+    for peer in peers:
+        seconds = [answer["seconds"] / steps for answer in answers[peer.name]]
+        median = statistics.median(seconds)
+        rows.append({
+            "peer": peer.name,
+            "per_second": batch / median,
+            "step_seconds": seconds,
+            "step_seconds_median": median,
+            "ratio": batch / median / (rows[0]["per_second"] if rows else batch / median),
+            "first_loss": peer.about["loss"],
+            "last_loss": answers[peer.name][-1]["loss"],
+            "parameters": peer.about["parameters"],
+            "versions": peer.about["versions"],
+        })  # fmt: skip
+    return rows
+
+
+def table(rows: Sequence[dict[str, Any]], what: str) -> list[str]:
+    """Lines of the figures, a library each; `what` is what a step's batch is of."""
+    lines = [
+        f"{'':22}{f'{what}/s':>12}{'ms/step':>10}{'fastest':>9}{'slowest':>9}{'ratio':>7}{'loss':>8}{'->':>7}"
+        f"{'MFU':>7}  versions"
+    ]
+    for row in rows:
+        versions = ", ".join(f"{name} {version}" for name, version in row["versions"].items())
+        mfu = f"{row['mfu']:7.1%}" if "mfu" in row else f"{'':7}"
+        lines.append(
+            f"{row['peer']:22}{row['per_second']:12.1f}{1e3 * row['step_seconds_median']:10.1f}"
+            f"{1e3 * min(row['step_seconds']):9.1f}{1e3 * max(row['step_seconds']):9.1f}{row['ratio']:7.2f}"
+            f"{row['first_loss']:8.3f}{row['last_loss']:7.3f}{mfu}  {versions}"
+        )
+    return lines

@@ -11,19 +11,14 @@ import argparse
 import json
 import math
 import os
-import statistics
-import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
-
 from benchmarks import peer as peer_lib
 from benchmarks import workload
-from benchmarks.peer import Peer, measure
+from benchmarks.peer import Peer
 from bertjax.errors import InputError, run_command
 from bertjax.flags import Parser
 
@@ -116,35 +111,18 @@ def check_same_work(peer: Peer, settings: SimpleNamespace) -> None:
         )
 
 
-def report(flags: argparse.Namespace, peers: Sequence[Peer], answers: dict[str, list[dict]]) -> dict:
-    """The figures, as they are written to --out."""
+def report(flags: argparse.Namespace, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The figures of the libraries with their MFU, as they are written to --out."""
     settings = settings_of(flags)
-    machine = workload.hardware()
+    flops = workload.step_flops(settings)
     peak, peak_source = workload.peak_flops(flags.device)
-    rows = []
-    for peer in peers:
-        seconds = [answer["seconds"] / flags.steps for answer in answers[peer.name]]
-        median = statistics.median(seconds)
-        rows.append({
-            "peer": peer.name,
-            "sequences_per_second": flags.batch / median,
-            "step_seconds": seconds,
-            "step_seconds_median": median,
-            "mfu": workload.step_flops(settings) / median / peak,
-            "first_loss": peer.about["loss"],
-            "last_loss": answers[peer.name][-1]["loss"],
-            "versions": peer.about["versions"],
-        })  # fmt: skip
-    for row in rows:
-        row["ratio"] = row["sequences_per_second"] / rows[0]["sequences_per_second"]
     return {
         "settings": {name: value for name, value in vars(flags).items() if name not in ("out", "python")},
-        "hardware": machine,
-        "step_flops": workload.step_flops(settings),
-        "parameters": workload.parameter_count(settings),
+        "hardware": workload.hardware(),
+        "step_flops": flops,
         "peak_flops": peak,
         "peak_source": peak_source,
-        "peers": rows,
+        "peers": [row | {"mfu": flops / row["step_seconds_median"] / peak} for row in rows],
     }
 
 
@@ -153,20 +131,12 @@ def table(result: dict) -> str:
     s = result["settings"]
     lines = [
         f"{s['layers']} layers x {s['hidden']}, batch {s['batch']} x {s['seq_length']}, {s['predictions']} "
-        f"predictions, dropout {s['dropout']}, {s['dtype']}; {result['parameters']:,} parameters",
+        f"predictions, dropout {s['dropout']}, {s['dtype']}; {result['peers'][0]['parameters']:,} parameters",
         f"{workload.described(result['hardware'])}; median of {s['rounds']} rounds of {s['steps']} steps",
         f"MFU against {result['peak_flops'] / 1e9:,.0f} GFLOP/s ({result['peak_source']})",
         "",
-        f"{'':22}{'sequences/s':>12}{'ms/step':>10}{'fastest':>9}{'slowest':>9}{'MFU':>7}{'ratio':>7}"
-        f"{'loss':>8}{'->':>7}  versions",
+        *peer_lib.table(result["peers"], "sequences"),
     ]
-    for row in result["peers"]:
-        versions = ", ".join(f"{name} {version}" for name, version in row["versions"].items())
-        lines.append(
-            f"{row['peer']:22}{row['sequences_per_second']:12.1f}{1e3 * row['step_seconds_median']:10.1f}"
-            f"{1e3 * min(row['step_seconds']):9.1f}{1e3 * max(row['step_seconds']):9.1f}{row['mfu']:7.1%}"
-            f"{row['ratio']:7.2f}{row['first_loss']:8.3f}{row['last_loss']:7.3f}  {versions}"
-        )
     return "\n".join(lines)
 
 
@@ -174,24 +144,10 @@ def main(args: Sequence[str]) -> None:
     """Measures and prints. Raises InputError."""
     flags = parse(args)
     load = os.getloadavg()[0]
-    pythons = peer_lib.pythons(flags.python, [PEERS[name][0] for name in flags.peers], flags.device)
     settings = settings_of(flags)
-    peers: list[Peer] = []
-    with tempfile.TemporaryDirectory() as folder:
-        batch_file = Path(folder) / "batch.npz"
-        batch: dict[str, Any] = workload.make_batch(settings)
-        np.savez(batch_file, **batch)
-        try:
-            for name in flags.peers:
-                print(f"starting {name}", file=sys.stderr)
-                environment, script = PEERS[name]
-                peers.append(Peer(name, pythons[environment], script, vars(settings), batch_file))
-                check_same_work(peers[-1], settings)
-            result = report(flags, peers, measure(peers, flags.rounds, flags.steps))
-            result["load_before"] = load
-        finally:
-            for peer in peers:
-                peer.close()
+    rows = peer_lib.compare(flags, PEERS, vars(settings), workload.make_batch(settings),
+                            lambda peers: check_same_work(peers[-1], settings))  # fmt: skip
+    result = report(flags, rows) | {"load_before": load}
     print(table(result))
     workload.warn_of_load(load)
     if flags.out:

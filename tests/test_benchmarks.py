@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import environments, prepare, pretrain_step, workload
-from benchmarks.peer import Peer, measure
+from benchmarks.peer import Peer, figures, measure
 from bertjax.errors import InputError
 from bertjax.tasks import pretrain
 
@@ -154,11 +154,11 @@ def test_report_is_json_and_ratios_are_to_the_first(start_peer, monkeypatch):
     monkeypatch.setattr(workload, "peak_flops", lambda device: (1e12, "made up"))
     flags = pretrain_step.parse(["--peers=torch", "--rounds=1", "--steps=2"])
     peer = start_peer()
-    answers = {"stand_in": [{"seconds": 0.5, "loss": 9.0}]}
-    result = json.loads(json.dumps(pretrain_step.report(flags, [peer], answers)))
+    rows = figures([peer, peer], {"stand_in": [{"seconds": 0.5, "loss": 9.0}]}, batch=32, steps=2)
+    result = json.loads(json.dumps(pretrain_step.report(flags, rows)))
     peer.close()
-    (row,) = result["peers"]
-    assert row["sequences_per_second"] == 32 / 0.25
-    assert row["ratio"] == 1
+    row, _ = result["peers"]
+    assert row["per_second"] == 32 / 0.25
+    assert [each["ratio"] for each in rows] == [1, 1]
     assert row["mfu"] == pytest.approx(result["step_flops"] / 0.25 / 1e12)
     assert "stand_in" in pretrain_step.table(result)
