@@ -117,6 +117,8 @@ class Sequences:
 
 
 def _label(batch: dict[str, np.ndarray], row: int, place: int, tokens: np.ndarray) -> np.ndarray:
+    if "label_weights" not in batch:  # questions to be answered
+        return np.zeros(0, np.int32)
     if "start_positions" in batch:
         return np.array([[batch["start_positions"][row], batch["end_positions"][row]]])
     labels, weights = batch["labels"], batch["label_weights"]

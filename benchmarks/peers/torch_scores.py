@@ -29,29 +29,39 @@ class Split:
         )
         self.ends, self.settings = np.cumsum(self.lengths), settings
 
-    def batch(self, chosen):
-        """The model's arguments for the sequences of these numbers, and their labels."""
-        most = self.settings.seq_length if self.settings.task == "answer" else self.lengths[chosen].max()
+    def inputs(self, chosen):
+        """The model's arguments for the sequences of these numbers."""
         names = ("input_ids", "token_type_ids", "attention_mask")
-        batch = {name: np.zeros((len(chosen), most), np.int64) for name in names}
-        of_token = len(self.labels) == len(self.ids)
-        labels = np.full((len(chosen), most), -100) if of_token else self.labels[chosen]
+        batch = {name: np.zeros((len(chosen), self._length(chosen)), np.int64) for name in names}
         for row, i in enumerate(chosen):
-            length, here = self.lengths[i], slice(self.ends[i] - self.lengths[i], self.ends[i])
+            length, here = self.lengths[i], self._tokens(i)
             batch["input_ids"][row, :length] = self.ids[here]
             batch["token_type_ids"][row, :length] = self.types[here]
             batch["attention_mask"][row, :length] = 1
-            if of_token:
-                labels[row, :length] = self.labels[here]
-        device = self.settings.device
-        batch = {name: torch.from_numpy(x).to(device) for name, x in batch.items()}
+        batch = {name: torch.from_numpy(x).to(self.settings.device) for name, x in batch.items()}
         if self.settings.choices:
-            batch = {name: x.reshape(-1, self.settings.choices, most) for name, x in batch.items()}
-            labels = labels[:: self.settings.choices]
-        labels = torch.from_numpy(labels).to(device)
+            batch = {name: x.reshape(-1, self.settings.choices, x.shape[-1]) for name, x in batch.items()}
+        return batch
+
+    def targets(self, chosen):
+        """Their labels, as further arguments."""
+        labels = self.labels[chosen] if self.settings.task != "tag" else self._tags(chosen)
+        labels = torch.from_numpy(labels[:: max(self.settings.choices, 1)]).to(self.settings.device)
         if self.settings.task == "answer":
-            return batch, {"start_positions": labels[:, 0].long(), "end_positions": labels[:, 1].long()}
-        return batch, {"labels": labels.float() if self.settings.number else labels.long()}
+            return {"start_positions": labels[:, 0].long(), "end_positions": labels[:, 1].long()}
+        return {"labels": labels.float() if self.settings.number else labels.long()}
+
+    def _tags(self, chosen):
+        tags = np.full((len(chosen), self._length(chosen)), -100)
+        for row, i in enumerate(chosen):
+            tags[row, : self.lengths[i]] = self.labels[self._tokens(i)]
+        return tags
+
+    def _length(self, chosen):
+        return self.settings.seq_length if self.settings.task == "answer" else self.lengths[chosen].max()
+
+    def _tokens(self, i):
+        return slice(self.ends[i] - self.lengths[i], self.ends[i])
 
 
 def train(model, split, settings):
@@ -70,8 +80,7 @@ def train(model, split, settings):
     )
     model.train()
     for chosen in np.arange(len(split.lengths)).reshape(settings.steps, -1):
-        batch, labels = split.batch(chosen)
-        model(**batch, **labels).loss.backward()
+        model(**split.inputs(chosen), **split.targets(chosen)).loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
         optimizer.step()
         schedule.step()
@@ -89,7 +98,7 @@ def answers(model, split, settings):
         order = np.argsort(split.lengths, kind="stable")
     for first in range(0, len(order), size):
         chosen = order[first : first + size]
-        result = model(**split.batch(chosen)[0])
+        result = model(**split.inputs(chosen))
         if settings.task == "answer":
             found += list(
                 zip(result.start_logits.cpu().numpy(), result.end_logits.cpu().numpy(), strict=True)
