@@ -68,6 +68,10 @@ class Peer:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.stdin, self.stdout = self.process.stdin, self.process.stdout
+        self.about: dict[str, Any] = {}
+
+    def wait(self) -> None:
+        """Reads what it says after its first step into `about`: {"loss", "parameters", "versions"}."""
         self.about = self.read()
 
     def read(self) -> dict:
@@ -117,7 +121,7 @@ def compare(
     Args:
       scripts: the environment and the script of each.
       settings, batch: what they are told.
-      check: raises InputError if the newest does other work than it should.
+      check: raises InputError if the last of those it is given does other work than it should.
 
     Returns:
       The figures of each; "ratio" is to the first.
@@ -132,7 +136,9 @@ def compare(
                 print(f"starting {name}", file=sys.stderr)
                 environment, script = scripts[name]
                 peers.append(Peer(name, interpreters[environment], script, settings, batch_file))
-                check(peers)
+            for i, peer in enumerate(peers):  # they have compiled side by side
+                peer.wait()
+                check(peers[: i + 1])
             return figures(peers, measure(peers, flags.rounds, flags.steps), flags.batch, flags.steps)
         finally:
             for peer in peers:

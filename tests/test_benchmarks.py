@@ -122,7 +122,9 @@ def start_peer(tmp_path, monkeypatch):
 
     def start(**changes):
         sent = {**vars(settings()), **changes}
-        return Peer("stand_in", sys.executable, "stand_in.py", sent, tmp_path / "batch.npz")
+        peer = Peer("stand_in", sys.executable, "stand_in.py", sent, tmp_path / "batch.npz")
+        peer.wait()
+        return peer
 
     return start
 
