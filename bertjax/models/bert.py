@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 from ml_collections import ConfigDict
 
 from bertjax.config import padded_vocab_size
@@ -51,10 +52,16 @@ HEADS: dict[str, tuple[str, ...]] = {
 LABELLED = ("sequence_classification", "token_classification")  # heads whose labels have names
 NUMBER = ("number",)  # the labels of a model that predicts a number
 
-# For config.remat: what is kept of a layer's forward pass for the backward pass.
+# For config.remat: what is kept of a layer's forward pass for the backward pass. Whatever is computed element by
+# element costs less to compute again, within the operation that reads it, than to write and to read.
+_policies = jax.checkpoint_policies
 _KEPT = {
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # products with parameters
-    "full": jax.checkpoint_policies.nothing_saveable,  # the layer's input
+    "none": _policies.dots_saveable,  # all products
+    "attention": _policies.save_from_both_policies(
+        _policies.dots_with_no_batch_dims_saveable, _policies.save_only_these_names("context")
+    ),
+    "dots": _policies.dots_with_no_batch_dims_saveable,  # products with parameters
+    "full": _policies.nothing_saveable,  # the layer's input
 }
 
 Params = dict[str, Any]
@@ -109,7 +116,7 @@ class Embeddings(nnx.Module):
 class SelfAttention(nnx.Module):
     def __init__(self, init: Init):
         c = init.config
-        self.rate, self.remat = c.attention_probs_dropout_prob, c.remat
+        self.rate = c.attention_probs_dropout_prob
         d, n = c.hidden_size, c.num_attention_heads
         h = d // n
         # One product gives queries, keys and values: K = 3 of them.
@@ -134,9 +141,8 @@ class SelfAttention(nnx.Module):
             )
             if bias_BNST.shape[2] > 1:
                 bias_BNST = take_positions(bias_BNST[:, 0], positions_BM)[:, None]
-        attend = jax.checkpoint(self.attend) if self.remat == "attention" else self.attend
         dtype = x_BSD.dtype
-        context_BSNH = attend(q_BSNH, k_BTNH, v_BTNH, bias_BNST, keys)
+        context_BSNH = checkpoint_name(self.attend(q_BSNH, k_BTNH, v_BTNH, bias_BNST, keys), "context")
         out_BSD = product("BSNH,NHD->BSD", context_BSNH, self.output_kernel[...].astype(dtype))
         return out_BSD + self.output_bias[...].astype(dtype)
 
@@ -242,9 +248,10 @@ class Encoder(nnx.Module):
             x_BSD = nnx.merge(graph, params)(x_BSD, bias_BNST, layer_keys, positions_BM)
             return x_BSD, x_BSD if every_layer else None
 
-        looped = body
-        if self.remat in _KEPT:  # a loop needs no barrier that keeps XLA from merging the two computations
-            looped = jax.checkpoint(body, policy=_KEPT[self.remat], prevent_cse=False)
+        # A loop needs no barrier that keeps XLA from merging the two computations. Outside of one XLA sees both,
+        # and chooses what to compute again itself.
+        looped = jax.checkpoint(body, policy=_KEPT[self.remat], prevent_cse=False)
+        if self.remat != "none":
             body = jax.checkpoint(body, policy=_KEPT[self.remat])
         numbers = jnp.arange(1, self.num_layers + 1)
         scanned = self.num_layers - (positions_BM is not None) if self.scan else 0

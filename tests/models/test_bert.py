@@ -186,6 +186,25 @@ def test_what_each_remat_computes_again():
     assert again == {"none": 0, "attention": 1, "dots": 2, "full": 6.5}
 
 
+def test_a_loop_keeps_products_and_nothing_else():
+    """What each layer keeps of a token: queries, keys and values, context, two outputs of D and one of F, the
+    state that it began with, and the scores."""
+    found = {}
+    for remat in REMAT:
+        config = toy_config(**{"model.remat": remat, "model.num_hidden_layers": 3})
+        batch = make_batch(config)
+        jaxpr = jax.make_jaxpr(jax.grad(loss_of(config, batch)))(random_params(config)).jaxpr
+        forward = next(equation for equation in jaxpr.eqns if equation.primitive.name == "scan")
+        layers, tokens = config.model.num_hidden_layers - 1, batch["input_ids"].size
+        kept = [x.aval for x in forward.outvars[forward.params["num_carry"] :]]
+        found[remat] = sum(x.size for x in kept if x.shape[0] == layers and x.size > layers * tokens) / (
+            layers * tokens
+        )
+    c, length = config.model, batch["input_ids"].shape[1]
+    d, f, scores = c.hidden_size, c.intermediate_size, c.num_attention_heads * length
+    assert found == {"none": 7 * d + f + scores, "attention": 7 * d + f, "dots": 6 * d + f, "full": d}
+
+
 def test_each_of_the_two_rates_has_a_part_in_the_loss(scanned):
     params, batch, (loss, _) = scanned
     for field in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
