@@ -238,7 +238,7 @@ def test_the_poolers_output_is_that_of_the_head(folder, model, tmp_path):
     train(config)
     trained = load_trained(str(tmp_path / "run"))
     predictor = Predictor(trained.config, trained.params, trained.tokenizer, trained.stands_on)
-    with pytest.raises(InputError, match="the pooler stands on sum_all; take other states"):
+    with pytest.raises(InputError, match="pooler stands on sum_all; take other states"):
         predictor.embed(["w8"], "pooled")
 
 
