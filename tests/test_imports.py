@@ -20,7 +20,7 @@ ORDER = (
     ("trained",),
     ("tasks",),
     ("convert", "evaluate"),
-    ("asked", "inference", "start"),
+    ("asked", "embeddings", "inference", "start"),
     ("train",),
     ("main", "prepare", "predict", "ensemble", "plan", "report", "sweep"),
     ("demo",),

@@ -161,7 +161,11 @@ TOY = {
     "answer": {"train.epochs": 1.0, "eval.batch_size": 8, "examples.max_query_length": 4},
     "choose": {"train.epochs": 1.0, "eval.batch_size": 8},
 }
-ARGUMENTS = {"glue": ":mrpc", "squad": ":v2.0"}  # of configs whose get_config takes one
+ARGUMENTS = {
+    "feature_based": ":ner",
+    "glue": ":mrpc",
+    "squad": ":v2.0",
+}  # of configs whose get_config takes one
 EVERY = {
     "model.num_hidden_layers": 1,
     "model.hidden_size": 32,
@@ -184,6 +188,8 @@ def test_one_step_of_every_shipped_config(tmp_path, store, path):
     toy = EVERY | TOY[config.task]
     two = path.stem == "pretrain_base"  # one config's phase 2 may stand for the others'
     toy |= {"phase2.steps": int(two), "phase2.batch_size": 8, "phase2.seq_length": 32}
+    if config.head.lstm_layers:
+        toy |= {"head.layers": "sum_all", "head.lstm_size": 8}
     toy["train.accumulation"] = 1  # 8 rows are too few to be divided over 8 devices and parts
     for axis in ("data", "fsdp", "tensor"):
         toy[f"mesh.{axis}"] = -1 if axis == "data" else 1

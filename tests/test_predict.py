@@ -1,14 +1,16 @@
+import contextlib
 import dataclasses
 import io
 import json
 import os
 
+import h5py
 import jax
 import numpy as np
 import pytest
 from trained_fixture import make_trained, with_classifier
 
-from bertjax import predict
+from bertjax import inference, predict
 from bertjax.convert.export import export
 from bertjax.data.conll import Sentence, conll_lines, read_conll
 from bertjax.data.texts import encode
@@ -103,7 +105,9 @@ def test_the_command(workdir, model, capsys, monkeypatch):
     predict.main(["fill-mask", f"--model={workdir}", "--top_k=2", "--json"])
     answers = [json.loads(text) for text in capsys.readouterr().out.splitlines()]
     assert [answer["text"] for answer in answers] == ["The [MASK] w9", "[MASK]"]
-    assert answers[0]["masks"] == [[{"token": token, "probability": p} for token, p in one]]
+    [found] = answers[0]["masks"]
+    assert [guess["token"] for guess in found] == [token for token, _ in one]
+    np.testing.assert_allclose([guess["probability"] for guess in found], [p for _, p in one], rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -189,6 +193,10 @@ def test_layers_and_poolings_that_there_are_not(model):
     predictor = Predictor(model.config, model.params, model.tokenizer)
     with pytest.raises(InputError, match=r"layer 4: the model has 0 \(embeddings\) to 3, or -4 to -1"):
         predictor.embed(["w8"], layer=4)
+    with pytest.raises(InputError, match="layer sum_last_four: a model of 3 layers has none of that name"):
+        predictor.embed(["w8"], layer="sum_last_four")
+    with pytest.raises(InputError, match=r"layer top: .* one of last, embeddings, second_to_last"):
+        predictor.embed(["w8"], layer="top")
     with pytest.raises(InputError, match="pooling max: it is one of mean, cls, pooled, tokens"):
         predictor.embed(["w8"], "max")
     with pytest.raises(InputError, match="the pooler stands on the last layer"):
@@ -232,6 +240,44 @@ def test_the_embed_command(workdir, model, tmp_path, capsys):
     np.testing.assert_allclose(answer["embedding"], predictor.embed(["w8 w9"], "pooled")[0], atol=1e-6)
 
 
+@pytest.mark.parametrize("ending", ["npz", "h5", "hdf5"])
+def test_files_of_embeddings_hold_the_same(workdir, model, tmp_path, capsys, monkeypatch, ending):
+    """Also where they are written part by part."""
+    monkeypatch.setattr(inference, "_WINDOW", 4)
+    texts = [f"w8 {'w9 ' * i}w12" for i in range(10)]
+    (tmp_path / "texts.txt").write_text("\n".join(texts))
+    out = tmp_path / f"states.{ending}"
+    flags = ["embed", f"--model={workdir}", f"--input={tmp_path / 'texts.txt'}", f"--out={out}"]
+    predictor = Predictor(model.config, model.params, model.tokenizer)
+    for flag, layer in (("--layer=sum_all", "sum_all"), ("--layer=-2", "second_to_last")):
+        predict.main([*flags, flag, "--pool=tokens"])
+        wanted = predictor.embed(texts, "tokens", layer)
+        with contextlib.closing(np.load(out) if ending == "npz" else h5py.File(out)) as file:
+            np.testing.assert_allclose(file["embeddings"], np.concatenate(wanted), atol=1e-6)
+            assert file["embeddings"].dtype == np.float32
+            starts, tokens = file["starts"][:].tolist(), file["tokens"][:].tolist()
+        assert starts == np.cumsum([0, *map(len, wanted)]).tolist()
+        tokens = [token if ending == "npz" else token.decode() for token in tokens]
+        assert tokens[starts[3] : starts[4]] == ["[CLS]", "w8", "w9", "w9", "w9", "w12", "[SEP]"]
+        count = starts[-1]
+        printed = f"{out}: embeddings [{count}, 32], tokens [{count}], starts [11]\n"
+        assert capsys.readouterr().out == printed
+    predict.main([*flags, "--layer=sum_all"])
+    with contextlib.closing(np.load(out) if ending == "npz" else h5py.File(out)) as file:
+        np.testing.assert_allclose(file["embeddings"], predictor.embed(texts, layer="sum_all"), atol=1e-6)
+    assert sorted(os.listdir(tmp_path)) == sorted(["texts.txt", out.name])
+
+
+@pytest.mark.parametrize("ending", ["npz", "h5"])
+def test_a_file_of_embeddings_is_whole_or_as_it_was(workdir, tmp_path, ending):
+    out = tmp_path / f"states.{ending}"
+    out.write_bytes(b"another file")
+    with pytest.raises(InputError, match="has 72 tokens, the model takes 64"):
+        predict.main(["embed", f"--model={workdir}", f"--out={out}", "w8", "w9 " * 70])
+    assert os.listdir(tmp_path) == [out.name]
+    assert out.read_bytes() == b"another file"
+
+
 def test_the_next_sentence_command(workdir, model, capsys, monkeypatch):
     [share] = Predictor(model.config, model.params, model.tokenizer).next_sentence([("w8 w9", "The w12")])
     predict.main(["next-sentence", f"--model={workdir}", "w8 w9", "The w12"])
@@ -247,9 +293,10 @@ def test_the_next_sentence_command(workdir, model, capsys, monkeypatch):
     [
         (["next-sentence", "--model={workdir}", "w8"], "1 texts; give two and two"),
         (["next-sentence", "--model={workdir}", "--input={file}"], "{file}:2: 'w9': expected two texts"),
-        (["embed", "--model={workdir}", "w8"], "give either --out=FILE.npz or --json"),
-        (["embed", "--model={workdir}", "w8", "--out=x.csv"], "--out=x.csv: must end with .npz"),
+        (["embed", "--model={workdir}", "w8"], "give either --out=FILE or --json"),
+        (["embed", "--model={workdir}", "w8", "--out=x.csv"], "--out=x.csv: must end with .npz, .h5, .hdf5"),
         (["embed", "--model={workdir}", "w8", "--out=/nowhere/x.npz"], "no such folder"),
+        (["embed", "--model={workdir}", "w8", "--json", "--layer=two"], "--layer: invalid"),
         (["embed", "--model={workdir}", "--input={file}", "--json", "w8"], "texts among the arguments too"),
     ],
 )
