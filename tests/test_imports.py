@@ -17,7 +17,7 @@ ORDER = (
     ("data", "models"),
     ("optim",),
     ("checkpoint", "logs", "results", "throughput"),
-    ("trained",),
+    ("runs", "trained"),
     ("tasks",),
     ("convert", "evaluate"),
     ("asked", "inference", "start"),
