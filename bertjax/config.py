@@ -56,6 +56,15 @@ KINDS = ("bert", "gpt")  # bertjax.models.kinds has their modules
 REMAT = ("none", "attention", "dots", "full")
 MASKING = ("static", "dynamic", "next_token")
 OPTIMIZERS = ("bert_adamw", "adamw", "lamb")
+# What config.head.layers may be, and the layers that the model needs for it.
+HEAD_LAYERS = {
+    "last": 1,
+    "embeddings": 1,
+    "second_to_last": 2,
+    "sum_last_four": 4,
+    "concat_last_four": 4,
+    "sum_all": 1,
+}
 
 # What `check` asks of numbers, by field; those that end in _prob are shares.
 _SHARES = ("optim.beta1", "optim.beta2")
@@ -68,12 +77,12 @@ _POSITIVE = (
     "phase2.batch_size", "phase2.max_predictions_per_seq", "phase2.learning_rate",
     "optim.learning_rate", "optim.eps", "eval.batch_size", "examples.max_query_length",
     "examples.doc_stride", "examples.max_answer_length", "examples.n_best_size", "elmo.vocab_size",
-    "elmo.character_size", "elmo.cells", "elmo.projection", "elmo.layers", "elmo.samples",
+    "elmo.character_size", "elmo.cells", "elmo.projection", "elmo.layers", "elmo.samples", "head.lstm_size",
 )  # fmt: skip
 _NOT_NEGATIVE = (
     "train.eval_every", "train.keep_every", "train.reinit_layers", "phase2.steps", "phase2.warmup_steps",
     "optim.warmup_steps", "optim.weight_decay", "optim.clip_norm", "eval.examples",
-    "elmo.highway_layers", "elmo.clip",
+    "elmo.highway_layers", "elmo.clip", "head.lstm_layers",
 )  # fmt: skip
 
 
@@ -125,6 +134,16 @@ def default() -> ConfigDict:
     # What the backward pass computes again instead of keeping it: "none"; "attention", its scores and
     # probabilities; "dots", all but the products with parameters; "full", all but each layer's input.
     c.model.remat = "none"
+
+    # What a fine-tuned head stands on (Devlin et al. 2018, sections 5.1, 5.3); see bertjax.models.features.
+    c.head = ConfigDict()
+    # States after the "last" layer or the "second_to_last"; the "embeddings"; a learned weighted sum of the
+    # last four layers ("sum_last_four") or of all layers, without the embeddings ("sum_all"); or the last
+    # four side by side ("concat_last_four").
+    c.head.layers = "last"
+    c.head.lstm_layers = 0  # of a bidirectional LSTM between them and the head; the paper has 2
+    c.head.lstm_size = 768  # units in each direction, so that the head reads twice as many
+    c.head.dropout_prob = 0.1  # on the input of each layer of the LSTM
 
     c.elmo = ConfigDict()  # ELMo (Peters et al. 2018); its dtype is model.dtype
     c.elmo.vocab_size = 793_471  # words that the language models predict, sorted by frequency
@@ -426,6 +445,13 @@ def check(config: ConfigDict) -> None:
             "a token that is predicted must not be seen; set model.causal=True")  # fmt: skip
     require(not (m.causal and d.next_sentence and config.task == "pretrain"), "data.next_sentence",
             "[CLS] sees nothing of a causal model; set it to False")  # fmt: skip
+    h = config.head
+    require(h.layers in HEAD_LAYERS, "head.layers", f"must be one of {', '.join(HEAD_LAYERS)}")
+    require(HEAD_LAYERS[h.layers] <= m.num_hidden_layers, "head.layers",
+            f"the model has {m.num_hidden_layers} layers, which are too few")  # fmt: skip
+    for field in ("layers", "lstm_layers"):
+        require(config.task != "pretrain" or h[field] == default().head[field], f"head.{field}",
+                "is of fine-tuning; pre-training predicts from the last layer")  # fmt: skip
     require(not t.freeze_encoder or (config.optim.layer_decay == 1 and not t.reinit_layers),
             "train.freeze_encoder", "nothing of the encoder changes; set neither optim.layer_decay nor "
             "train.reinit_layers")  # fmt: skip

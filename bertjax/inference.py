@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from bertjax.config import HEAD_LAYERS, default
 from bertjax.data.answers import Prediction
 from bertjax.data.conll import Sentence
 from bertjax.data.spans import Windows, encode_questions
@@ -20,6 +21,7 @@ from bertjax.data.texts import Row, Text, batch_length, check_utf8, encode, make
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import InputError
 from bertjax.models import bert
+from bertjax.models.features import describe, read_layers, stands_on_last
 from bertjax.tasks.answer import answer_all
 from bertjax.tasks.tag import cut_windows
 
@@ -80,7 +82,7 @@ def _in_batches(
 
 def _class_states(model: bert.Bert, batch: Any) -> jax.Array:
     """The states [B, D] that tell of the whole of each row."""
-    return model.encoder(batch, positions_BM=model.class_positions(batch["segment_ids"]))[:, 0]
+    return model.head_states(batch, model.class_positions(batch["segment_ids"]))[:, 0]
 
 
 def windows(texts: Iterator[Any] | Sequence[Any]) -> Iterator[list[Any]]:
@@ -102,10 +104,14 @@ class Predictor:
       config: config.model.
       params: of bertjax.models.bert.Bert.
       tokenizer: the model's.
+      stands_on: config.head, what the head stands on; None: the default, the last layer.
     """
 
-    def __init__(self, config: ConfigDict, params: Any, tokenizer: Tokenizer):
+    def __init__(
+        self, config: ConfigDict, params: Any, tokenizer: Tokenizer, stands_on: ConfigDict | None = None
+    ):
         self.config = ConfigDict({**config.to_dict(), "dtype": "float32", "remat": "none"})
+        self.stands_on = default().head if stands_on is None else stands_on
         self.params = jax.device_put(params)
         self.tokenizer = tokenizer
         self.parts = bert.parts_of(params)
@@ -208,11 +214,17 @@ class Predictor:
             raise InputError("the model has one token type, so it takes no pairs of question and text")
         encoded = encode_questions(questions, self.tokenizer, examples.max_query_length)
         rows = Windows(encoded, self.tokenizer, seq_length, examples.doc_stride)
+
+        def spans(model: bert.Bert, batch: Any) -> jax.Array:
+            return model.spans(model.head_states(batch))
+
         logits = _in_batches(
             rows,
             self.tokenizer,
             seq_length,
-            lambda batch: self._run("answer", lambda model, batch: model.spans(model.encoder(batch)), batch),
+            lambda batch: self._run(
+                "answer", lambda model, batch: model.spans(model.head_states(batch)), batch
+            ),
             lambda x_S2, row: x_S2[: len(row.ids)],
         )
         outputs = {name: [x_S2[:, i] for x_S2 in logits] for i, name in enumerate(("start", "end"))}
@@ -249,11 +261,17 @@ class Predictor:
         """
         self._need("classifier", "tag words")
         cut = cut_windows(sentences, self.tokenizer, seq_length, document_context)
+
+        def tags(model: bert.Bert, batch: Any) -> jax.Array:
+            return model.classify(model.head_states(batch))
+
         found = _in_batches(
             [window.row for window in cut],
             self.tokenizer,
             seq_length,
-            lambda batch: self._run("tag", lambda model, batch: model.classify(model.encoder(batch)), batch),
+            lambda batch: self._run(
+                "tag", lambda model, batch: model.classify(model.head_states(batch)), batch
+            ),
             lambda x, _: x,
         )
         size = self.params["classifier_bias"].size
@@ -264,32 +282,39 @@ class Predictor:
         return logits
 
     def embed(
-        self, texts: Sequence[Text], pooling: str = "mean", layer: int = -1, truncate: bool = False
+        self, texts: Sequence[Text], pooling: str = "mean", layer: int | str = -1, truncate: bool = False
     ) -> list[np.ndarray]:
         """Hidden states of each text, float32.
 
         Args:
           pooling: "mean" over the row's tokens, [CLS] and [SEP] among them: [D]; "cls", that of [CLS]: [D];
             "pooled", the pooler's output: [D]; "tokens", all of them: [tokens, D].
-          layer: 0 the embeddings, 1 to L the layers; or from the end, -1 the last.
+          layer: 0 the embeddings, 1 to L the layers; or from the end, -1 the last; or one of
+            bertjax.config.HEAD_LAYERS, what a head on a frozen encoder is trained on: D is then 4 times as
+            large for "concat_last_four". Sums have the weights of a model that learned them, else equal ones.
 
         Raises:
           InputError: no such layer or pooling, no pooler; see encode.
         """
-        count = self.config.num_hidden_layers + 1
-        if not -count <= layer < count:
-            raise InputError(f"layer {layer}: the model has 0 (embeddings) to {count - 1}, or -{count} to -1")
+        layer = self._layer(layer)
+        last = layer in (self.config.num_hidden_layers, "last")
         if pooling not in POOLINGS:
             raise InputError(f"pooling {pooling}: it is one of {', '.join(POOLINGS)}")
-        layer %= count
         if pooling == "pooled":
             self._need("pooler", "give pooled output")
-            if layer != count - 1:
+            if not stands_on_last(self.stands_on):
+                raise InputError(
+                    f"the model's pooler stands on {describe(self.stands_on)}; take other states"
+                )
+            if not last:
                 raise InputError(f"layer {layer}: the pooler stands on the last layer; leave out the layer")
 
         def states(model: bert.Bert, batch: Any) -> jax.Array:
-            if layer == count - 1:
+            if last:
                 x_BSD = model.encoder(batch)
+            elif isinstance(layer, str):
+                learned = model.features.mix if self.stands_on.layers == layer else None
+                x_BSD = read_layers(model.encoder, layer, batch, learned)
             else:
                 x_BSD = model.encoder(batch, every_layer=True)[layer]
             if pooling == "tokens":
@@ -313,7 +338,7 @@ class Predictor:
 
             def compute(params: Any, *inputs: Any) -> Any:
                 with jax.default_matmul_precision("highest"):
-                    return function(bert.bind(self.config, params), *inputs)
+                    return function(bert.bind(self.config, params, self.stands_on), *inputs)
 
             self._compiled[name] = jax.jit(compute)
         return jax.device_get(self._compiled[name](self.params, *inputs))
@@ -323,6 +348,20 @@ class Predictor:
         if self.config.type_vocab_size < 2 and any(row.types[-1] for row in rows):
             raise InputError("the model has one token type, so it takes no pairs; give single texts")
         return rows
+
+    def _layer(self, layer: int | str) -> int | str:
+        """The layer's number from 0, or its name. Raises InputError if the model has none of it."""
+        layers = self.config.num_hidden_layers
+        if isinstance(layer, str):
+            if HEAD_LAYERS.get(layer, layers + 1) > layers:
+                raise InputError(f"layer {layer}: a model of {layers} layers has none of that name; give "
+                                 f"a number or one of {', '.join(HEAD_LAYERS)}")  # fmt: skip
+            return layer
+        if not -layers - 1 <= layer <= layers:
+            raise InputError(
+                f"layer {layer}: the model has 0 (embeddings) to {layers}, or -{layers + 1} to -1"
+            )
+        return layer % (layers + 1)
 
     def _need(self, part: str, what: str) -> None:
         if part not in self.parts:

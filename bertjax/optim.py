@@ -105,8 +105,9 @@ def update(
 def layer_rates(decay: float, params: Tree, name: str) -> np.ndarray:
     """What the rate of a parameter is multiplied by, float32 [L] for stacked layers, else [1].
 
-    1 for pooler and heads, `decay` for the top layer, one power more for each layer below it, and for the
-    embeddings one more than for the first layer: the discriminative fine-tuning of Howard and Ruder 2018.
+    1 for heads and what they stand on, `decay` for the top layer, one power more for each layer below it, and
+    for the embeddings one more than for the first layer: the discriminative fine-tuning of Howard and Ruder
+    2018.
     """
     paths = jax.tree_util.tree_leaves_with_path(params)
     layers = next(x.shape[0] for path, x in paths if _LAYERS.search(path_name(path)))

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, groupby
@@ -15,13 +14,16 @@ from tqdm import tqdm
 from bertjax import config as config_lib
 from bertjax import metrics
 from bertjax.asked import check_inputs, context_and_choices, pair, read_texts, text_or_pair, words
+from bertjax.config import HEAD_LAYERS
 from bertjax.convert.load import load
 from bertjax.data.answers import NO_SPAN
 from bertjax.data.conll import Sentence, conll_lines, read_conll
 from bertjax.data.squad import KINDS, TEST, Question, read_questions
 from bertjax.data.tables import read_table
 from bertjax.data.texts import check_utf8, encode, show
-from bertjax.errors import InputError, naming, run_command
+from bertjax.embeddings import KINDS as FILE_KINDS
+from bertjax.embeddings import check_path, open_writer
+from bertjax.errors import InputError, run_command
 from bertjax.flags import Parser
 from bertjax.inference import POOLINGS, Guesses, Predictor, windows
 from bertjax.tasks.classify import read_label, read_text
@@ -118,21 +120,22 @@ def main(args: Sequence[str]) -> None:
     embed = add(
         "embed", _embed, "one text, or two with a tab between them,", "texts",
         help="write hidden states to a file",
-        description="Writes the hidden states of each text to an .npz file as 'embeddings' [texts, hidden]. "
-        "With --pool=tokens that is [tokens of all texts, hidden], 'tokens' and 'starts' [texts + 1], "
-        "the first token of each text and the end.",
+        description="Writes the hidden states of each text to an .npz or HDF5 file as 'embeddings' "
+        "[texts, hidden]. With --pool=tokens that is [tokens of all texts, hidden], 'tokens' and 'starts' "
+        "[texts + 1], the first token of each text and the end.",
     )  # fmt: skip
-    embed.add_argument("--out", metavar="FILE.npz", help="where to; or use --json")
+    embed.add_argument("--out", metavar="FILE", help=f"where to ({', '.join(FILE_KINDS)}); or use --json")
     embed.add_argument(
         "--pool", choices=POOLINGS, default="mean",
         help="mean over the tokens (default), the state of [CLS], the pooler's output, or all tokens",
     )  # fmt: skip
     embed.add_argument(
         "--layer",
-        type=int,
+        type=_layer,
         default=-1,
         metavar="N",
-        help="0: embeddings; 1 and up: layers; -1: the last (default)",
+        help="0: embeddings; 1 and up: layers; -1: the last (default); or what config.head.layers may be, "
+        f"such as {', '.join(list(HEAD_LAYERS)[3:])}",
     )
     for command in (following, classify, choose, embed):
         command.add_argument(
@@ -316,62 +319,54 @@ def _question(number: str, text: str, context: str) -> Question:
 
 def _embed(flags: argparse.Namespace) -> None:
     if bool(flags.out) == flags.json:
-        raise InputError("give either --out=FILE.npz or --json")
-    if flags.out and not flags.out.endswith(".npz"):
-        raise InputError(f"--out={flags.out}: must end with .npz")
+        raise InputError("give either --out=FILE or --json")
     if flags.out:
-        check_utf8(flags.out)
-        if not os.path.isdir(os.path.dirname(flags.out) or "."):
-            raise InputError(f"--out={flags.out}: no such folder; make it first")
-        if os.path.isdir(flags.out):
-            raise InputError(f"--out={flags.out}: is a folder; name a file")
-        if not os.access(os.path.dirname(flags.out) or ".", os.W_OK):
-            raise InputError(f"--out={flags.out}: its folder cannot be written; name another one")
+        check_path("--out", flags.out)
     texts = read_texts(flags, text_or_pair)
     model = _open(flags)
-    found, tokens = [], []
-    for window in windows(texts):
-        embedded = model.embed(window, flags.pool, flags.layer, flags.truncate)
-        names: list[list[str]] = [[] for _ in window]
-        if flags.pool == "tokens":
-            rows = encode(model.tokenizer, window, model.most, flags.truncate)
-            names = [[model.tokenizer.tokens[i] for i in row.ids] for row in rows]
-        for text, x, of_text in zip(window, embedded, names, strict=True):
-            if flags.json:
+
+    def embedded() -> Iterator[tuple[list[Any], list[np.ndarray], list[list[str]]]]:
+        """Texts, their states and, with --pool=tokens, their tokens, some at a time."""
+        for window in windows(texts):
+            tokens: list[list[str]] = [[] for _ in window]
+            if flags.pool == "tokens":
+                rows = encode(model.tokenizer, window, model.most, flags.truncate)
+                tokens = [[model.tokenizer.tokens[i] for i in row.ids] for row in rows]
+            yield window, model.embed(window, flags.pool, flags.layer, flags.truncate), tokens
+
+    if flags.json:
+        for some in embedded():
+            for text, x, of_text in zip(*some, strict=True):
                 more = {"tokens": of_text} if flags.pool == "tokens" else {}
                 _print_json({"text": text, **more, "embedding": x.tolist()})
-            else:
-                found.append(x)
-                tokens.append(of_text)
-    if flags.json:
         return
-    arrays: dict[str, Any] = {
-        "embeddings": np.stack(found) if flags.pool != "tokens" else np.concatenate(found)
-    }
-    if flags.pool == "tokens":
-        arrays["tokens"] = np.array([token for of_text in tokens for token in of_text])
-        arrays["starts"] = np.cumsum([0, *map(len, tokens)])
-    part = f"{flags.out}.part-{os.getpid()}.npz"
-    try:
-        with naming(flags.out):
-            np.savez(part, **arrays)
-            os.replace(part, flags.out)
-    finally:
-        if os.path.exists(part):
-            os.remove(part)
-    print(f"{flags.out}: {', '.join(f'{name} {list(x.shape)}' for name, x in arrays.items())}")
+    with open_writer(flags.out) as file:
+        end = 0
+        for _, found, tokens in embedded():
+            if flags.pool == "tokens":
+                ends = end + np.cumsum([0, *map(len, tokens)])
+                names = np.array([token for of_text in tokens for token in of_text], object)
+                file.add(embeddings=np.concatenate(found), tokens=names, starts=ends[1 if end else 0 :])
+                end = int(ends[-1])
+            else:
+                file.add(embeddings=np.stack(found))
+    print(f"{flags.out}: {', '.join(f'{name} {shape}' for name, shape in file.shapes.items())}")
+
+
+def _layer(text: str) -> int | str:
+    return text if text in HEAD_LAYERS else int(text)
 
 
 def _open(flags: argparse.Namespace) -> Predictor:
     model = load(flags.model, allow_pickle=flags.allow_pickle, model_kind="bert")
-    return Predictor(model.config, model.params, model.tokenizer)
+    return Predictor(model.config, model.params, model.tokenizer, model.stands_on)
 
 
 def _open_for(flags: argparse.Namespace, head: str, what: str) -> tuple[Trained, Predictor]:
     model = load(flags.model, allow_pickle=flags.allow_pickle, model_kind="bert")
     if model.head != head:
         raise InputError(f"{flags.model}: a model for {model.head}; name one that was trained to {what}")
-    return model, Predictor(model.config, model.params, model.tokenizer)
+    return model, Predictor(model.config, model.params, model.tokenizer, model.stands_on)
 
 
 def _seq_length(trained: Trained, model: Predictor) -> int:

@@ -100,6 +100,9 @@ def make_mesh(config: ConfigDict, devices: list[Any] | None = None) -> Mesh:
              ("model.hidden_size", m.hidden_size, "fsdp", fsdp),
              ("model.hidden_size", m.hidden_size, "tensor", tensor),
              ("model.vocab_size, padded", vocab, "fsdp x tensor", fsdp * tensor)]  # fmt: skip
+    if config.head.lstm_layers:
+        size = config.head.lstm_size
+        rules += [("head.lstm_size", size, "tensor", tensor), ("2 x head.lstm_size", 2 * size, "fsdp", fsdp)]
     for phase in ("train", *(["phase2"] if config.phase2.steps else [])):
         part = config[phase].batch_size // config.train.accumulation
         rules.append((f"{phase}.batch_size / train.accumulation", part, "data x fsdp", data * fsdp))

@@ -13,6 +13,7 @@ from bertjax.convert.load import load
 from bertjax.errors import InputError
 from bertjax.manifest import steps_in
 from bertjax.models import bert
+from bertjax.models.features import same_features
 from bertjax.tasks.common import Data
 from bertjax.trained import Trained, load_trained
 
@@ -59,9 +60,12 @@ def initial_params(
         raise InputError(f"--config.train.reinit_layers={top}: the model has {layers} layers")
     if not config.init_params:
         return fresh, f"sizes and tokenizer of {config.init_from}; all parameters are drawn anew"
-    given, wanted = set(bert.parts_of(source.params)), bert.HEADS[task.HEAD]
+    given = set(bert.parts_of(source.params))
+    wanted = tuple(part for part in bert.parts_of(fresh) if part in ("features", *bert.HEADS[task.HEAD]))
     if (source.head, source.labels) != (task.HEAD, data.labels):
         given.discard("classifier")  # it tells other things apart
+    if not same_features(source.stands_on, config.head):
+        given.clear()  # what stands on the encoder there stands on something else
     if top:
         given.discard("pooler")
     taken = {name for part in given for name in source.params if name.startswith(part)} | {"encoder"}

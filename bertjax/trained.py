@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -33,15 +33,18 @@ class Trained:
     meta: dict[str, Any]  # "config": {"train.steps": value} of the run; "metrics": held-out
     step: int  # updates made
     left_out: tuple[str, ...] = ()  # parts that the files hold and the head does not have
+    # config.head of the run: what the head stands on. A model from elsewhere has the default, the last layer.
+    stands_on: ConfigDict = field(default_factory=lambda: config_lib.default().head)
 
     def module(self, params: Any = None) -> bert.Bert | gpt.Gpt:
         """The Flax module with its parameters, or with those given (as inside jax.jit and jax.grad).
 
         It computes in `config.dtype`: float32 for what was imported, the run's for what was trained here.
         """
-        module: bert.Bert | gpt.Gpt = MODULES[self.config.kind].bind(
-            self.config, self.params if params is None else params
-        )
+        params = self.params if params is None else params
+        if self.config.kind == "bert":
+            return bert.bind(self.config, params, self.stands_on)
+        module: bert.Bert | gpt.Gpt = MODULES[self.config.kind].bind(self.config, params)
         return module
 
 
@@ -68,7 +71,11 @@ def load_trained(workdir: str, step: int | None = None) -> Trained:
             f"{workdir}: its vocabulary {what} the one that the model was trained with, and is another, or "
             "another case; bring back the run's own vocabulary files"
         )
-    return Trained(config, meta["head"], tuple(meta["labels"]), params, tokenizer, meta, step)
+    # Checkpoints from before there was config.head have heads on the last layer, which is its default.
+    stands_on = config_lib.default().head
+    stands_on.update({name: meta["config"].get(f"head.{name}", value) for name, value in stands_on.items()})
+    labels = tuple(meta["labels"])
+    return Trained(config, meta["head"], labels, params, tokenizer, meta, step, stands_on=stands_on)
 
 
 def checkpoint_meta(

@@ -22,7 +22,7 @@ ORDER = (
     ("table_files", "table_plot"),
     ("tasks",),
     ("convert", "evaluate"),
-    ("asked", "inference", "start"),
+    ("asked", "embeddings", "inference", "start"),
     ("train",),
     ("main", "prepare", "predict", "ensemble", "plan", "report", "sweep"),
     ("demo", "tables"),

@@ -247,8 +247,8 @@ def test_the_next_sentence_command(workdir, model, capsys, monkeypatch):
     [
         (["next-sentence", "--model={workdir}", "w8"], "1 texts; give two and two"),
         (["next-sentence", "--model={workdir}", "--input={file}"], "{file}:2: 'w9': expected two texts"),
-        (["embed", "--model={workdir}", "w8"], "give either --out=FILE.npz or --json"),
-        (["embed", "--model={workdir}", "w8", "--out=x.csv"], "--out=x.csv: must end with .npz"),
+        (["embed", "--model={workdir}", "w8"], "give either --out=FILE or --json"),
+        (["embed", "--model={workdir}", "w8", "--out=x.csv"], "--out=x.csv: must end with .npz, .h5, .hdf5"),
         (["embed", "--model={workdir}", "w8", "--out=/nowhere/x.npz"], "no such folder"),
         (["embed", "--model={workdir}", "--input={file}", "--json", "w8"], "texts among the arguments too"),
     ],

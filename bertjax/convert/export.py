@@ -13,6 +13,7 @@ from bertjax.convert.model_card import model_card
 from bertjax.data.tokenizer import SPECIAL_TOKENS
 from bertjax.errors import InputError
 from bertjax.files import write_folder
+from bertjax.models.features import describe, stands_on_last
 from bertjax.trained import Trained
 
 FILES = (WEIGHTS, "config.json", "vocab.txt", "vocab.json", "merges.txt", "tokenizer.json",
@@ -25,8 +26,9 @@ def export(model: Trained, folder: str) -> None:
     """Writes the folder: all of it or nothing. A folder that `export` wrote before is replaced.
 
     Raises:
-      InputError: the folder holds anything else; the tokenizer is not of the kind that Hugging Face's class
-        has; see bertjax.convert.names.to_huggingface and bertjax.convert.openai_gpt.config_fields.
+      InputError: the folder holds anything else; the head stands on other layers than the last, or on an
+        LSTM; the tokenizer is not of the kind that Hugging Face's class has; see
+        bertjax.convert.names.to_huggingface and bertjax.convert.openai_gpt.config_fields.
     """
     kind = model.config.kind
     if model.tokenizer.kind != _TOKENIZERS[kind]:
@@ -37,6 +39,11 @@ def export(model: Trained, folder: str) -> None:
     if model.config.kind == "bert" and model.config.causal:
         raise InputError(
             f"{folder}: Hugging Face has no BERT that reads from left to right; it is not exported"
+        )
+    if not stands_on_last(model.stands_on):
+        raise InputError(
+            f"{folder}: Hugging Face has no class whose head stands on {describe(model.stands_on)}; it is "
+            "not exported"
         )
     tensors = names.to_huggingface(model.config, model.params)
     _check_replaceable(folder)

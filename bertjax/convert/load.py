@@ -8,6 +8,7 @@ from bertjax.checkpoint import FOLDER
 from bertjax.convert import google, huggingface, openai_gpt
 from bertjax.errors import InputError
 from bertjax.files import read_json
+from bertjax.models.features import describe, stands_on_last
 from bertjax.models.kinds import MODULES
 from bertjax.trained import Trained, load_trained
 
@@ -91,6 +92,9 @@ def _take_head(model: Trained, head: str, path: str) -> Trained:
     module = MODULES[model.config.kind]
     if head not in module.HEADS:
         raise InputError(f"{path}: a model of kind {model.config.kind}, which has no head {head}")
+    if not stands_on_last(model.stands_on):
+        raise InputError(f"{path}: a model for {model.head} on {describe(model.stands_on)}, "
+                         "of which no other head can be taken")  # fmt: skip
     wanted, given = module.HEADS[head], module.parts_of(model.params)
     missing = [part for part in wanted if part not in given]
     if missing or "classifier" in wanted:  # one that was trained to tell other things apart is no other head

@@ -5,7 +5,7 @@ Modules declare parameters and the forward pass. `init` gives the parameters as 
 axis, whether the layers are scanned or unrolled.
 
 Shapes: B batch, S sequence, T attended sequence (= S), D hidden, N heads, H head size, F feed-forward,
-M masked positions, V vocabulary (see padded_vocab_size), L layers, C labels.
+M masked positions, V vocabulary (see padded_vocab_size), L layers, W what a head reads, C labels.
 """
 
 import math
@@ -18,7 +18,8 @@ from flax import nnx
 from jax import lax
 from ml_collections import ConfigDict
 
-from bertjax.config import padded_vocab_size
+from bertjax.config import default, padded_vocab_size
+from bertjax.models.features import Features
 from bertjax.models.layers import (
     ACTIVATIONS,
     add_bias,
@@ -28,15 +29,17 @@ from bertjax.models.layers import (
     init_module,
     layer_norm,
     product,
+    take_positions,
 )
 from bertjax.sharding import split_rows
 
 MASKED = -10000.0  # what the 2018 release adds to the scores of positions that may not be attended to
 
 # What stands on the encoder: the first words of the parameters' names, in the order in which they are drawn.
-PARTS = ("pooler", "mlm", "nsp", "classifier", "span")
+PARTS = ("features", "pooler", "mlm", "nsp", "classifier", "span")
 
-# The models that are made of them; "multiple_choice" has one label, the score of a choice.
+# The models that are made of them, and of the features that config.head may ask for; "multiple_choice" has
+# one label, the score of a choice.
 HEADS: dict[str, tuple[str, ...]] = {
     "encoder": ("pooler",),
     "pretraining": ("pooler", "mlm", "nsp"),
@@ -210,6 +213,11 @@ class Encoder(nnx.Module):
 
         self.layers = stack(init.rngs)
 
+    def embed(self, batch: Batch, keys: jax.Array | None = None) -> jax.Array:
+        """The embeddings [B, S, D], which the first layer reads."""
+        embedded: jax.Array = self.embeddings(batch, self.dtype, None if keys is None else fold_in(keys, 0))
+        return embedded
+
     def __call__(
         self,
         batch: Batch,
@@ -228,7 +236,7 @@ class Encoder(nnx.Module):
           positions_BM: int32; gives the states there only, [B, M, D], and the last layer computes no others.
           every_layer: True gives those after the embeddings and after each layer, [1 + L, B, S, D].
         """
-        x_BSD = self.embeddings(batch, self.dtype, None if keys is None else fold_in(keys, 0))
+        x_BSD = self.embed(batch, keys)
         bias_BNST = attention_bias(batch["segment_ids"], packed)
         if self.causal:
             bias_BNST += causal_bias(x_BSD.shape[1])
@@ -285,11 +293,19 @@ def causal_bias(length: int) -> jax.Array:
 class Bert(nnx.Module):
     """The encoder and some of the parts that stand on it."""
 
-    def __init__(self, config: ConfigDict, rngs: nnx.Rngs, parts: Sequence[str], num_labels: int = 0):
+    def __init__(
+        self,
+        config: ConfigDict,
+        rngs: nnx.Rngs,
+        parts: Sequence[str],
+        num_labels: int = 0,
+        head: ConfigDict | None = None,
+    ):
         """Args:
         config: config.model.
-        parts: of PARTS.
+        parts: of PARTS; the features follow from `head` alone.
         num_labels: C, of the classifier.
+        head: config.head; None: as by default, on the last layer.
         """
         init = Init(config, rngs)
         d = config.hidden_size
@@ -297,8 +313,10 @@ class Bert(nnx.Module):
         self.act = ACTIVATIONS[config.hidden_act]
         self.causal = config.causal
         self.encoder = Encoder(init, Embeddings(init), config.causal)
+        self.features = Features(config, default().head if head is None else head, rngs)
+        w = self.features.size
         if "pooler" in parts:
-            self.pooler_kernel, self.pooler_bias = init.normal(d, d), init.zeros(d)
+            self.pooler_kernel, self.pooler_bias = init.normal(w, d), init.zeros(d)
         if "mlm" in parts:
             self.mlm_kernel, self.mlm_bias = init.normal(d, d), init.zeros(d)
             self.mlm_norm = LayerNorm(init)
@@ -306,10 +324,10 @@ class Bert(nnx.Module):
         if "nsp" in parts:
             self.nsp_kernel, self.nsp_bias = init.normal(d, 2), init.zeros(2)
         if "classifier" in parts:
-            self.classifier_kernel = init.normal(d, num_labels)
+            self.classifier_kernel = init.normal(d if "pooler" in parts else w, num_labels)
             self.classifier_bias = init.zeros(num_labels)
         if "span" in parts:
-            self.span_kernel, self.span_bias = init.normal(d, 2), init.zeros(2)
+            self.span_kernel, self.span_bias = init.normal(w, 2), init.zeros(2)
 
     def pretraining(
         self, batch: Batch, *, packed: bool = False, keys: jax.Array | None = None
@@ -339,16 +357,35 @@ class Bert(nnx.Module):
         padding_V = jnp.where(jnp.arange(word_VD.shape[0]) < self.vocab_size, 0.0, -1e9)
         return add_bias(logits_BMV, self.mlm_output_bias[...] + padding_V)
 
+    def head_states(
+        self,
+        batch: Batch,
+        positions_BM: jax.Array | None = None,
+        *,
+        packed: bool = False,
+        keys: jax.Array | None = None,
+        frozen: bool = False,
+    ) -> jax.Array:
+        """What a fine-tuned head stands on: of each token, [B, S, W], or of the sequences at `positions_BM`,
+        [B, M, W]. See bertjax.models.features.
+
+        Args:
+          positions_BM: int32, a token of each sequence that is told as a whole: see `class_positions`.
+          packed, keys: see Encoder.
+          frozen: the encoder is not trained: its states are fixed features, without dropout.
+        """
+        return self.features(self.encoder, batch, positions_BM, packed=packed, keys=keys, frozen=frozen)
+
     def class_positions(self, segment_ids: jax.Array) -> jax.Array:
         """What the one sequence of each row is told by: its [CLS], or, if causal, its last token. [B, 1]."""
         last_B = (segment_ids > 0).sum(-1) - 1
         return (jnp.maximum(last_B, 0) * self.causal)[:, None].astype(jnp.int32)
 
-    def pool(self, first_BND: jax.Array) -> jax.Array:
-        """tanh-pooled output [B, N, D] of the hidden states at each sequence's [CLS]."""
-        dtype = first_BND.dtype
+    def pool(self, first_BNW: jax.Array) -> jax.Array:
+        """tanh-pooled output [B, N, D] of what tells each sequence: by default the state at its [CLS]."""
+        dtype = first_BNW.dtype
         return jnp.tanh(
-            first_BND @ self.pooler_kernel[...].astype(dtype) + self.pooler_bias[...].astype(dtype)
+            first_BNW @ self.pooler_kernel[...].astype(dtype) + self.pooler_bias[...].astype(dtype)
         )
 
     def next_sentence(self, pooled_BND: jax.Array) -> jax.Array:
@@ -356,17 +393,12 @@ class Bert(nnx.Module):
         return pooled_BND.astype(jnp.float32) @ self.nsp_kernel[...] + self.nsp_bias[...]
 
     def classify(self, x: jax.Array) -> jax.Array:
-        """float32 logits [..., C] of pooled output or hidden states [..., D]."""
+        """float32 logits [..., C] of pooled output or of what `head_states` gives for a token."""
         return x.astype(jnp.float32) @ self.classifier_kernel[...] + self.classifier_bias[...]
 
-    def spans(self, x_BSD: jax.Array) -> jax.Array:
+    def spans(self, x_BSW: jax.Array) -> jax.Array:
         """float32 logits [B, S, 2] of an answer's beginning and ending at each position."""
-        return x_BSD.astype(jnp.float32) @ self.span_kernel[...] + self.span_bias[...]
-
-
-def take_positions(x_BSD: jax.Array, positions_BM: jax.Array) -> jax.Array:
-    """Hidden states at the given positions: [B, M, D]."""
-    return jnp.take_along_axis(x_BSD, positions_BM[:, :, None], axis=1)
+        return x_BSW.astype(jnp.float32) @ self.span_kernel[...] + self.span_bias[...]
 
 
 def init_params(
@@ -374,19 +406,20 @@ def init_params(
     key: jax.Array,
     parts: Sequence[str] = HEADS["pretraining"],
     num_labels: int = 0,
+    head: ConfigDict | None = None,
 ) -> Params:
     """Parameters of Bert as a nested dict of float32 arrays. For the arguments see Bert."""
-    return init_module(lambda rngs: Bert(config, rngs, parts, num_labels), key)
+    return init_module(lambda rngs: Bert(config, rngs, parts, num_labels, head), key)
 
 
-def bind(config: ConfigDict, params: Params) -> Bert:
+def bind(config: ConfigDict, params: Params, head: ConfigDict | None = None) -> Bert:
     """The module with these parameters (arrays of JAX or NumPy), for use inside a traced function.
 
     It has the parts whose parameters there are.
     """
     parts = parts_of(params)
     labels = params["classifier_bias"].shape[0] if "classifier" in parts else 0
-    bert: Bert = bind_module(lambda rngs: Bert(config, rngs, parts, labels), params)
+    bert: Bert = bind_module(lambda rngs: Bert(config, rngs, parts, labels, head), params)
     return bert
 
 

@@ -1,6 +1,6 @@
 """What every model shares: LayerNorm, dropout, activations, cross-entropy; modules as dicts of parameters.
 
-Shapes: B batch, S sequence, D hidden, V classes; `...` any leading axes.
+Shapes: B batch, S sequence, M positions, D hidden, V classes; `...` any leading axes.
 """
 
 import functools
@@ -175,6 +175,11 @@ def _add_bias_gradient(_: None, gradient: jax.Array) -> tuple[jax.Array, jax.Arr
 
 
 add_bias.defvjp(lambda x, bias: (x + bias, None), _add_bias_gradient)
+
+
+def take_positions(x_BSD: jax.Array, positions_BM: jax.Array) -> jax.Array:
+    """Hidden states at the given positions: [B, M, D]."""
+    return jnp.take_along_axis(x_BSD, positions_BM[:, :, None], axis=1)
 
 
 Make = Callable[[nnx.Rngs], Any]  # builds a module

@@ -1,8 +1,8 @@
 """The piece of a text that answers a question: a vector for its beginning and one for its end, and a softmax
 over the positions of the row (Devlin et al. 2018, sections 4.2 and 4.3; run_squad.py of the 2018 release).
 
-As in the release there is no dropout before the head, "no answer" is the span of [CLS], and the softmax goes
-over padding too, unless config.examples.padding_logits is False.
+As in the release there is no dropout before the head (an LSTM of config.head has its own), "no answer" is the
+span of [CLS], and the softmax goes over padding too, unless config.examples.padding_logits is False.
 
 Shapes: B rows, S sequence, W windows, Q questions.
 """
@@ -27,7 +27,6 @@ from bertjax.tasks.common import Data, EvalSet, Outputs, Rows, Sums
 from bertjax.tasks.finetune import (
     EncodedRows,
     encoder_flops,
-    encoder_keys,
     eval_name,
     file_paths,
     fine_tuned_config,
@@ -45,7 +44,7 @@ batch_loss, metrics, batch_weights = classify.batch_loss, classify.metrics, clas
 
 def init_params(config: ConfigDict, key: jax.Array) -> bert.Params:
     """Parameters of the encoder with its span head as a nested dict of float32 arrays."""
-    return bert.init_params(config.model, key, bert.HEADS[HEAD])
+    return bert.init_params(config.model, key, bert.HEADS[HEAD], head=config.head)
 
 
 def batch_sums(config: ConfigDict, params: bert.Params, batch: bert.Batch, keys: jax.Array | None) -> Sums:
@@ -67,8 +66,8 @@ def batch_outputs(config: ConfigDict, params: bert.Params, batch: bert.Batch) ->
 
 
 def _logits(config: ConfigDict, params: bert.Params, batch: bert.Batch, keys: jax.Array | None) -> jax.Array:
-    model = bert.bind(config.model, params)
-    logits_BS2 = model.spans(model.encoder(batch, keys=encoder_keys(config, keys)))
+    model = bert.bind(config.model, params, config.head)
+    logits_BS2 = model.spans(model.head_states(batch, keys=keys, frozen=config.train.freeze_encoder))
     if config.examples.padding_logits:
         return logits_BS2
     return jnp.where(batch["segment_ids"][:, :, None] > 0, logits_BS2, _NO_LOGIT)

@@ -26,7 +26,6 @@ from bertjax.tasks.finetune import (
     EncodedRows,
     encode_file,
     encoder_flops,
-    encoder_keys,
     eval_name,
     file_paths,
     fine_tuned_config,
@@ -45,7 +44,7 @@ batch_loss, metrics, batch_weights = classify.batch_loss, classify.metrics, clas
 
 def init_params(config: ConfigDict, key: jax.Array) -> bert.Params:
     """Parameters of the encoder with the unit that scores, as a nested dict of float32 arrays."""
-    return bert.init_params(config.model, key, bert.HEADS[HEAD], 1)
+    return bert.init_params(config.model, key, bert.HEADS[HEAD], 1, config.head)
 
 
 def batch_sums(config: ConfigDict, params: bert.Params, batch: bert.Batch, keys: jax.Array | None) -> Sums:
@@ -61,14 +60,14 @@ def batch_outputs(config: ConfigDict, params: bert.Params, batch: bert.Batch) ->
 
 
 def _logits(config: ConfigDict, params: bert.Params, batch: bert.Batch, keys: jax.Array | None) -> jax.Array:
-    model = bert.bind(config.model, params)
+    model = bert.bind(config.model, params, config.head)
     b, c, s = batch["input_ids"].shape
     names = ("input_ids", "token_type_ids", "position_ids", "segment_ids")
     if keys is not None:  # a key for each choice, that follows from the example's alone
         keys = jnp.stack([fold_in(keys, _CHOICE + i) for i in range(c)], 1).reshape(b * c, -1)
     rows = {name: batch[name].reshape(b * c, s) for name in names}
     positions_BM = model.class_positions(rows["segment_ids"])
-    first = model.encoder(rows, keys=encoder_keys(config, keys), positions_BM=positions_BM)
+    first = model.head_states(rows, positions_BM, keys=keys, frozen=config.train.freeze_encoder)
     keys = None if keys is None else fold_in(keys, HEAD_DROPOUT)
     pooled = dropout(model.pool(first), config.model.hidden_dropout_prob, keys)
     return model.classify(pooled).reshape(b, c)

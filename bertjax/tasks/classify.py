@@ -24,7 +24,6 @@ from bertjax.tasks.finetune import (
     HEAD_DROPOUT,
     encode_file,
     encoder_flops,
-    encoder_keys,
     eval_name,
     file_paths,
     fine_tuned_config,
@@ -42,7 +41,7 @@ FINE_TUNES = True
 
 def init_params(config: ConfigDict, key: jax.Array) -> bert.Params:
     """Parameters of the encoder with its classifier as a nested dict of float32 arrays."""
-    return bert.init_params(config.model, key, bert.HEADS[HEAD], len(config.examples.labels))
+    return bert.init_params(config.model, key, bert.HEADS[HEAD], len(config.examples.labels), config.head)
 
 
 def batch_weights(batch: bert.Batch) -> Sums:
@@ -70,10 +69,11 @@ def batch_outputs(config: ConfigDict, params: bert.Params, batch: bert.Batch) ->
 
 
 def _logits(config: ConfigDict, params: bert.Params, batch: bert.Batch, keys: jax.Array | None) -> jax.Array:
-    model = bert.bind(config.model, params)
+    model = bert.bind(config.model, params, config.head)
     positions_BN, packed = batch["class_positions"], is_packed(batch)
-    x_BND = model.encoder(batch, packed=packed, keys=encoder_keys(config, keys), positions_BM=positions_BN)
-    pooled_BND = model.pool(x_BND)
+    frozen = config.train.freeze_encoder
+    x_BNW = model.head_states(batch, positions_BN, packed=packed, keys=keys, frozen=frozen)
+    pooled_BND = model.pool(x_BNW)
     keys = None if keys is None else fold_in(keys, HEAD_DROPOUT)
     return model.classify(dropout(pooled_BND, config.model.hidden_dropout_prob, keys))
 

@@ -8,7 +8,6 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -20,6 +19,7 @@ from bertjax.data.texts import Row, Text, batch_length, encode, make_batch
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import InputError
 from bertjax.metrics import ClassFigures, class_table
+from bertjax.models.features import lstm_products, stands_on_last
 from bertjax.tasks.common import Outputs, RowSource
 from bertjax.trained import Trained
 
@@ -127,19 +127,19 @@ def shuffled(seed: int, count: int, first: int, number: int) -> np.ndarray:
     return np.concatenate(found)
 
 
-def encoder_keys(config: ConfigDict, keys: jax.Array | None) -> jax.Array | None:
-    """Of dropout in the encoder: none if it is frozen, for then its states are fixed features."""
-    return None if config.train.freeze_encoder else keys
-
-
 def encoder_flops(config: ConfigDict, lengths: np.ndarray, positions: float | None = None) -> float:
-    """Floating-point operations of the encoder's matrix products in a training step, on average.
+    """Floating-point operations of the matrix products of encoder and LSTM in a training step, on average.
+
+    A frozen encoder has no backward pass.
 
     Args:
       lengths: tokens of each sequence that the batches are drawn from.
-      positions: of each sequence that its head stands on, which alone the last layer computes; None: all.
+      positions: of each sequence that its head stands on, which alone the last layer computes if the head
+        stands on nothing else; None: all.
     """
     m, n = config.model, np.asarray(lengths, np.float64)
+    if not stands_on_last(config.head):
+        positions = None
     d, f = m.hidden_size, m.intermediate_size
     key_value, other = 2 * d * d * n, 2 * d * d + 2 * d * f + 2 * d * n
     each = (
@@ -147,7 +147,10 @@ def encoder_flops(config: ConfigDict, lengths: np.ndarray, positions: float | No
         + key_value
         + other * (n if positions is None else positions)
     )
-    return float(6.0 * config.train.batch_size * each.mean())
+    if config.head.layers == "embeddings":
+        each = 0 * n
+    each = each * (2.0 if config.train.freeze_encoder else 6.0) + 6.0 * lstm_products(m, config.head) * n
+    return float(config.train.batch_size * each.mean())
 
 
 def write_predictions(

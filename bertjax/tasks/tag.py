@@ -30,7 +30,6 @@ from bertjax.tasks.common import Data, EvalSet, Outputs, Rows, Sums
 from bertjax.tasks.finetune import (
     HEAD_DROPOUT,
     encoder_flops,
-    encoder_keys,
     eval_name,
     file_paths,
     fine_tuned_config,
@@ -49,7 +48,7 @@ batch_loss, metrics, batch_weights = classify.batch_loss, classify.metrics, clas
 
 def init_params(config: ConfigDict, key: jax.Array) -> bert.Params:
     """Parameters of the encoder with its classifier as a nested dict of float32 arrays."""
-    return bert.init_params(config.model, key, bert.HEADS[HEAD], len(config.examples.labels))
+    return bert.init_params(config.model, key, bert.HEADS[HEAD], len(config.examples.labels), config.head)
 
 
 def batch_sums(config: ConfigDict, params: bert.Params, batch: bert.Batch, keys: jax.Array | None) -> Sums:
@@ -65,10 +64,11 @@ def batch_outputs(config: ConfigDict, params: bert.Params, batch: bert.Batch) ->
 
 
 def _logits(config: ConfigDict, params: bert.Params, batch: bert.Batch, keys: jax.Array | None) -> jax.Array:
-    model = bert.bind(config.model, params)
-    x_BSD = model.encoder(batch, packed=is_packed(batch), keys=encoder_keys(config, keys))
+    model = bert.bind(config.model, params, config.head)
+    frozen = config.train.freeze_encoder
+    x_BSW = model.head_states(batch, packed=is_packed(batch), keys=keys, frozen=frozen)
     keys = None if keys is None else fold_in(keys, HEAD_DROPOUT)
-    return model.classify(dropout(x_BSD, config.model.hidden_dropout_prob, keys))
+    return model.classify(dropout(x_BSW, config.model.hidden_dropout_prob, keys))
 
 
 def flops_per_step(config: ConfigDict, section: ConfigDict) -> float:
