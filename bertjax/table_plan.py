@@ -160,10 +160,12 @@ class _Planner:
             f"model.num_attention_heads={heads}",
             f"model.intermediate_size={4 * hidden}",
         )
+        # Of ELMo's words, the most frequent ones are predicted, as many as its config says.
+        words = self._load(path, fields).elmo.vocab_size
         of_elmo = row.system == "elmo"
         overrides = (
-            f"{'elmo' if of_elmo else 'model'}.vocab_size={store.vocab_size}",
-            *(() if of_elmo else size),
+            *((f"elmo.vocab_size={min(words, store.vocab_size)}",) if of_elmo
+              else (f"model.vocab_size={store.vocab_size}", *size)),
             *self.scale.common,
             *fields,
             *row.pretraining,
@@ -172,11 +174,11 @@ class _Planner:
             _QUIET,
             *self.overrides,
             f"data.store={store.path}",
-        )
+        )  # fmt: skip
         config = self._load(path, overrides)
         if not config.train.eval_every:
             raise InputError("--config.train.eval_every=0: tables have held-out figures; leave it out")
-        if row.pretraining in COURSES and row.size == BASE:
+        if row.pretraining in COURSES and row.size == BASE and row.system == "bert":
             every = steps_of(config) // CHECKPOINTS
             if every % config.train.save_every:
                 raise InputError(f"--config.train.save_every={config.train.save_every}: must divide {every}, "

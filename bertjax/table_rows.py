@@ -220,6 +220,11 @@ def _every(steps: int) -> Fields:
             f"train.eval_every={every}", f"train.log_every={max(1, every // 10)}")  # fmt: skip
 
 
+def _elmo(cells: int) -> Fields:
+    """What reads a frozen ELMo."""
+    return (f"elmo.head_cells={cells}", f"elmo.head_hidden={cells}", "optim.learning_rate=1e-3")
+
+
 SCALES = {
     # The configs as they are.
     "paper": Scale(
@@ -245,8 +250,8 @@ SCALES = {
             ),
             "gpt": (
                 "configs/pretrain_gpt.py",
-                (*_every(_GPU_STEPS), "train.batch_size=256", "train.seq_length=128",
-                 "optim.learning_rate=5e-4", "optim.warmup_steps=1000", "eval.examples=8192"),
+                (*_every(_GPU_STEPS), "train.epochs=0.0", "train.batch_size=256", "train.seq_length=128",
+                 "data.pack=8", "optim.learning_rate=5e-4", "optim.warmup_steps=1000", "eval.examples=8192"),
             ),
             "elmo": (
                 "configs/pretrain_elmo.py",
@@ -267,27 +272,15 @@ SCALES = {
             "squad": _windows(by_steps(5000, 1e-4), query=32),
             "ner": by_steps(1200, 1e-4),
         },
-        fine_tuning={},
+        fine_tuning={"elmo": _elmo(300)},
         seeds=3,
         feature_rate=1e-3,
     ),
     "cpu": Scale(
         pretraining={
             "bert": ("configs/pretrain_mini.py", _every(_CPU_STEPS)),
-            "gpt": (
-                "configs/pretrain_gpt.py",
-                (*_every(_CPU_STEPS), "train.batch_size=64", "train.seq_length=64", "train.accumulation=4",
-                 "model.max_position_embeddings=128", "model.initializer_range=0.06",
-                 "model.hidden_dropout_prob=0.0", "model.attention_probs_dropout_prob=0.0",
-                 "optim.learning_rate=5e-4", "optim.warmup_steps=200",
-                 "eval.batch_size=64", "eval.examples=2048"),
-            ),
-            "elmo": (
-                "configs/pretrain_elmo.py",
-                (*_every(_CPU_STEPS), "elmo.cells=512", "elmo.projection=128",
-                 "elmo.filters=((1, 32), (2, 32), (3, 64), (4, 128))", "elmo.samples=1024",
-                 "eval.batch_size=64", "eval.examples=2048"),
-            ),
+            "gpt": ("configs/pretrain_gpt_mini.py", (*_every(_CPU_STEPS), "eval.examples=2048")),
+            "elmo": ("configs/pretrain_elmo_mini.py", (*_every(_CPU_STEPS), "eval.examples=2048")),
         },
         sizes=((1, 256, 4), (2, 256, 1), (2, 256, 4), (4, 256, 4), (4, 320, 5), (8, 320, 5)),
         common=_QUICK,
@@ -303,19 +296,16 @@ SCALES = {
             "squad": _windows(by_steps(200, 3e-4, train=6000, dev=500), query=32),
             "ner": by_steps(320, 3e-4),
         },
-        fine_tuning={},
+        fine_tuning={"elmo": _elmo(128)},
         seeds=3,
         feature_rate=1e-3,
     ),
     "ci": Scale(
         pretraining={
             "bert": ("configs/pretrain_tiny.py", (*_every(_CI_STEPS), *_CI, "eval.examples=64")),
-            "gpt": (
-                "configs/pretrain_gpt.py",
-                (*_every(_CI_STEPS), *_CI, "eval.examples=64", "model.max_position_embeddings=128"),
-            ),
+            "gpt": ("configs/pretrain_gpt_mini.py", (*_every(_CI_STEPS), *_CI, "eval.examples=64")),
             "elmo": (
-                "configs/pretrain_elmo.py",
+                "configs/pretrain_elmo_mini.py",
                 (*_every(_CI_STEPS), *_CI, "eval.examples=64", "elmo.cells=32", "elmo.projection=16",
                  "elmo.filters=((1, 8), (2, 8))", "elmo.samples=64"),
             ),
@@ -327,7 +317,7 @@ SCALES = {
             "squad": _windows(by_steps(10, 1e-3, batch=8, train=80, dev=40), query=32),
             "ner": by_steps(10, 1e-3, batch=8, dev=40),  # all of training, which has every tag
         },
-        fine_tuning={},
+        fine_tuning={"elmo": _elmo(16)},
         seeds=1,
         feature_rate=1e-3,
     ),
