@@ -189,9 +189,16 @@ def read_result(run: Planned) -> Finished | None:
 
 
 def write_result(run: Planned) -> Finished:
-    """Notes that a run is finished, with the figures of its last evaluation."""
-    rows = read_metrics(os.path.join(run.workdir, METRICS))
-    last = next(row for row in reversed(rows) if any(name.startswith("eval") for name in row))
+    """Notes that a run is finished, with the figures of its last evaluation.
+
+    Raises:
+      InputError: it was not evaluated.
+    """
+    path = os.path.join(run.workdir, METRICS)
+    rows = [row for row in read_metrics(path) if any(name.startswith("eval") for name in row)]
+    if not rows:
+        raise InputError(f"{path}: the run ended without an evaluation; give it held-out text or a dev set")
+    last = rows[-1]
     figures = {name: value for name, value in last.items() if name.startswith("eval")}
     text = json.dumps({"figures": figures, "asked": run.asked}, indent=1)
     write_atomically(os.path.join(run.workdir, RESULT), text + "\n")

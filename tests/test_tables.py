@@ -301,6 +301,19 @@ def test_what_fails_does_not_stop_the_others(fewer, store, data, tmp_path, capsy
     assert same(tmp_path, fewer)
 
 
+def test_a_run_without_an_evaluation_is_named(store, data, tmp_path):
+    """As where the few held-out documents give no row."""
+    pieces = Pieces()
+
+    def unmeasured(args, environment, output):
+        process = pieces(args, environment, output)
+        Path(output).with_name("metrics.jsonl").write_text('{"step": 40, "loss": 1.0}\n')
+        return process
+
+    with pytest.raises(InputError, match=r"metrics.jsonl: the run ended without an evaluation; give it held"):
+        main(arguments(store, data, tmp_path, *FEWER), unmeasured)
+
+
 def test_columns_without_data_and_systems_without_text_are_left_out(store, data, tmp_path, capsys):
     args = [arg for arg in arguments(store, data, tmp_path, table="pretraining_tasks,systems")
             if not arg.startswith("--squad")]  # fmt: skip
@@ -458,10 +471,14 @@ def test_fewer_examples_are_spread_over_the_file(data, tmp_path):
     paragraphs = [each["paragraphs"][0] for each in json.loads(train.read_text())["data"]]
     assert [len(each["qas"]) for each in paragraphs] == [3, 3, 1]
     assert [each["context"].split()[0] for each in paragraphs] == ["w20", "w24", "w27"]
+    (tmp_path / "train-v1.1.json").write_text('{"data": [{}]}')
+    (tmp_path / "dev-v1.1.json").write_text("{}")
+    with pytest.raises(InputError, match=r"train-v1.1.json: not in SQuAD's format"):
+        find("squad", folders | {"squad": str(tmp_path)}, (7, 0)).write(str(tmp_path))
     whole = find("mrpc", folders, (0, 0))
     assert whole.folder_in(str(tmp_path)) == str(data / "GLUE/MRPC")
     assert find("mrpc", folders | {"glue": ""}, (0, 0)) == "no --glue=DIR"
-    assert find("squad", folders | {"squad": str(tmp_path)}, (0, 0)) == f"no {tmp_path}/train-v1.1.json"
+    assert find("squad", folders | {"squad": "absent"}, (0, 0)) == "no absent/train-v1.1.json"
 
 
 def test_a_process_left_by_a_killed_command_ends_before_another_begins(tmp_path, capsys):
