@@ -166,7 +166,7 @@ def _texts(cell: Mapping[str, Any]) -> tuple[str, str]:
     if done < wanted and done:
         ours += f" ({done} of {wanted})"
     paper = cell["paper"]
-    return ours, "-" if paper is None else f"{paper:g}"
+    return ours, "-" if paper is None else f"{paper:.1f}" if paper == round(paper, 1) else f"{paper:.2f}"
 
 
 def as_markdown(found: Mapping[str, Any], rows: str) -> str:

@@ -15,6 +15,7 @@ from bertjax.errors import naming
 from bertjax.table_rows import CHECKPOINTS, TABLES
 
 _OURS, _PAPER, _REFERENCE = "#4477aa", "#cc3311", "#777777"  # told apart also without colour vision
+_ACROSS = 5  # panels beside each other at most
 
 
 def draw_table(found: Mapping[str, Any], path: str) -> None:
@@ -28,19 +29,26 @@ def draw_table(found: Mapping[str, Any], path: str) -> None:
         os.replace(part, path)
 
 
-def _figure(found: Mapping[str, Any], width: float, height: float) -> Figure:
+def _figure(found: Mapping[str, Any], width: float, height: float, what: str) -> Figure:
     figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(h_pad=0.1, w_pad=0.1))
-    figure.suptitle(f"{found['title']}, scale {found['scale']}: {found['hardware']}", fontsize=11)
+    figure.suptitle(f"{found['title']}: {what}\nscale {found['scale']}, {found['hardware']}", fontsize=11)
     return figure
 
 
 def _differences(found: Mapping[str, Any], reference: str) -> Figure:
     """A panel for each column. A row's place is its figure less that of the reference's row."""
     rows, columns = found["rows"], found["columns"]
-    figure = _figure(found, 2.2 + 2.4 * len(columns), 1.7 + 0.42 * len(rows))
-    axes = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
     first = next((row for row in rows if row["name"] == reference), rows[0])
     base = first["cells"]
+    lines = -(-len(columns) // _ACROSS)
+    across = -(-len(columns) // lines)
+    height = 1.3 + lines * (0.8 + 0.42 * len(rows))
+    figure = _figure(found, 2.4 + 2.4 * across, height, f"difference from {first['shown']}")
+    grid = figure.subplots(lines, across, sharey=True, squeeze=False)
+    axes = grid.flatten()
+    for axis in axes[len(columns) :]:
+        axis.set_visible(False)
+    axes = axes[: len(columns)]
     for axis, column in zip(axes, columns, strict=True):
         relative = column == "perplexity"
         for places, key, color, marker, shift in (
@@ -64,9 +72,9 @@ def _differences(found: Mapping[str, Any], reference: str) -> Figure:
         axis.set_title(column)
         axis.set_xlabel("% of it" if relative else "points")
         _plain(axis)
-    axes[0].set_yticks(range(len(rows)), [row["shown"] for row in rows])
+    for axis in grid[:, 0]:
+        axis.set_yticks(range(len(rows)), [row["shown"] for row in rows])
     axes[0].set_ylim(len(rows) - 0.5, -0.5)
-    figure.supxlabel(f"difference from {first['shown']}", fontsize=10)
     handles, labels = axes[0].get_legend_handles_labels()
     if handles:
         figure.legend(handles, labels, loc="outside lower right", frameon=False, ncols=2, fontsize=9)
@@ -76,7 +84,7 @@ def _differences(found: Mapping[str, Any], reference: str) -> Figure:
 def _curves(found: Mapping[str, Any]) -> Figure:
     """A figure over the share of the steps, a line for each pre-training."""
     [column, *_] = found["columns"]
-    figure = _figure(found, 6.4, 4.2)
+    figure = _figure(found, 6.4, 4.2, column)
     axis = figure.add_subplot()
     lines: dict[str, list[tuple[float, float, float]]] = {}
     for row in found["rows"]:
