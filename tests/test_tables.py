@@ -515,6 +515,7 @@ TWO_ROWS = Table(
 COMMAND = "import test_tables as t; t.table_rows.TABLES['two'] = t.TWO_ROWS; t.run_command(t.main)"
 
 
+@pytest.mark.slow
 def test_the_real_thing_killed_in_pretraining_and_in_fine_tuning(store, data, tmp_path, monkeypatch):
     """Two rows of one pre-training: the command is killed twice, what it began is left behind."""
     monkeypatch.setitem(table_rows.TABLES, "two", TWO_ROWS)
