@@ -7,13 +7,11 @@ is whole unless something damaged it later, and the manifest tells.
 """
 
 import contextlib
-import fcntl
 import functools
 import json
 import logging
 import os
 import shutil
-import socket
 import sys
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,7 +26,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from bertjax import config as config_lib
-from bertjax.errors import InputError, NotFiniteError, naming
+from bertjax.errors import InputError, NotFiniteError
+from bertjax.files import lock_folder
 from bertjax.manifest import (
     DIGESTS,
     digest_files,
@@ -296,23 +295,7 @@ def lock_workdir(workdir: str) -> Iterator[None]:
     if jax.process_index() != 0:
         yield
         return
-    path = os.path.join(workdir, ".lock")
-    try:
-        os.makedirs(workdir, exist_ok=True)
-        lock = open(path, "a+")  # noqa: SIM115 (closed below; opening must not empty the holder's name)
-    except OSError as error:
-        raise InputError(f"{workdir}: {error.strerror}; use another workdir") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            holder = lock.read().strip() or "another process"
-            raise InputError(f"{workdir}: in use by {holder}; stop that run or use another workdir") from None
-        with naming(path):
-            lock.truncate(0)
-            lock.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
-            lock.flush()
+    with lock_folder(workdir):
         yield
 
 

@@ -1,14 +1,16 @@
-"""Small files read whole, and folders written whole."""
+"""Small files read whole, folders written whole, and folders with one writer."""
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import shutil
+import socket
 from collections.abc import Iterator
 from typing import Any
 
-from bertjax.errors import InputError, quoted
+from bertjax.errors import InputError, naming, quoted
 
 _MOST_BYTES = 100_000_000  # of a vocabulary, a config or a tokenizer; real ones have a few million at most
 
@@ -66,3 +68,30 @@ def write_folder(folder: str) -> Iterator[str]:
             raise
         advice = "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "name another folder"
         raise InputError(f"{folder}: {error.strerror}; {advice}, then the same command") from error
+
+
+@contextlib.contextmanager
+def lock_folder(folder: str) -> Iterator[None]:
+    """Holds `folder` (made if absent) against a second writer; the lock dies with the process.
+
+    Raises:
+      InputError: another process holds it (host and pid are named), or the folder cannot be written.
+    """
+    path = os.path.join(folder, ".lock")
+    try:
+        os.makedirs(folder, exist_ok=True)
+        lock = open(path, "a+")  # noqa: SIM115 (closed below; opening must not empty the holder's name)
+    except OSError as error:
+        raise InputError(f"{folder}: {error.strerror}; use another workdir") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            holder = lock.read().strip() or "another process"
+            raise InputError(f"{folder}: in use by {holder}; stop that run or use another workdir") from None
+        with naming(path):
+            lock.truncate(0)
+            lock.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
+            lock.flush()
+        yield

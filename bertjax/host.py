@@ -34,11 +34,15 @@ def _find(patterns: tuple[str, ...]) -> list[str]:
     return sorted(path for pattern in patterns for path in glob.glob(pattern))
 
 
-def device_shares(processes: int) -> list[dict[str, str]]:
+def device_shares(processes: int, several: bool = False) -> list[dict[str, str]]:
     """What to set in the environment of each of some processes, so that they share this machine's devices.
 
     Nothing for a single process, which sees all devices, and nothing on a CPU. CUDA_VISIBLE_DEVICES and
     TPU_VISIBLE_CHIPS, where they are set, say which devices there are to share: "" says that there are none.
+
+    Args:
+      several: whether processes may have a GPU together if there are more than GPUs. Each then takes memory
+        as it needs it, not most of the GPU's at once.
 
     Raises:
       InputError: the devices cannot be divided so.
@@ -50,6 +54,11 @@ def device_shares(processes: int) -> list[dict[str, str]]:
         else [str(i) for i in range(len(_find(patterns)))]
         for name, patterns in (("CUDA_VISIBLE_DEVICES", _GPUS), ("TPU_VISIBLE_CHIPS", _TPU_CHIPS))
     )  # fmt: skip
+    if several and gpus and not chips and processes > len(gpus):
+        return [
+            {"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)], "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+            for i in range(processes)
+        ]
     devices = chips or gpus
     each = len(devices) // processes
     if len(devices) % processes or (chips and each not in _CHIP_BOUNDS):

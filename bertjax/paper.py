@@ -55,3 +55,73 @@ def glue_average(figures: Mapping[str, float | None]) -> float | None:
     names = [figure.name for task in FIGURES.values() for figure in task if figure.where == _SERVER]
     values = [figures.get(name) for name in names]
     return None if None in values else sum(values) / len(values)  # type: ignore[arg-type]
+
+
+# The tables of its own runs: {row: {column: figure}}; bertjax.table_rows has the columns' names.
+Figures = dict[str, dict[str, float]]
+
+
+def _figures(columns: str, rows: Mapping[str, tuple[float | None, ...]]) -> Figures:
+    names = columns.split(", ")
+    return {
+        row: {name: x for name, x in zip(names, values, strict=True) if x is not None}
+        for row, values in rows.items()
+    }
+
+
+# Section 5.1, on dev sets.
+PRETRAINING_TASKS = _figures(
+    "MNLI-m, QNLI, MRPC, SST-2, SQuAD F1",
+    {
+        "BERT": (84.4, 88.4, 86.7, 92.7, 88.5),
+        "No NSP": (83.9, 84.9, 86.5, 92.6, 87.9),
+        "LTR & No NSP": (82.1, 84.3, 77.5, 92.1, 77.8),
+        "+ BiLSTM": (82.1, 84.1, 75.7, 91.6, 84.9),
+    },
+)
+# Section 5.2, on dev sets, by the paper's layers, units and heads.
+MODEL_SIZE = _figures(
+    "perplexity, MNLI-m, MRPC, SST-2",
+    {
+        "3/768/12": (5.84, 77.9, 79.8, 88.4),
+        "6/768/3": (5.24, 80.6, 82.2, 90.7),
+        "6/768/12": (4.68, 81.9, 84.8, 91.3),
+        "12/768/12": (3.99, 84.4, 86.7, 92.9),
+        "12/1024/16": (3.54, 85.7, 86.9, 93.3),
+        "24/1024/16": (3.23, 86.6, 87.8, 93.7),
+    },
+)
+# Section 5.3, CoNLL-2003's dev set.
+FEATURES = _figures(
+    "NER F1",
+    {
+        "fine-tuned": (96.4,),
+        "embeddings": (91.0,),
+        "second-to-last": (95.6,),
+        "last": (94.9,),
+        "sum of the last four": (95.9,),
+        "concatenation of the last four": (96.1,),
+        "sum of all": (95.5,),
+    },
+)
+# Appendix C.2, on dev sets, by the shares of [MASK], the same token and a random one.
+MASKING = _figures(
+    "MNLI-m, NER F1, NER F1 of features",
+    {
+        "80/10/10": (84.2, 95.4, 94.9),
+        "100/0/0": (84.3, 94.9, 94.0),
+        "80/0/20": (84.1, 95.2, 94.6),
+        "80/20/0": (84.4, 95.2, 94.7),
+        "0/20/80": (83.7, 94.8, 94.6),
+        "0/0/100": (83.6, 94.9, 94.6),
+    },
+)
+# Section 4.1, GLUE's test server.
+SYSTEMS = _figures(
+    "MNLI-m, QQP F1, QNLI, SST-2, CoLA MCC, STS-B Spearman, MRPC F1, RTE",
+    {
+        "BERT": (84.6, 71.2, 90.5, 93.5, 52.1, 85.8, 88.9, 66.4),
+        "OpenAI GPT": (82.1, 70.3, 87.4, 91.3, 45.4, 80.0, 82.3, 56.0),
+        "ELMo": (76.4, 64.8, 79.8, 90.4, 36.0, 73.3, 84.9, 56.8),
+    },
+)

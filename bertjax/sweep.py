@@ -7,77 +7,41 @@ Each run is `python -m bertjax.main` in a workdir below --out. The same command 
 """
 
 import argparse
-import contextlib
 import importlib
 import itertools
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from bertjax import config as config_lib
 from bertjax.checkpoint import FOLDER, may_change
 from bertjax.convert.load import kind_of
 from bertjax.data import tfds_sets
-from bertjax.errors import EXIT_INTERRUPTED, InputError, Interrupted, run_command
-from bertjax.files import read_json
+from bertjax.errors import InputError, Interrupted, run_command
 from bertjax.flags import Parser
 from bertjax.host import device_shares
-from bertjax.logs import METRICS, read_metrics
 from bertjax.manifest import write_atomically
 from bertjax.results import Finished, as_markdown, as_text, collect, metric_of
+from bertjax.runs import (
+    OUTPUT,
+    Planned,
+    Process,
+    Start,
+    has_checkpoint,
+    last_line,
+    read_result,
+    run_all,
+    start_process,
+    write_result,
+)
 from bertjax.submission import FOLDERS, check_planned, write_submission
 from bertjax.tasks.finetune import fingerprints
 
-_RESULT = "result.json"  # of a workdir whose run is finished
-_OUTPUT = "output.txt"  # what a run printed
 _OWN = ("seed", "workdir")  # fields that the sweep sets itself
-_POLL_SECONDS = 0.05
-
-
-class Process(Protocol):
-    """What is asked of a run's process."""
-
-    def poll(self) -> int | None: ...
-    def terminate(self) -> None: ...
-
-
-Start = Callable[[Sequence[str], Mapping[str, str], str], Process]
-
-
-@dataclass(frozen=True)
-class Planned:
-    """A run that is wanted."""
-
-    task: str
-    setting: str
-    seed: int
-    workdir: str
-    arguments: tuple[str, ...]  # of bertjax.main
-    asked: dict[str, Any]  # its config's fields and its files' digests
-
-    @property
-    def name(self) -> str:
-        return " ".join(filter(None, (self.task, self.setting, f"seed={self.seed}")))
-
-
-def start_process(arguments: Sequence[str], environment: Mapping[str, str], output: str) -> Process:
-    """`python -m bertjax.main` with more in its environment, and all that it prints added to a file."""
-    with open(output, "ab") as file:
-        return subprocess.Popen(
-            [sys.executable, "-m", "bertjax.main", *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            env=os.environ | environment,
-        )
 
 
 def main(args: Sequence[str], start: Start = start_process) -> None:
@@ -93,7 +57,7 @@ def main(args: Sequence[str], start: Start = start_process) -> None:
     planned = plan(flags, overrides)
     finished = {run.workdir: found for run in planned if (found := read_result(run))}
     waiting = [run for run in planned if run.workdir not in finished]
-    for model in dict.fromkeys(run.asked["init_from"] for run in waiting if not _has_checkpoint(run.workdir)):
+    for model in dict.fromkeys(run.asked["init_from"] for run in waiting if not has_checkpoint(run.workdir)):
         kind_of(model)  # raises
     print(f"{len(planned)} runs, {len(finished)} of them finished", flush=True)
     began = {run.workdir: 0.0 for run in waiting}
@@ -102,12 +66,12 @@ def main(args: Sequence[str], start: Start = start_process) -> None:
     def started(run: Planned, environment: Mapping[str, str]) -> Process:
         os.makedirs(run.workdir, exist_ok=True)
         began[run.workdir] = time.monotonic()
-        return start(run.arguments, environment, os.path.join(run.workdir, _OUTPUT))
+        return start(run.arguments, environment, os.path.join(run.workdir, OUTPUT))
 
     def ended(run: Planned, code: int) -> None:
         if code:
             failed.append(run.name)
-            print(f"failed: {run.name}: {_last_line(run, code)}", flush=True)
+            print(f"failed: {run.name}: {last_line(run, code)}", flush=True)
             return
         finished[run.workdir] = found = write_result(run)
         seconds = time.monotonic() - began[run.workdir]
@@ -122,7 +86,7 @@ def main(args: Sequence[str], start: Start = start_process) -> None:
     lost = []
     for task, result in results["tasks"].items():
         best = result["settings"][0]["best_run"]
-        result["has_checkpoint"] = _has_checkpoint(best)
+        result["has_checkpoint"] = has_checkpoint(best)
         if not result["has_checkpoint"]:
             lost.append(f"the best run of {task} has no checkpoint any more; remove {best} to train it again")
     if finished:
@@ -136,7 +100,7 @@ def main(args: Sequence[str], start: Start = start_process) -> None:
     if failed:
         raise InputError(
             f"{len(failed)} of {len(planned)} failed: {', '.join(failed)}; see their last lines above, and "
-            f"{_OUTPUT} in their workdirs"
+            f"{OUTPUT} in their workdirs"
         )
     if flags.submission:
         best = {task: result["settings"][0]["best_run"] for task, result in results["tasks"].items()}
@@ -279,110 +243,10 @@ def _check_fits(source: str, task: str, config: config_lib.ConfigDict, metric: s
         metric_of(task, {f"{each}/{name}": None for each in sets for name in module.figures(config)}, metric)
 
 
-def run_all(
-    waiting: Sequence[Planned],
-    shares: Sequence[Mapping[str, str]],
-    start: Callable[[Planned, Mapping[str, str]], Process],
-    ended: Callable[[Planned, int], None],
-) -> bool:
-    """Runs all of them in order, one on each share of the devices at a time.
-
-    After SIGTERM or SIGINT nothing is started any more, and what runs is told to save and end.
-
-    Args:
-      ended: is told of each run that ended, and its exit code; not of those that were interrupted.
-
-    Returns:
-      Whether it was interrupted.
-    """
-    rest, running = list(waiting), dict[int, tuple[Planned, Process]]()
-    told = False
-
-    def tell_all() -> None:
-        for _, process in running.values():
-            process.terminate()
-
-    with _signals() as came, contextlib.ExitStack() as stack:
-        stack.callback(tell_all)  # in an error no run may be left behind
-        while running or (rest and not came):
-            for slot in range(len(shares)):
-                if slot not in running and rest and not came:
-                    run = rest.pop(0)
-                    running[slot] = run, start(run, shares[slot])
-            if came and not told:
-                tell_all()
-                told = True
-            for slot, (run, process) in list(running.items()):
-                code = process.poll()
-                if code is not None:
-                    del running[slot]
-                    if not (came and code in (EXIT_INTERRUPTED, -signal.SIGINT, -signal.SIGTERM)):
-                        ended(run, code)
-            if running:
-                time.sleep(_POLL_SECONDS)
-    return bool(came)
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[list[int]]:
-    """A list that SIGTERM and SIGINT are added to as they come."""
-    came: list[int] = []
-    old = {number: signal.signal(number, lambda number, _: came.append(number))
-           for number in (signal.SIGTERM, signal.SIGINT)}  # fmt: skip
-    try:
-        yield came
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
-
-
-def read_result(run: Planned) -> Finished | None:
-    """What a finished run came to; None if it is not finished.
-
-    Raises:
-      InputError: it was another run: its config or its files have changed; or the file is broken.
-    """
-    path = os.path.join(run.workdir, _RESULT)
-    if not os.path.exists(path):
-        return None
-    advice = "remove the file to run again"
-    result = read_json(path, advice)
-    old, figures = result.get("asked"), result.get("figures")
-    if not (isinstance(old, dict) and isinstance(figures, dict) and figures
-            and all(value is None or type(value) in (int, float) for value in figures.values())):  # fmt: skip
-        raise InputError(f"{path}: does not say what was asked for and what came out; {advice}")
-    changed = [f"{name} was {old.get(name)!r}, now {run.asked.get(name)!r}"
-               for name in sorted(old.keys() | run.asked.keys())
-               if old.get(name) != run.asked.get(name)]  # fmt: skip
-    if changed:
-        raise InputError(f"{path}: the run had another config: {'; '.join(changed)}; use another --out")
-    return Finished(run.task, run.setting, run.seed, run.workdir, figures)
-
-
-def write_result(run: Planned) -> Finished:
-    """Notes that a run is finished, with the figures of its last evaluation."""
-    rows = read_metrics(os.path.join(run.workdir, METRICS))
-    last = next(row for row in reversed(rows) if any(name.startswith("eval") for name in row))
-    figures = {name: value for name, value in last.items() if name.startswith("eval")}
-    text = json.dumps({"figures": figures, "asked": run.asked}, indent=1)
-    write_atomically(os.path.join(run.workdir, _RESULT), text + "\n")
-    return Finished(run.task, run.setting, run.seed, run.workdir, figures)
-
-
-def _last_line(run: Planned, code: int) -> str:
-    path = os.path.join(run.workdir, _OUTPUT)
-    lines = Path(path).read_text(errors="replace").split("\n") if os.path.exists(path) else []
-    return next((line for line in reversed(lines) if line.strip()), f"exit code {code}, nothing printed")
-
-
 def _collect(planned: Sequence[Planned], finished: Mapping[str, Finished], flags: Any) -> dict[str, Any]:
     """Results in the order of the plan: of runs with equal figures the first is the best."""
     runs = [finished[run.workdir] for run in planned if run.workdir in finished]
     return collect(runs, flags.seeds, flags.metric)
-
-
-def _has_checkpoint(workdir: str) -> bool:
-    return os.path.isdir(os.path.join(workdir, FOLDER))
 
 
 def _drop_checkpoints(planned: Sequence[Planned], finished: Mapping[str, Finished], flags: Any) -> None:

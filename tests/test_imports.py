@@ -16,14 +16,16 @@ ORDER = (
     ("sharding",),
     ("data", "models"),
     ("optim",),
-    ("checkpoint", "logs", "results", "throughput"),
-    ("trained",),
+    ("checkpoint", "logs", "results", "table_data", "table_rows", "throughput"),
+    ("runs", "trained"),
+    ("table_plan",),
+    ("table_files", "table_plot"),
     ("tasks",),
     ("convert", "evaluate"),
     ("asked", "embeddings", "inference", "start"),
     ("train",),
     ("main", "prepare", "predict", "ensemble", "plan", "report", "sweep"),
-    ("demo",),
+    ("demo", "tables"),
 )
 RANK = {part: rank for rank, parts in enumerate(ORDER) for part in parts}
 

@@ -75,3 +75,13 @@ def test_a_fine_tuned_model_gives_its_classifier_only_for_the_same_labels(tmp_pa
     assert line == f"parameters of {mnli}: encoder, pooler; drawn anew: classifier"
     params, _, source, _ = begin(settings(tmp_path / "again", mnli, three))
     np.testing.assert_array_equal(params["classifier_kernel"], source["classifier_kernel"])
+
+
+def test_a_checkpoint_of_a_workdir_is_named_by_its_folder(tmp_path):
+    model = tmp_path / "model"
+    make_trained(str(model), step=7)
+    make_trained(str(model), step=9)
+    assert bertjax.load(model).step == 9
+    assert bertjax.load(model / "checkpoints" / "7").step == 7
+    with pytest.raises(InputError, match=r"checkpoints/8: no such folder"):
+        bertjax.load(model / "checkpoints" / "8")

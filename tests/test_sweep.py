@@ -324,6 +324,10 @@ def test_devices_are_shared_out(monkeypatch):
     assert device_shares(2) == [{"CUDA_VISIBLE_DEVICES": "2,3"}, {"CUDA_VISIBLE_DEVICES": "5,7"}]
     with pytest.raises(InputError, match=r"--parallel=3: the 4 GPUs cannot be shared out so"):
         device_shares(3)
+    shared = device_shares(6, several=True)
+    assert [share["CUDA_VISIBLE_DEVICES"] for share in shared] == ["2", "3", "5", "7", "2", "3"]
+    assert {share["XLA_PYTHON_CLIENT_PREALLOCATE"] for share in shared} == {"false"}
+    assert device_shares(2, several=True) == device_shares(2)
     monkeypatch.setenv("TPU_VISIBLE_CHIPS", "0,1,2,3")
     one, two = device_shares(2)
     assert one == {

@@ -16,7 +16,7 @@ from bertjax.trained import Trained, load_trained
 def kind_of(path: str) -> str:
     """ "bertjax", "huggingface" or "google". Raises InputError if it is none of them."""
     folder = Path(path)
-    if (folder / FOLDER).is_dir():
+    if (folder / FOLDER).is_dir() or _is_checkpoint(folder):
         return "bertjax"
     if Path(f"{folder}.index").is_file() or folder.suffix == ".index":
         return "google"
@@ -32,6 +32,10 @@ def kind_of(path: str) -> str:
     )
 
 
+def _is_checkpoint(folder: Path) -> bool:
+    return folder.parent.name == FOLDER and folder.name.isdecimal() and folder.is_dir()
+
+
 def load(
     path: str | os.PathLike[str],
     *,
@@ -43,7 +47,8 @@ def load(
     """The model at `path`.
 
     Args:
-      path: a workdir, a Hugging Face folder, or a folder (or checkpoint) of Google's 2018 release.
+      path: a workdir or one of its checkpoints (WORKDIR/checkpoints/1000), a Hugging Face folder, or a folder
+        (or checkpoint) of Google's 2018 release.
       step: of a workdir's checkpoint; None: the newest.
       head: of HEADS of bertjax.models.bert or gpt; None: the one that the files show.
       allow_pickle: whether pytorch_model.bin may be read where there is no safetensors file. The reader
@@ -68,6 +73,8 @@ def load(
 
 def _load(path: str, step: int | None, head: str | None, allow_pickle: bool) -> Trained:
     kind = kind_of(path)
+    if step is None and _is_checkpoint(Path(path)):
+        path, step = str(Path(path).parent.parent), int(Path(path).name)
     if kind == "bertjax":
         model = load_trained(path, step)
         return model if head in (None, model.head) else _take_head(model, str(head), path)
