@@ -256,8 +256,8 @@ class Encoder(nnx.Module):
             x_BSD = nnx.merge(graph, params)(x_BSD, bias_BNST, layer_keys, positions_BM)
             return x_BSD, x_BSD if every_layer else None
 
-        # A loop needs no barrier that keeps XLA from merging the two computations. Outside of one XLA sees both,
-        # and chooses what to compute again itself.
+        # A loop needs no barrier that keeps XLA from merging the two computations. Outside of a loop it sees
+        # both, and chooses itself what to compute again.
         looped = jax.checkpoint(body, policy=_KEPT[self.remat], prevent_cse=False)
         if self.remat != "none":
             body = jax.checkpoint(body, policy=_KEPT[self.remat])
