@@ -172,10 +172,12 @@ def open_data(config: ConfigDict, source: Trained | None) -> Data:
 
     def encoded(path: str, tagged: bool) -> tuple[PackedRows, list[Window]]:
         windows = cut_windows(read[path], source.tokenizer, most, c.document_context)
-        arrays: dict[str, list[np.ndarray]] = {}
+        weights: list[np.ndarray] = [np.zeros(len(window.row.ids), np.float32) for window in windows]
+        for of_window, window in zip(weights, windows, strict=True):
+            of_window[[position for _, _, position in window.words]] = 1.0
+        arrays: dict[str, list[np.ndarray]] = {"label_weights": weights}
         if tagged:
             tags = [np.zeros(len(window.row.ids), np.int32) for window in windows]
-            weights = [np.zeros(len(window.row.ids), np.float32) for window in windows]
             for i, window in enumerate(windows):
                 for sentence, word, position in window.words:
                     tag = read[path][sentence].tags[word]
@@ -183,9 +185,9 @@ def open_data(config: ConfigDict, source: Trained | None) -> Data:
                         line = read[path][sentence].line + word
                         raise InputError(f"{path}:{line}: unknown tag {tag!r}; known are {', '.join(labels)}")
                     tags[i][position] = numbers[tag]
-                    weights[i][position] = 1.0
-            arrays = {"labels": tags, "label_weights": weights}
-        return PackedRows([window.row for window in windows], source.tokenizer.pad_id, {}, arrays), windows
+            arrays["labels"] = tags
+        rows, alone = [window.row for window in windows], config.model.kind == "elmo"
+        return PackedRows(rows, source.tokenizer.pad_id, {}, arrays, alone=alone), windows
 
     training, _ = encoded(paths["train"][0], tagged=True)
     config = fine_tuned_config(config, source, labels, len(training))
