@@ -60,8 +60,9 @@ def load_trained(workdir: str, step: int | None = None) -> Trained:
                          "it was saved by another version of bertjax")  # fmt: skip
     config = ConfigDict({name: saved[f"model.{name}"] for name in defaults.model})
     if elmo:
-        config.elmo = ConfigDict({name: saved[f"elmo.{name}"] for name in elmo})
-        config.elmo.filters = tuple(map(tuple, config.elmo.filters))  # JSON has lists
+        of_elmo = {name: saved[f"elmo.{name}"] for name in elmo}
+        of_elmo["filters"] = tuple(map(tuple, of_elmo["filters"]))  # JSON has lists
+        config.elmo = ConfigDict(of_elmo)
     if tokenizer.sha256 != meta["tokenizer"]:
         size, tokens = config.vocab_size, tokenizer.vocab_size
         what = "has as many tokens as" if tokens == size else f"has {tokens} tokens, not {size} as"

@@ -21,6 +21,7 @@ ORDER = (
     ("tasks",),
     ("convert", "evaluate"),
     ("asked", "inference", "start"),
+    ("inference_elmo",),
     ("train",),
     ("main", "prepare", "predict", "ensemble", "plan", "report", "sweep"),
     ("demo",),

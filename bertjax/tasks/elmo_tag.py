@@ -6,6 +6,7 @@ Shapes: B rows, S words of a row, C tags.
 """
 
 import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from bertjax.errors import InputError
@@ -40,9 +41,23 @@ def batch_outputs(
     config: ConfigDict, params: elmo_heads.Params, batch: elmo_heads.Batch
 ) -> dict[str, jax.Array]:
     """The best sequence of tags, int32 [B, S], of those where an I-X follows a B-X or an I-X."""
+    return {"tags": crf.viterbi(*_chains(config, params, batch))[0]}
+
+
+def batch_tags(
+    config: ConfigDict, params: elmo_heads.Params, batch: elmo_heads.Batch
+) -> tuple[jax.Array, jax.Array]:
+    """The tags of `batch_outputs`, and the probability of each, float32 [B, S], over all such sequences."""
+    chains = _chains(config, params, batch)
+    tags_BS, _ = crf.viterbi(*chains)
+    return tags_BS, jnp.take_along_axis(crf.marginals(*chains), tags_BS[..., None], axis=-1)[..., 0]
+
+
+def _chains(
+    config: ConfigDict, params: elmo_heads.Params, batch: elmo_heads.Batch
+) -> tuple[crf.Params, jax.Array, jax.Array]:
     only = crf.iob2_only(params["crf"], config.examples.labels)
-    tags_BS, _ = crf.viterbi(only, _scores(config, params, batch, None), batch["label_weights"] > 0)
-    return {"tags": tags_BS}
+    return only, _scores(config, params, batch, None), batch["label_weights"] > 0
 
 
 def _scores(
