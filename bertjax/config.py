@@ -121,7 +121,7 @@ def default() -> ConfigDict:
     c.seed = 0  # initial parameters, data order, masks and dropout all follow from it
 
     c.model = ConfigDict()  # BertConfig's names, but for kind
-    c.model.kind = "bert"  # or "gpt", the left-to-right OpenAI GPT, which no task trains yet; or "elmo"
+    c.model.kind = "bert"  # or "gpt", the left-to-right OpenAI GPT, which no task trains yet; "elmo"
     c.model.vocab_size = 30522
     c.model.hidden_size = 768
     c.model.num_hidden_layers = 12
