@@ -120,15 +120,15 @@ def _rules(config: ConfigDict, fsdp: int, tensor: int) -> list[tuple[str, int, s
 
 def _elmo_rules(config: ConfigDict, fsdp: int, tensor: int) -> list[tuple[str, int, str, int]]:
     """Likewise of an ELMo, and of what stands on it."""
-    c, rules = config.elmo, []
+    c, rules = config.elmo, list[tuple[str, int, str, int]]()
     for axis, size in (("fsdp", fsdp), ("tensor", tensor)):
         rules += [
             ("elmo.filters, all counts", sum(count for _, count in c.filters), axis, size),
             ("elmo.projection", c.projection, axis, size),
             ("elmo.cells", c.cells, axis, size),
-            ("elmo.head_cells", c.head_cells, axis, size),
-            ("elmo.head_hidden", c.head_hidden, axis, size),
         ]
+        if config.task != "elmo":
+            rules += [(f"elmo.{name}", c[name], axis, size) for name in ("head_cells", "head_hidden")]
     rows = padded_vocab_size(c.vocab_size)
     return [*rules, ("elmo.vocab_size, padded", rows, "fsdp x tensor", fsdp * tensor)]
 

@@ -284,6 +284,10 @@ def test_what_does_not_fit_is_one_line(words, store, tmp_path):
             config_lib.check(toy_elmo(words, **fields))
     with pytest.raises(InputError, match=r"fsdp=8 does not divide elmo.cells=20"):
         sharding.make_mesh(toy_elmo(words, **{"mesh.data": 1, "mesh.fsdp": 8, "elmo.cells": 20}))
+    fields = {"mesh.data": 1, "mesh.fsdp": 8, "elmo.head_cells": 12}
+    sharding.make_mesh(toy_elmo(words, **fields))  # pre-training has no such head
+    with pytest.raises(InputError, match=r"fsdp=8 does not divide elmo.head_cells=12"):
+        sharding.make_mesh(toy_elmo(words, **{"task": "elmo_tag", **fields}))
 
 
 def test_sentences_that_are_cut_are_counted(words):
