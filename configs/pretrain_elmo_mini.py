@@ -4,7 +4,7 @@
     python -m bertjax.main --config=configs/pretrain_elmo_mini.py --config.data.store=STORE \\
         --config.workdir=DIR
 
-Hardware, time and score: docs/pretraining.md.
+Hardware: any; time and perplexity on 2 CPU cores are in docs/pretraining.md.
 """
 
 from bertjax.config import default
