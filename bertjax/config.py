@@ -49,10 +49,24 @@ ARCHITECTURE = (
     "causal",
 )
 
+# Fields of config.elmo that the parameters of its language models fit or not; likewise.
+ELMO_ARCHITECTURE = (
+    "vocab_size",
+    "characters",
+    "character_size",
+    "filters",
+    "highway_layers",
+    "cells",
+    "projection",
+    "layers",
+    "clip",
+)
+
 VOCAB_MULTIPLE = 128  # the embedding table divides over any mesh up to this, and fills the TPU's lanes
 CHARACTER_IDS = 262  # ELMo's: 256 bytes, begin and end of sentences and words, and two kinds of padding
 HIDDEN_ACTS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu")  # Hugging Face's names
-KINDS = ("bert", "gpt")  # bertjax.models.kinds has their modules
+KINDS = ("bert", "gpt", "elmo")  # bertjax.models.kinds has their modules
+ELMO_TASKS = ("elmo", "elmo_tag", "elmo_classify")  # those that train an ELMo
 REMAT = ("none", "attention", "dots", "full")
 MASKING = ("static", "dynamic", "next_token")
 OPTIMIZERS = ("bert_adamw", "adamw", "lamb")
@@ -77,7 +91,8 @@ _POSITIVE = (
     "phase2.batch_size", "phase2.max_predictions_per_seq", "phase2.learning_rate",
     "optim.learning_rate", "optim.eps", "eval.batch_size", "examples.max_query_length",
     "examples.doc_stride", "examples.max_answer_length", "examples.n_best_size", "elmo.vocab_size",
-    "elmo.character_size", "elmo.cells", "elmo.projection", "elmo.layers", "elmo.samples", "head.lstm_size",
+    "elmo.character_size", "elmo.cells", "elmo.projection", "elmo.layers", "elmo.samples",
+    "elmo.head_cells", "elmo.head_layers", "elmo.head_hidden", "head.lstm_size",
 )  # fmt: skip
 _NOT_NEGATIVE = (
     "train.eval_every", "train.keep_every", "train.reinit_layers", "phase2.steps", "phase2.warmup_steps",
@@ -115,7 +130,7 @@ def default() -> ConfigDict:
     c.seed = 0  # initial parameters, data order, masks and dropout all follow from it
 
     c.model = ConfigDict()  # BertConfig's names, but for kind
-    c.model.kind = "bert"  # or "gpt", the left-to-right OpenAI GPT, which no task trains yet
+    c.model.kind = "bert"  # or "gpt", the left-to-right OpenAI GPT, which no task trains yet; "elmo"
     c.model.vocab_size = 30522
     c.model.hidden_size = 768
     c.model.num_hidden_layers = 12
@@ -158,6 +173,11 @@ def default() -> ConfigDict:
     c.elmo.dropout_prob = 0.1
     c.elmo.samples = 8192  # of the vocabulary in a training step's softmax
     c.elmo.mix_norm = False  # LayerNorm of each layer before the learned mix
+    # What reads the mix in another task: a biLSTM, and for classes an MLP behind it.
+    c.elmo.head_cells = 200  # in each direction
+    c.elmo.head_layers = 2
+    c.elmo.head_hidden = 512  # units of the MLP
+    c.elmo.head_dropout_prob = 0.5  # on the input of each layer
 
     c.data = ConfigDict()
     c.data.store = ""  # folder written by bertjax.prepare
@@ -433,7 +453,14 @@ def check(config: ConfigDict) -> None:
                 "must hold finite numbers only")  # fmt: skip
     _check_fields(config)
     check_model(m)
-    require(m.kind == "bert", "model.kind", "every task trains a BERT")
+    if config.task in ELMO_TASKS:
+        require(m.kind == "elmo", "model.kind", f"the task {config.task} trains an ELMo; set it to elmo")
+        require(
+            config.optim.layer_decay == 1, "optim.layer_decay", "ELMo's layers have one rate; set it to 1"
+        )
+        require(not t.reinit_layers, "train.reinit_layers", "no layer of an ELMo is drawn anew; set it to 0")
+    else:
+        require(m.kind == "bert", "model.kind", f"the task {config.task} trains a BERT")
     for field, known in (("data.masking", MASKING), ("optim.name", OPTIMIZERS)):
         require(dict(fields(config))[field] in known, field, f"must be one of {', '.join(known)}")
     require(len(d.mask_split) == 3 and min(d.mask_split) >= 0 and abs(sum(d.mask_split) - 1) < 1e-6,

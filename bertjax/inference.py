@@ -56,7 +56,7 @@ def encode_masked(tokenizer: Tokenizer, texts: Sequence[str], most: int) -> list
     return rows
 
 
-def _in_batches(
+def in_batches(
     rows: Sequence[Row],
     tokenizer: Tokenizer,
     most: int,
@@ -160,7 +160,7 @@ class Predictor:
                 for m in range(row.ids.count(mask))
             ]
 
-        return _in_batches(rows, self.tokenizer, self.most, compute, take)
+        return in_batches(rows, self.tokenizer, self.most, compute, take)
 
     def next_sentence(self, pairs: Sequence[tuple[str, str]], truncate: bool = False) -> list[float]:
         """The probability that the second text of each pair follows the first. Raises InputError."""
@@ -171,7 +171,7 @@ class Predictor:
             pooled_BD = model.pool(_class_states(model, batch))
             return jax.nn.softmax(model.next_sentence(pooled_BD))[:, 0]
 
-        return _in_batches(
+        return in_batches(
             self._encode(pairs, truncate),
             self.tokenizer,
             self.most,
@@ -189,7 +189,7 @@ class Predictor:
         def logits(model: bert.Bert, batch: Any) -> jax.Array:
             return model.classify(model.pool(_class_states(model, batch)))
 
-        return _in_batches(
+        return in_batches(
             self._encode(texts, truncate),
             self.tokenizer,
             self.most,
@@ -218,7 +218,7 @@ class Predictor:
         def spans(model: bert.Bert, batch: Any) -> jax.Array:
             return model.spans(model.head_states(batch))
 
-        logits = _in_batches(
+        logits = in_batches(
             rows,
             self.tokenizer,
             seq_length,
@@ -263,7 +263,7 @@ class Predictor:
         def tags(model: bert.Bert, batch: Any) -> jax.Array:
             return model.classify(model.head_states(batch))
 
-        found = _in_batches(
+        found = in_batches(
             [window.row for window in cut],
             self.tokenizer,
             seq_length,
@@ -276,6 +276,16 @@ class Predictor:
             for sentence, word, position in window.words:
                 logits[sentence][word] = x[position]
         return logits
+
+    def best_tags(
+        self, sentences: Sequence[Sentence], seq_length: int, document_context: bool
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """The likeliest tag of each word of each sentence, int [words], and its probability. See `tag`."""
+        found = []
+        for logits in self.tag(sentences, seq_length, document_context):
+            shares = np.exp(logits - logits.max(-1, keepdims=True))
+            found.append((logits.argmax(-1), shares.max(-1) / shares.sum(-1)))
+        return found
 
     def embed(
         self, texts: Sequence[Text], pooling: str = "mean", layer: int | str = -1, truncate: bool = False
@@ -320,7 +330,7 @@ class Predictor:
                 return (x_BSD * weights_BS1).sum(1) / weights_BS1.sum(1)
             return x_BSD[:, 0] if pooling == "cls" else model.pool(x_BSD[:, 0])
 
-        return _in_batches(
+        return in_batches(
             self._encode(texts, truncate),
             self.tokenizer,
             self.most,

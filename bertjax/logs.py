@@ -125,7 +125,14 @@ class Log:
         if self._bar is not None:
             self._bar.update(step - self._bar.n)
             if not held_out:
-                shown = ("loss", "mlm_accuracy", "sequences_per_second", "mfu", "peak_flops_per_second")
+                shown = (
+                    "loss",
+                    "sampled_loss",
+                    "mlm_accuracy",
+                    "sequences_per_second",
+                    "mfu",
+                    "peak_flops_per_second",
+                )
                 self._bar.set_postfix_str("  ".join(_parts({k: values[k] for k in shown if k in values})))
 
 

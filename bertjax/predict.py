@@ -26,6 +26,7 @@ from bertjax.embeddings import check_path, open_writer
 from bertjax.errors import InputError, run_command
 from bertjax.flags import Parser
 from bertjax.inference import POOLINGS, Guesses, Predictor, windows
+from bertjax.inference_elmo import ElmoPredictor
 from bertjax.tasks.classify import read_label, read_text
 from bertjax.trained import Trained
 
@@ -180,7 +181,7 @@ def _classify(flags: argparse.Namespace) -> None:
     if flags.label and not flags.columns:
         raise InputError(f"--label={flags.label}: is a table's; name the columns of its texts with --columns")
     texts = None if flags.columns else read_texts(flags, text_or_pair)
-    trained, model = _open_for(flags, "sequence_classification", "classify")
+    trained, model = _open_for(flags, "sequence_classification", "classify", model_kind=None)
     gold: list[float] = []
     if texts is None:
         texts, gold = _read_columns(flags, trained.labels)
@@ -254,20 +255,17 @@ def _tag(flags: argparse.Namespace) -> None:
     file = read_conll(flags.input, tagged=False) if flags.conll else []
     lines = () if flags.conll else enumerate(read_texts(flags, words))  # each is a document of its own
     texts = file or (Sentence(tuple(of_line), (), 0, number) for number, of_line in lines)
-    trained, model = _open_for(flags, "token_classification", "tag words")
+    trained, model = _open_for(flags, "token_classification", "tag words", model_kind=None)
     context = trained.meta["config"].get("examples.document_context", False)
     documents = (list(document) for _, document in groupby(texts, key=lambda sentence: sentence.document))
     tags = []
     for window in windows(documents):
         sentences = list(chain.from_iterable(window))
-        answers = model.tag(sentences, _seq_length(trained, model), context)
-        for sentence, logits in zip(sentences, answers, strict=True):
-            shares = _softmax(logits)
-            found = [trained.labels[i] for i in shares.argmax(-1)]
+        answers = model.best_tags(sentences, _seq_length(trained, model), context)
+        for sentence, (best, shares) in zip(sentences, answers, strict=True):
+            found = [trained.labels[i] for i in best]
             if flags.json:
-                _print_json(
-                    {"words": sentence.words, "tags": found, "probabilities": shares.max(-1).tolist()}
-                )
+                _print_json({"words": sentence.words, "tags": found, "probabilities": shares.tolist()})
             elif flags.conll:
                 tags.append(found)
             else:
@@ -362,14 +360,19 @@ def _open(flags: argparse.Namespace) -> Predictor:
     return Predictor(model.config, model.params, model.tokenizer, model.stands_on)
 
 
-def _open_for(flags: argparse.Namespace, head: str, what: str) -> tuple[Trained, Predictor]:
-    model = load(flags.model, allow_pickle=flags.allow_pickle, model_kind="bert")
+def _open_for(
+    flags: argparse.Namespace, head: str, what: str, model_kind: str | None = "bert"
+) -> tuple[Trained, Any]:
+    """The model and what asks it, a Predictor or an ElmoPredictor."""
+    model = load(flags.model, allow_pickle=flags.allow_pickle, model_kind=model_kind)
     if model.head != head:
         raise InputError(f"{flags.model}: a model for {model.head}; name one that was trained to {what}")
+    if model.config.kind == "elmo":
+        return model, ElmoPredictor(model)
     return model, Predictor(model.config, model.params, model.tokenizer, model.stands_on)
 
 
-def _seq_length(trained: Trained, model: Predictor) -> int:
+def _seq_length(trained: Trained, model: Any) -> int:
     """Tokens of a window: the run's, or for a model from elsewhere as many as it takes."""
     return int(min(trained.meta["config"].get("train.seq_length", model.most), model.most))
 

@@ -75,14 +75,14 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
         help="a file, folder or glob (.gz, .bz2, .xz, .zst too), or a tfds name; or several")  # fmt: skip
     add("--format", required=True, choices=FORMATS, **several, help=each)
     add("--out", required=True, metavar="STORE", help="folder to write; the same command again continues")
-    vocabulary = parser.add_mutually_exclusive_group(required=True)
+    vocabulary = parser.add_mutually_exclusive_group()
     vocabulary.add_argument(
-        "--vocab", metavar="FILE", help="a vocab.txt, a SentencePiece .model or a vocab.json to use"
+        "--vocab", metavar="FILE", help="a vocab.txt, a SentencePiece .model, vocab.json or words.json to use"
     )
     vocabulary.add_argument("--vocab_size", type=int, metavar="N", help="train a vocabulary of N tokens")
-    add("--tokenizer", choices=("wordpiece", "unigram", "bpe", "gpt_bpe"), default="wordpiece",
-        help="kind of vocabulary to train; unigram, bpe: SentencePiece; gpt_bpe: OpenAI GPT's "
-        "(default: wordpiece)")  # fmt: skip
+    add("--tokenizer", choices=("wordpiece", "unigram", "bpe", "gpt_bpe", "words"), default="wordpiece",
+        help="kind of vocabulary to train; unigram, bpe: SentencePiece; gpt_bpe: OpenAI GPT's; words: every "
+        "word of the text, without --vocab_size (default: wordpiece)")  # fmt: skip
     add("--vocab_sample_mb", type=int, default=100, metavar="MB",
         help="most text to train it on (default: 100)")  # fmt: skip
     add("--cased", action="store_true", help="keep case and accents (default: lower-case)")
@@ -105,6 +105,11 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     ):
         if not ok:
             raise InputError(f"--{name}={getattr(args, name)}: {rule}")
+    if args.tokenizer == "words" and args.vocab_size is not None:
+        raise InputError(f"--vocab_size={args.vocab_size}: --tokenizer=words keeps every word, and "
+                         "config.elmo.vocab_size says how many are predicted; leave it out")  # fmt: skip
+    if args.tokenizer != "words" and args.vocab is None and args.vocab_size is None:
+        raise InputError("one of the arguments --vocab --vocab_size is required")
     if args.cased and args.tokenizer == "gpt_bpe":
         raise InputError("--cased: --tokenizer=gpt_bpe is lower-case; leave one of them out")
     return args

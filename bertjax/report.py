@@ -25,6 +25,7 @@ _PANELS = (  # title, metric, unit of the axis
     ("Masked-LM loss", "mlm_loss", "nats per masked token"),
     ("Masked-LM accuracy", "mlm_accuracy", "share of masked tokens"),
     ("Next-sentence accuracy", "nsp_accuracy", "share of sequences"),
+    ("Sampled-softmax loss", "sampled_loss", "nats a word"),
     ("Loss", "loss", "nats"),
     ("Learning rate", "learning_rate", "learning rate"),
 )
@@ -96,7 +97,7 @@ def _draw_panel(axis: Axes, rows: list[dict[str, Any]], title: str, metric: str,
     if held_out[0]:
         axis.plot(*held_out, color=_HELD_OUT, linewidth=1.5, marker="o", markersize=4, label="held-out")
     entropy = _series(rows, _BASELINE)[1]
-    if metric == "mlm_loss" and entropy:
+    if metric in ("mlm_loss", "loss") and entropy:
         axis.axhline(entropy[-1], color=_REFERENCE, linestyle="--", linewidth=1.2,
                      label=f"unigram entropy, {entropy[-1]:.2f}")  # fmt: skip
     axis.set_title(title, fontsize=12)
@@ -129,10 +130,16 @@ def _title(workdir: str) -> str:
     try:
         with open(path, encoding="utf-8") as file:
             config = json.load(file)
+        batch = f"batch {config['train.batch_size']} × {config['train.seq_length']}"
+        if config.get("model.kind") == "elmo":
+            return (
+                f"{name}: {config['task']}, {config['elmo.layers']} layers, {config['elmo.cells']} cells, "
+                f"projection {config['elmo.projection']}, {batch} words"
+            )
         return (
             f"{name}: {config['task']}, {config['model.num_hidden_layers']} layers, "
             f"hidden {config['model.hidden_size']}, {config['model.num_attention_heads']} heads, "
-            f"batch {config['train.batch_size']} × {config['train.seq_length']} tokens"
+            f"{batch} tokens"
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: not a run's config ({error}); mend or remove it") from error

@@ -93,16 +93,7 @@ def make_mesh(config: ConfigDict, devices: list[Any] | None = None) -> Mesh:
             "the product of the axes must be the number of devices"
         )
     data, fsdp, tensor = sizes
-    m = config.model
-    vocab = padded_vocab_size(m.vocab_size)
-    rules = [("model.num_attention_heads", m.num_attention_heads, "tensor", tensor),
-             ("model.intermediate_size", m.intermediate_size, "tensor", tensor),
-             ("model.hidden_size", m.hidden_size, "fsdp", fsdp),
-             ("model.hidden_size", m.hidden_size, "tensor", tensor),
-             ("model.vocab_size, padded", vocab, "fsdp x tensor", fsdp * tensor)]  # fmt: skip
-    if config.head.lstm_layers:
-        size = config.head.lstm_size
-        rules += [("head.lstm_size", size, "tensor", tensor), ("2 x head.lstm_size", 2 * size, "fsdp", fsdp)]
+    rules = _elmo_rules(config, fsdp, tensor) if config.model.kind == "elmo" else _rules(config, fsdp, tensor)
     for phase in ("train", *(["phase2"] if config.phase2.steps else [])):
         part = config[phase].batch_size // config.train.accumulation
         rules.append((f"{phase}.batch_size / train.accumulation", part, "data x fsdp", data * fsdp))
@@ -113,6 +104,37 @@ def make_mesh(config: ConfigDict, devices: list[Any] | None = None) -> Mesh:
                 f"--config.mesh: {axis}={size} does not divide {field}={value}; change one of them"
             )
     return jax.make_mesh(sizes, AXES, (jax.sharding.AxisType.Auto,) * 3, devices=devices)
+
+
+def _rules(config: ConfigDict, fsdp: int, tensor: int) -> list[tuple[str, int, str, int]]:
+    """What of a Transformer must be divisible: (field, its value, axes, their size)."""
+    m = config.model
+    rules = [
+        ("model.num_attention_heads", m.num_attention_heads, "tensor", tensor),
+        ("model.intermediate_size", m.intermediate_size, "tensor", tensor),
+        ("model.hidden_size", m.hidden_size, "fsdp", fsdp),
+        ("model.hidden_size", m.hidden_size, "tensor", tensor),
+        ("model.vocab_size, padded", padded_vocab_size(m.vocab_size), "fsdp x tensor", fsdp * tensor),
+    ]
+    if config.head.lstm_layers:
+        size = config.head.lstm_size
+        rules += [("head.lstm_size", size, "tensor", tensor), ("2 x head.lstm_size", 2 * size, "fsdp", fsdp)]
+    return rules
+
+
+def _elmo_rules(config: ConfigDict, fsdp: int, tensor: int) -> list[tuple[str, int, str, int]]:
+    """Likewise of an ELMo, and of what stands on it."""
+    c, rules = config.elmo, list[tuple[str, int, str, int]]()
+    for axis, size in (("fsdp", fsdp), ("tensor", tensor)):
+        rules += [
+            ("elmo.filters, all counts", sum(count for _, count in c.filters), axis, size),
+            ("elmo.projection", c.projection, axis, size),
+            ("elmo.cells", c.cells, axis, size),
+        ]
+        if config.task != "elmo":
+            rules += [(f"elmo.{name}", c[name], axis, size) for name in ("head_cells", "head_hidden")]
+    rows = padded_vocab_size(c.vocab_size)
+    return [*rules, ("elmo.vocab_size, padded", rows, "fsdp x tensor", fsdp * tensor)]
 
 
 def path_name(path: tuple[Any, ...]) -> str:

@@ -12,8 +12,8 @@ from bertjax.checkpoint import FOLDER
 from bertjax.convert.load import load
 from bertjax.errors import InputError
 from bertjax.manifest import steps_in
-from bertjax.models import bert
 from bertjax.models.features import same_features
+from bertjax.models.kinds import MODULES
 from bertjax.tasks.common import Data
 from bertjax.trained import Trained, load_trained
 
@@ -46,9 +46,13 @@ def initial_params(
         layers than config.train.reinit_layers.
     """
     where = f"--config.init_from={config.init_from}"
-    other = [name for name in config_lib.ARCHITECTURE if source.config[name] != config.model[name]]
+    other = [f"model.{name}={source.config[name]}" for name in config_lib.ARCHITECTURE
+             if source.config[name] != config.model[name]]  # fmt: skip
+    if config.model.kind == "elmo":
+        other += [f"elmo.{name}={source.config.elmo[name]}" for name in config_lib.ELMO_ARCHITECTURE
+                  if source.config.elmo[name] != config.elmo[name]]  # fmt: skip
     if other:
-        flags = " ".join(f"--config.model.{name}={source.config[name]}" for name in other)
+        flags = " ".join(f"--config.{field}" for field in other)
         raise InputError(f"{where}: another model than config.model; to train one like it add {flags}")
     if source.tokenizer.sha256 != data.tokenizer.sha256:
         raise InputError(
@@ -60,10 +64,12 @@ def initial_params(
         raise InputError(f"--config.train.reinit_layers={top}: the model has {layers} layers")
     if not config.init_params:
         return fresh, f"sizes and tokenizer of {config.init_from}; all parameters are drawn anew"
-    given = set(bert.parts_of(source.params))
-    wanted = tuple(part for part in bert.parts_of(fresh) if part in ("features", *bert.HEADS[task.HEAD]))
+    module = MODULES[config.model.kind]
+    parts, drawn = module.parts_of(source.params), module.parts_of(fresh)
+    given = set(parts)
+    wanted = tuple(part for part in drawn if part in ("features", *module.HEADS[task.HEAD]))
     if (source.head, source.labels) != (task.HEAD, data.labels):
-        given.discard("classifier")  # it tells other things apart
+        given -= {"classifier", "tagger", "crf"}  # they tell other things apart
     if not same_features(source.stands_on, config.head):
         given.clear()  # what stands on the encoder there stands on something else
     if top:
@@ -80,7 +86,7 @@ def initial_params(
         )
         params["encoder"]["layers"] = stack(params["encoder"]["layers"], fresh["encoder"]["layers"])
     line = f"parameters of {config.init_from}: {', '.join(('encoder', *(p for p in wanted if p in given)))}"
-    left_out = [*(part for part in bert.parts_of(source.params) if part not in wanted), *source.left_out]
+    left_out = [*(part for part in parts if part not in wanted), *source.left_out]
     anew = [*(p for p in wanted if p not in given), *([f"the top {top} of {layers} layers"] if top else [])]
     for what, parts in (("drawn anew", anew), ("left out", left_out)):
         if parts:

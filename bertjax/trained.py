@@ -14,7 +14,7 @@ from bertjax.checkpoint import FOLDER, Checkpoints, load_params
 from bertjax.data.tokenizer import Tokenizer, load_tokenizer
 from bertjax.errors import InputError, NotFiniteError
 from bertjax.files import write_folder
-from bertjax.models import bert, gpt
+from bertjax.models import bert
 from bertjax.models.kinds import MODULES
 
 
@@ -25,8 +25,8 @@ class Trained:
     `jax.jit(lambda params, batch: model.module(params).encoder(batch))` computes with it.
     """
 
-    config: ConfigDict  # config.model of the run
-    head: str  # of HEADS of the kind's module, bertjax.models.bert or gpt
+    config: ConfigDict  # config.model of the run; for an ELMo with config.elmo as its `elmo`
+    head: str  # of HEADS of the kind's module in bertjax.models.kinds
     labels: tuple[str, ...]  # [C], names of what the classifier tells apart; () if it has none
     params: dict[str, Any]  # of the kind's module, nested dict of float32 NumPy arrays
     tokenizer: Tokenizer
@@ -36,7 +36,7 @@ class Trained:
     # config.head of the run: what the head stands on. A model from elsewhere has the default, the last layer.
     stands_on: ConfigDict = field(default_factory=lambda: config_lib.default().head)
 
-    def module(self, params: Any = None) -> bert.Bert | gpt.Gpt:
+    def module(self, params: Any = None) -> Any:
         """The Flax module with its parameters, or with those given (as inside jax.jit and jax.grad).
 
         It computes in `config.dtype`: float32 for what was imported, the run's for what was trained here.
@@ -44,8 +44,7 @@ class Trained:
         params = self.params if params is None else params
         if self.config.kind == "bert":
             return bert.bind(self.config, params, self.stands_on)
-        module: bert.Bert | gpt.Gpt = MODULES[self.config.kind].bind(self.config, params)
-        return module
+        return MODULES[self.config.kind].bind(self.config, params)
 
 
 def load_trained(workdir: str, step: int | None = None) -> Trained:
@@ -57,13 +56,19 @@ def load_trained(workdir: str, step: int | None = None) -> Trained:
     sharding.all_devices()  # that there is none is said here, in one line
     params, meta, step = load_params(workdir, step)
     tokenizer = load_tokenizer(workdir)
-    names = {name: f"model.{name}" for name in config_lib.default().model}
-    absent = [field for field in names.values() if field not in meta["config"]]
+    defaults, saved = config_lib.default(), meta["config"]
+    elmo = defaults.elmo if saved.get("model.kind") == "elmo" else {}
+    fields = [*(f"model.{name}" for name in defaults.model), *(f"elmo.{name}" for name in elmo)]
+    absent = [field for field in fields if field not in saved]
     absent += [what for what in ("tokenizer", "head", "labels") if what not in meta]
     if absent:
         raise InputError(f"{workdir}: the checkpoint of step {step} does not say {', '.join(absent)}; "
                          "it was saved by another version of bertjax")  # fmt: skip
-    config = ConfigDict({name: meta["config"][field] for name, field in names.items()})
+    config = ConfigDict({name: saved[f"model.{name}"] for name in defaults.model})
+    if elmo:
+        of_elmo = {name: saved[f"elmo.{name}"] for name in elmo}
+        of_elmo["filters"] = tuple(map(tuple, of_elmo["filters"]))  # JSON has lists
+        config.elmo = ConfigDict(of_elmo)
     if tokenizer.sha256 != meta["tokenizer"]:
         size, tokens = config.vocab_size, tokenizer.vocab_size
         what = "has as many tokens as" if tokens == size else f"has {tokens} tokens, not {size} as"

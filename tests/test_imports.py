@@ -23,6 +23,7 @@ ORDER = (
     ("tasks",),
     ("convert", "evaluate"),
     ("asked", "embeddings", "inference", "start"),
+    ("inference_elmo",),
     ("train",),
     ("main", "prepare", "predict", "ensemble", "plan", "report", "sweep"),
     ("demo", "tables"),

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from elmo_fixture import make_elmo, make_word_store
 from store_fixture import TESTS, VOCAB, arguments, start, write_config
 from trained_fixture import make_trained
 
@@ -161,9 +162,19 @@ TOY = {
     "answer": {"train.epochs": 1.0, "eval.batch_size": 8, "examples.max_query_length": 4},
     "choose": {"train.epochs": 1.0, "eval.batch_size": 8},
 }
+TINY_ELMO = {
+    "elmo.vocab_size": 40, "elmo.characters": 9, "elmo.filters": ((1, 8), (3, 8)), "elmo.cells": 16,
+    "elmo.projection": 8, "elmo.samples": 8, "elmo.head_cells": 8, "elmo.head_hidden": 8,
+}  # fmt: skip
+TOY |= {
+    "elmo": TINY_ELMO,
+    "elmo_tag": TINY_ELMO | TOY["tag"],
+    "elmo_classify": TINY_ELMO | TOY["classify"],
+}
 ARGUMENTS = {
     "feature_based": ":ner",
     "glue": ":mrpc",
+    "elmo_glue": ":mrpc",
     "squad": ":v2.0",
 }  # of configs whose get_config takes one
 EVERY = {
@@ -193,21 +204,25 @@ def test_one_step_of_every_shipped_config(tmp_path, store, path):
     toy["train.accumulation"] = 1  # 8 rows are too few to be divided over 8 devices and parts
     for axis in ("data", "fsdp", "tensor"):
         toy[f"mesh.{axis}"] = -1 if axis == "data" else 1
-    if config.task == "pretrain":
-        toy["data.store"] = store
+    if config.task in ("pretrain", "elmo"):
+        toy["data.store"] = make_word_store(tmp_path) if config.task == "elmo" else store
     else:
         toy |= {"init_from": tmp_path / "model", "examples.folder": tmp_path}
-        make_trained(str(tmp_path / "model"))
+        if config.model.kind == "elmo":
+            make_elmo(tmp_path)
+        else:
+            make_trained(str(tmp_path / "model"))
         write_examples(tmp_path, config)
     main(arguments(path, **toy, workdir=tmp_path / "run"))
     steps = 1 + two
     rows = read_metrics(str(tmp_path / "run" / "metrics.jsonl"))
-    trained = [row for row in rows if "loss" in row]
+    trained = [row for row in rows if "grad_norm" in row]
     assert [row["step"] for row in trained] == list(range(1, steps + 1))
     held_out = [row for row in rows if any(name.startswith("eval/") for name in row)]
     assert [row["step"] for row in held_out] == [row["step"] for row in trained]
     assert (tmp_path / "run" / "checkpoints" / str(steps)).is_dir()
-    assert (tmp_path / "run" / "vocab.txt").is_file()
+    vocabulary = "words.json" if config.model.kind == "elmo" else "vocab.txt"
+    assert (tmp_path / "run" / vocabulary).is_file()
 
 
 def write_examples(folder, config):
@@ -224,7 +239,7 @@ def write_examples(folder, config):
             lines = [json.dumps({"data": [{"title": "", "paragraphs": [paragraph]}]})]
             if name.endswith(".jsonl"):
                 lines = [json.dumps({**question, "context": "w8 w9"}) for question in asked]
-        elif config.task == "tag":
+        elif config.task in ("tag", "elmo_tag"):
             lines = [f"w{8 + i} {('O', 'B-X')[i % 2]}\n" for i in range(8)]
         else:
             columns = [column for column in (c.text_a, c.text_b, *c.choices, c.label) if column]

@@ -427,6 +427,44 @@ def test_refusals(tmp_path, text, flags, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_store_of_words_has_every_word_of_the_text(tmp_path, monkeypatch, processes):
+    monkeypatch.setattr(build, "BLOCK_BYTES", 2000)
+    documents = make_documents(60)
+    path = write(tmp_path / "a.txt", documents)
+    out = tmp_path / "out"
+    args = [f"--input={path}", "--format=sentences", f"--out={out}", "--tokenizer=words", "--cased"]
+    prepare.main([*args, f"--processes={processes}"])
+    opened, tokenizer = open_store(out), load_tokenizer(out)
+    words = [re.findall(r"\w+|\.", sentence) for document in documents for sentence in document]
+    assert tokenizer.tokens[:3] == ("<S>", "</S>", "<UNK>")
+    assert set(tokenizer.tokens[3:]) == {word for sentence in words for word in sentence}
+    counts = np.bincount(opened.tokens, minlength=tokenizer.vocab_size)
+    assert list(counts[3:]) == sorted(counts[3:], reverse=True)
+    assert not counts[:3].any()
+    for i, sentence in enumerate(words):
+        ids = opened.tokens[opened.sentences[i] : opened.sentences[i + 1]]
+        assert [tokenizer.tokens[t] for t in ids] == sentence
+    assert opened.manifest["tokenizer"]["kind"] == "words"
+    prepare.main([*args, f"--processes={processes}"])  # is complete, and whole
+    # Another text's store with this one's words: those that it lacks are unknown.
+    other = write(tmp_path / "b.txt", [[f"The new old{i}.", "The end."] for i in range(6)])
+    prepare.main([f"--input={other}", "--format=sentences", f"--out={tmp_path / 'two'}", "--cased",
+                  f"--vocab={out / 'words.json'}", "--processes=1"])  # fmt: skip
+    two = open_store(tmp_path / "two")
+    assert two.manifest["tokenizer"]["sha256"] == tokenizer.sha256
+    assert (two.tokens == tokenizer.unk_id).sum() == 3 * 6
+
+
+def test_which_vocabulary_must_be_said(tmp_path):
+    path = write(tmp_path / "a.txt", make_documents(20))
+    common = [f"--input={path}", "--format=sentences", f"--out={tmp_path / 'out'}"]
+    with pytest.raises(InputError, match="one of the arguments --vocab --vocab_size is required"):
+        prepare.main(common)
+    with pytest.raises(InputError, match="--vocab_size=9: --tokenizer=words keeps every word"):
+        prepare.main([*common, "--tokenizer=words", "--vocab_size=9"])
+
+
 def test_an_input_without_documents_is_named(tmp_path):
     good = write(tmp_path / "a.txt", make_documents(20))
     (tmp_path / "b.txt").write_text("\u200b\n")

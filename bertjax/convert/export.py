@@ -31,6 +31,8 @@ def export(model: Trained, folder: str) -> None:
         bertjax.convert.names.to_huggingface and bertjax.convert.openai_gpt.config_fields.
     """
     kind = model.config.kind
+    if kind not in _TOKENIZERS:
+        raise InputError(f"{folder}: Hugging Face has no {kind.upper()}; it is not exported")
     if model.tokenizer.kind != _TOKENIZERS[kind]:
         raise InputError(
             f"{folder}: the model's tokenizer is of kind {model.tokenizer.kind}, which Hugging Face's "

@@ -6,6 +6,7 @@ The parent alone writes. After an interruption `build_store` continues behind th
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,16 +17,18 @@ from tqdm import tqdm
 from bertjax.data import pydoc_prose
 from bertjax.data.corpus import Block, Input, input_bytes, read_blocks
 from bertjax.data.corpus_files import find_files
-from bertjax.data.parallel import Tokens, Workers, sentences_of, tokenise_block
+from bertjax.data.parallel import Tokens, Workers, sentences_of, tokenise_block, words_of
 from bertjax.data.store import TOKENIZER_FILES, StoreWriter, read_json, split_documents, write_json
 from bertjax.data.tokenizer import (
     Tokenizer,
     gpt_tokenizer,
     load_tokenizer,
     sentencepiece_tokenizer,
+    word_tokenizer,
     wordpiece_tokenizer,
 )
 from bertjax.data.vocab import Sample, train_gpt_bpe, train_sentencepiece, train_wordpiece
+from bertjax.data.words import in_order
 from bertjax.errors import InputError, Interrupted
 
 BLOCK_BYTES = 1 << 20  # a worker's job
@@ -48,8 +51,8 @@ class Settings:
 
     inputs: tuple[Input, ...]
     vocab: str | None  # a file to use; None trains one
-    vocab_size: int | None  # of the one to train
-    tokenizer: str  # its kind: "wordpiece", "unigram", "bpe" or "gpt_bpe"
+    vocab_size: int | None  # of the one to train; None for "words", which has them all
+    tokenizer: str  # its kind: "wordpiece", "unigram", "bpe", "gpt_bpe" or "words"
     vocab_sample_mb: int  # most text to train it on
     cased: bool
     heldout: float  # share of the documents
@@ -181,7 +184,8 @@ def _load_tokenizer(out: Path, description: dict[str, Any]) -> Tokenizer:
 def _make_tokenizer(settings: Settings, workers: Workers) -> Tokenizer:
     if settings.vocab:
         return load_tokenizer(settings.vocab, lower_case=not settings.cased)
-    assert settings.vocab_size is not None
+    if settings.vocab_size is None:
+        return _list_words(settings, workers)
     sample = Sample(settings.vocab_sample_mb * 1_000_000)
     meter = _Meter("reading for the vocabulary", settings.inputs)
 
@@ -208,6 +212,19 @@ def _make_tokenizer(settings: Settings, workers: Workers) -> Tokenizer:
         _say(f"the text has pieces for {tokenizer.vocab_size} tokens only, not for {settings.vocab_size}")
     workers.check()
     return tokenizer
+
+
+def _list_words(settings: Settings, workers: Workers) -> Tokenizer:
+    """A tokenizer of all words of the text: what characters a word has is kept nowhere else."""
+    meter, counts = _Meter("counting words", settings.inputs), Counter[str]()
+    lower_case = not settings.cased
+    blocks = ((lower_case, settings.inputs[number], block) for number, block in _blocks(settings.inputs))
+    names = {inp: number for number, inp in enumerate(settings.inputs)}
+    for (_, inp, block), found in workers.map(words_of, blocks):
+        counts.update(found)
+        meter.show(names[inp], block)
+    meter.close()
+    return word_tokenizer(in_order(counts), lower_case)
 
 
 def _blocks(inputs: Sequence[Input]) -> Iterator[tuple[int, Block]]:

@@ -256,7 +256,7 @@ def document_weights(store: Store, data_config: ConfigDict) -> np.ndarray:
 def pad_rows(batch: dict[str, np.ndarray], to: int) -> dict[str, np.ndarray]:
     """The batch with rows of zeros added until it has `to`: weights 0, and segment 0, which is padding."""
     short = to - len(batch["input_ids"])
-    return {name: np.pad(array, ((0, short), (0, 0))) for name, array in batch.items()}
+    return {name: np.pad(array, ((0, short), *((0, 0),) * (array.ndim - 1))) for name, array in batch.items()}
 
 
 @jit

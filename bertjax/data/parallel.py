@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from bertjax.data import words
 from bertjax.data.corpus import Block, Input, parse_block
 from bertjax.data.store import token_type
 from bertjax.data.tokenizer import Tokenizer, load_tokenizer
@@ -202,3 +203,8 @@ def locate(block: Block, documents: list[list[str]], index: int) -> str:
 def sentences_of(index: int, inp: Input, block: Block) -> list[str]:
     """All sentences of a block; `index` is the caller's own. Raises InputError as parse_block does."""
     return list(chain.from_iterable(parse_block(inp, block)))
+
+
+def words_of(lower_case: bool, inp: Input, block: Block) -> Counter[str]:
+    """How often each word is in a block. Raises InputError as parse_block does."""
+    return words.count(chain.from_iterable(parse_block(inp, block)), lower_case)

@@ -3,7 +3,7 @@
   tokens.bin     little-endian uint16 (vocabularies up to 65,536) or uint32, all documents in order
   sentences.bin  int64 [Ns + 1]: sentence i is tokens[sentences[i]:sentences[i + 1]]; none is empty
   documents.bin  int64 [D + 1]: document d is the sentences documents[d]..documents[d + 1]; none is empty
-  vocab.txt and tokenizer.json, or spm.model
+  vocab.txt and tokenizer.json, or spm.model, or another kind's files
   store.json     the manifest, written last: a folder without it is not finished
   progress.json  only in an unfinished store: how much of it is whole
 
@@ -28,7 +28,8 @@ VERSION = 1
 BLOCK_BYTES = 16 << 20  # a checksum each
 _READ_BYTES = 1 << 20
 DATA_FILES = ("tokens.bin", "sentences.bin", "documents.bin")
-TOKENIZER_FILES = ("vocab.txt", "tokenizer.json", "spm.model", "vocab.json", "merges.txt")  # of all kinds
+# Of all kinds of tokenizers.
+TOKENIZER_FILES = ("vocab.txt", "tokenizer.json", "spm.model", "vocab.json", "merges.txt", "words.json")
 OFFSET = np.dtype("<i8")
 _COUNTED_TOKENS = 1 << 18  # at a time; bincount needs 8 bytes for each
 

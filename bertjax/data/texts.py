@@ -17,7 +17,7 @@ Text = str | tuple[str, str]  # a text, or two that belong together
 
 
 class Row(NamedTuple):
-    """[CLS] A [SEP], or [CLS] A [SEP] B [SEP]."""
+    """[CLS] A [SEP], or [CLS] A [SEP] B [SEP]; of words <S> A </S>, or <S> A </S> <S> B </S>."""
 
     ids: list[int]
     types: list[int]  # 0 up to the first [SEP], 1 after it
@@ -39,10 +39,11 @@ def encode(tokenizer: Tokenizer, texts: Sequence[Text], most: int, truncate: boo
     for part in both:
         check_utf8(part)
     ids = tokenizer.encode_batch(both)
+    again = [tokenizer.cls_id] if tokenizer.kind == "words" else []  # either text is a sentence of its own
     rows = []
     for pair, text, a, b in zip(pairs, texts, ids[::2], ids[1::2], strict=True):
         second = not isinstance(text, str)
-        room = most - (3 if second else 2)
+        room = most - (3 + len(again) if second else 2)
         if len(a) + len(b) > room and not truncate:
             tokens = len(a) + len(b) + most - room
             raise InputError(f"{show(pair[0])}: has {tokens} tokens, the model takes {most}; "
@@ -54,7 +55,7 @@ def encode(tokenizer: Tokenizer, texts: Sequence[Text], most: int, truncate: boo
             else:
                 len_b -= 1
         first = [tokenizer.cls_id, *a[:len_a], tokenizer.sep_id]
-        rest = [*b[:len_b], tokenizer.sep_id] if second else []
+        rest = [*again, *b[:len_b], tokenizer.sep_id] if second else []
         rows.append(Row(first + rest, [0] * len(first) + [1] * len(rest)))
     return rows
 

@@ -18,7 +18,7 @@ import tokenizers
 from sentencepiece import sentencepiece_model_pb2, sentencepiece_pb2
 from tokenizers import models, normalizers, pre_tokenizers, processors
 
-from bertjax.data import gpt_bpe
+from bertjax.data import gpt_bpe, words
 from bertjax.data.wordpiece import MAX_WORD_CHARACTERS, WordPiece
 from bertjax.errors import InputError, quoted
 from bertjax.files import read_json, read_small
@@ -40,11 +40,12 @@ _SYMBOL = r"[\p{P}$+<=>^`|~\x{2B820}-\x{2B91F}]"
 class Tokenizer:
     """A vocabulary and its rules. `load_tokenizer` makes it."""
 
-    kind: str  # "wordpiece", "unigram", "bpe" (both SentencePiece's) or "gpt_bpe"
+    kind: str  # "wordpiece", "unigram", "bpe" (both SentencePiece's), "gpt_bpe" or "words"
     lower_case: bool
     tokens: tuple[str, ...]  # [V], the token of each id
     # "gpt_bpe" pads with its unknown token, has no mask (-1), and, until `add_task_tokens`, nothing to begin
-    # (start), divide (sep) and end (cls) a text with.
+    # (start), divide (sep) and end (cls) a text with. "words" pads so and has no mask too; a sentence's begin
+    # and end are its cls and sep.
     pad_id: int
     unk_id: int
     cls_id: int
@@ -95,8 +96,8 @@ class Tokenizer:
 
 
 def load_tokenizer(path: str | os.PathLike, lower_case: bool | None = None) -> Tokenizer:
-    """The tokenizer of a vocab.txt, a SentencePiece .model, OpenAI GPT's vocab.json and merges.txt, or a
-    folder (store, checkpoint) that holds one.
+    """The tokenizer of a vocab.txt, a SentencePiece .model, OpenAI GPT's vocab.json and merges.txt, a
+    words.json, or a folder (store, checkpoint) that holds one.
 
     Args:
       path: the file or folder.
@@ -109,7 +110,7 @@ def load_tokenizer(path: str | os.PathLike, lower_case: bool | None = None) -> T
     """
     path = Path(path)
     if path.is_dir():
-        names = ("vocab.txt", "spm.model", gpt_bpe.VOCAB)
+        names = ("vocab.txt", "spm.model", gpt_bpe.VOCAB, words.FILE)
         found = [path / name for name in names if (path / name).is_file()]
         if not found:
             raise InputError(f"{path}: holds no {', '.join(names[:-1])} or {names[-1]}; name the "
@@ -119,18 +120,23 @@ def load_tokenizer(path: str | os.PathLike, lower_case: bool | None = None) -> T
         raise InputError(f"{path}: no such vocabulary file; give a vocab.txt or a SentencePiece .model")
     if path.suffix == ".model":
         return sentencepiece_tokenizer(path.read_bytes(), str(path), lower_case)
+    if path.name == words.FILE:
+        tokens, declared = words.read_file(path)
+        if lower_case not in (None, declared):
+            raise InputError(_case_message(path, cased=not declared))
+        return word_tokenizer(tokens, declared)
     if path.suffix == ".json":
         if lower_case is False:
             raise InputError(_case_message(path, cased=False))
         return gpt_tokenizer(*gpt_bpe.read_files(path), str(path))
     tokens = _read_vocab(path)
-    declared = _declared_case(path.parent)
-    if declared is None:
+    stated = _declared_case(path.parent)
+    if stated is None:
         _check_case(tokens, str(path), lower_case)
-        declared = _is_lower_case(tokens) if lower_case is None else lower_case
-    elif lower_case not in (None, declared):
-        raise InputError(_case_message(path.parent / "tokenizer.json", cased=not declared))
-    return wordpiece_tokenizer(tokens, declared, str(path))
+        stated = _is_lower_case(tokens) if lower_case is None else lower_case
+    elif lower_case not in (None, stated):
+        raise InputError(_case_message(path.parent / "tokenizer.json", cased=not stated))
+    return wordpiece_tokenizer(tokens, stated, str(path))
 
 
 def wordpiece_tokenizer(tokens: Sequence[str], lower_case: bool, name: str) -> Tokenizer:
@@ -356,6 +362,33 @@ def gpt_tokenizer(tokens: Sequence[str], merges: Sequence[gpt_bpe.Merge], name: 
         _encode_with_offsets=encode_with_offsets,
         _decode=lambda token_ids: model.decode(list(token_ids), skip_special_tokens=False),
         start_id=start,
+    )
+
+
+def word_tokenizer(tokens: Sequence[str], lower_case: bool) -> Tokenizer:
+    """The tokenizer of whole words, words.MARKS before them; one that is not among them is "<UNK>"."""
+    ids = {token: i for i, token in enumerate(tokens)}
+    begin, end, unknown = range(len(words.MARKS))
+    split, content = words.Splitter(lower_case), words.to_file(tokens, lower_case)
+
+    def encode(text: str) -> list[int]:
+        return [ids.get(word, unknown) for word in split(text)]
+
+    return Tokenizer(
+        kind="words",
+        lower_case=lower_case,
+        tokens=tuple(tokens),
+        pad_id=unknown,
+        unk_id=unknown,
+        cls_id=begin,
+        sep_id=end,
+        mask_id=-1,
+        continuation=np.zeros(len(tokens), bool),
+        sha256=hashlib.sha256(content).hexdigest(),
+        files={words.FILE: content},
+        _encode_batch=lambda texts: [encode(text) for text in texts],
+        _encode_with_offsets=lambda text: (encode(text), words.spans(text, lower_case)),
+        _decode=lambda token_ids: " ".join(tokens[i] for i in token_ids),
     )
 
 

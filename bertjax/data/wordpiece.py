@@ -27,7 +27,7 @@ _CJK = (
 # Control characters, which are deleted, but at which str.split() would cut.
 _CONTROL_SPACES = "\x0b\x0c\x1c\x1d\x1e\x1f\x85"
 _NO_CONTROL_SPACES = str.maketrans("", "", _CONTROL_SPACES)
-_RAW_WORD = re.compile(rf"[\S{_CONTROL_SPACES}]+")
+RAW_WORD = re.compile(rf"[\S{_CONTROL_SPACES}]+")
 _WORD = re.compile(r"\S+")
 _ASCII_WORD = re.compile(r"[A-Za-z0-9]+|.")
 _CACHED_WORDS = 100_000  # entries; about 30 MB a process
@@ -118,7 +118,7 @@ def _spread(parts: Iterable[str], places: Iterable[int]) -> tuple[str, list[int]
     return "".join(c for c, _ in pairs), [place for _, place in pairs]
 
 
-class _Cache(dict[str, _Value], Generic[_Value]):
+class Cache(dict[str, _Value], Generic[_Value]):
     """The values of a function of raw words. Words repeat, and a dictionary is many times faster."""
 
     def __init__(self, function: Callable[[str], _Value]):
@@ -149,19 +149,19 @@ class WordPiece:
             begin = token[: 3 if token.startswith("##") else 1]
             self._longest[begin] = max(len(token), self._longest.get(begin, 0))
         self._lower_case = lower_case
-        self._cached_ids = _Cache(self._encode_raw_word)
-        self._cached_word_ids = _Cache(self._encode_word)  # "word", that "Word," and "(word" are made of
-        self._cached_spans = _Cache(self._locate_raw_word)
+        self._cached_ids = Cache(self._encode_raw_word)
+        self._cached_word_ids = Cache(self._encode_word)  # "word", that "Word," and "(word" are made of
+        self._cached_spans = Cache(self._locate_raw_word)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         look_up = self._cached_ids.__getitem__
-        return [list(chain.from_iterable(map(look_up, _raw_words(text)))) for text in texts]
+        return [list(chain.from_iterable(map(look_up, raw_words(text)))) for text in texts]
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], np.ndarray]:
         """The ids, and int64 [N, 2]."""
         ids: list[int] = []
         spans: list[tuple[int, int]] = []
-        for match in _RAW_WORD.finditer(text):
+        for match in RAW_WORD.finditer(text):
             first = match.start()
             ids += self._cached_ids[match[0]]
             spans += [(first + start, first + end) for start, end in self._cached_spans[match[0]]]
@@ -206,6 +206,7 @@ class WordPiece:
         return list(zip(starts, accumulate(ends, max), strict=True))
 
 
-def _raw_words(text: str) -> list[str]:
+def raw_words(text: str) -> list[str]:
+    """What lies between white space, without the control characters at which str.split() would cut too."""
     # isprintable() is False for every control character and little else, and is far cheaper than translate().
     return (text if text.isprintable() else text.translate(_NO_CONTROL_SPACES)).split()

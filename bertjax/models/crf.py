@@ -85,6 +85,14 @@ def losses(params: Params, logits_BSC: jax.Array, mask_BS: jax.Array, tags_BS: j
     return log_partition(params, logits_BSC, mask_BS) - score(params, logits_BSC, mask_BS, tags_BS)
 
 
+def marginals(params: Params, logits_BSC: jax.Array, mask_BS: jax.Array) -> jax.Array:
+    """The probability of each tag at each word over all sequences: float32 [B, S, C], 0 where there is no
+    word. It is the gradient of the log partition function by the scores."""
+    return jax.grad(lambda logits: log_partition(params, logits, mask_BS).sum())(
+        logits_BSC.astype(jnp.float32)
+    )
+
+
 def viterbi(params: Params, logits_BSC: jax.Array, mask_BS: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The tag sequences of the highest score: int32 [B, S], 0 where the mask is False, and scores [B]."""
 

@@ -274,3 +274,12 @@ def bind(config: ConfigDict, params: Params) -> Elmo:
     """The module with these parameters and the parts that have any, for use inside a traced function."""
     parts = [part for part in PARTS if any(name.startswith(part) for name in params)]
     return bind_module(lambda rngs: Elmo(config, rngs, parts), params)
+
+
+def encoder_products(config: ConfigDict) -> float:
+    """Multiplications in the matrix products of the language models' layers for one word, forward."""
+    c = config.elmo
+    n = sum(count for _, count in c.filters)
+    convolutions = sum((c.characters - width + 1) * width * c.character_size * m for width, m in c.filters)
+    lstm = 4 * c.cells * 2 * c.projection + c.cells * c.projection
+    return float(convolutions + c.highway_layers * 2 * n * n + n * c.projection + 2 * c.layers * lstm)

@@ -5,6 +5,6 @@ Each module has PARTS, HEADS, init_params, bind and parts_of.
 
 from types import ModuleType
 
-from bertjax.models import bert, gpt
+from bertjax.models import bert, elmo_heads, gpt
 
-MODULES: dict[str, ModuleType] = {"bert": bert, "gpt": gpt}
+MODULES: dict[str, ModuleType] = {"bert": bert, "gpt": gpt, "elmo": elmo_heads}

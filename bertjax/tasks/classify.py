@@ -51,7 +51,12 @@ def batch_weights(batch: bert.Batch) -> Sums:
 
 def batch_sums(config: ConfigDict, params: bert.Params, batch: bert.Batch, keys: jax.Array | None) -> Sums:
     """Losses, and correct predictions of classes, summed over a batch or a part of it."""
-    logits_BNC, weights_BN = _logits(config, params, batch, keys), batch["label_weights"]
+    return sums_of(config, _logits(config, params, batch, keys), batch)
+
+
+def sums_of(config: ConfigDict, logits_BNC: jax.Array, batch: bert.Batch) -> Sums:
+    """The sums of a batch by its float32 logits."""
+    weights_BN = batch["label_weights"]
     if config.examples.number:
         return {"loss": (jnp.square(logits_BNC[..., 0] - batch["labels"]) * weights_BN).sum()}
     loss_BN, correct_BN = cross_entropy(logits_BNC, batch["labels"])
@@ -137,7 +142,8 @@ def open_data(config: ConfigDict, source: Trained | None) -> Data:
             arrays["label_weights"] = np.ones(len(records), np.float32)
         texts = [read_text(config, record) for record in records]
         rows = encode_file(path, texts, source.tokenizer, config.train.seq_length, notes)
-        return PackedRows(rows, source.tokenizer.pad_id, arrays, {}, at_end=config.model.causal)
+        return PackedRows(rows, source.tokenizer.pad_id, arrays, {}, at_end=config.model.causal,
+                          alone=config.model.kind == "elmo")  # fmt: skip
 
     training = encoded(train, paths["train"][0], labelled=True)
     rows, batch_rows = training.shuffled(config)

@@ -19,6 +19,7 @@ from bertjax.data.texts import Row, Text, batch_length, encode, make_batch
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import InputError
 from bertjax.metrics import ClassFigures, class_table
+from bertjax.models import elmo
 from bertjax.models.features import lstm_products, stands_on_last
 from bertjax.tasks.common import Outputs, RowSource
 from bertjax.trained import Trained
@@ -89,6 +90,9 @@ def fine_tuned_config(
     config = config.copy_and_resolve_references()
     for name in config_lib.ARCHITECTURE:
         config.model[name] = source.config[name]
+    if source.config.kind == "elmo":
+        for name in (*config_lib.ELMO_ARCHITECTURE, "samples"):
+            config.elmo[name] = source.config.elmo[name]
     config.examples.labels = labels
     if config.train.epochs:
         config.train.steps = int(num_examples / config.train.batch_size * config.train.epochs)
@@ -138,6 +142,9 @@ def encoder_flops(config: ConfigDict, lengths: np.ndarray, positions: float | No
         stands on nothing else; None: all.
     """
     m, n = config.model, np.asarray(lengths, np.float64)
+    if m.kind == "elmo":  # as fixed features, its states are computed once
+        factor = 2.0 if config.train.freeze_encoder else 6.0
+        return factor * config.train.batch_size * float(n.mean()) * elmo.encoder_products(config)
     if not stands_on_last(config.head):
         positions = None
     d, f = m.hidden_size, m.intermediate_size

@@ -47,6 +47,7 @@ class PackedRows:
       of_example: an array [examples, ...] for each name.
       of_token: for each name an array [tokens] of each example.
       at_end: whether the class is told at the last token, not at [CLS].
+      alone: whether each example has a row of its own: an LSTM takes a step for each token of a row.
     """
 
     def __init__(
@@ -56,11 +57,13 @@ class PackedRows:
         of_example: Mapping[str, np.ndarray],
         of_token: Mapping[str, Sequence[np.ndarray]],
         at_end: bool = False,
+        alone: bool = False,
     ):
         self.at_end = at_end
         self.rows, self.pad_id, self.of_example, self.of_token = rows, pad_id, of_example, of_token
         self.lengths = np.array([len(row.ids) for row in rows])
-        self._full = max(_FULL, _rounded(self.lengths.max()))
+        self._alone = alone
+        self._full = max(0 if alone else _FULL, _rounded(self.lengths.max()))
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -86,7 +89,7 @@ class PackedRows:
 
     def _share(self) -> int:
         """How many examples of average length a row has room for."""
-        return max(1, int(_FILLED * self._full / self.lengths.mean()))
+        return 1 if self._alone else max(1, int(_FILLED * self._full / self.lengths.mean()))
 
     def _fit(self, lengths: np.ndarray, count: int, share: int) -> tuple[Places, int]:
         """Places in `count` rows, and the shortest length for which there are any."""

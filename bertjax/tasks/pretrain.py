@@ -133,7 +133,8 @@ def open_data(config: ConfigDict, source: Trained | None = None) -> Data:
     return _open_tfrecord(config) if config.data.tfrecord else _open_store(config)
 
 
-def _sections(config: ConfigDict) -> list[str]:
+def sections(config: ConfigDict) -> list[str]:
+    """The phases of the run, by their sections of the config."""
     return [name for name in ("train", "phase2") if config[name].steps]
 
 
@@ -155,7 +156,7 @@ def _open_tfrecord(config: ConfigDict) -> Data:
         )
     tokenizer = load_tokenizer(data.vocab)
     _check_vocab_size(config, tokenizer, data.vocab)
-    lengths = {name: config[name].seq_length for name in _sections(config)}
+    lengths = {name: config[name].seq_length for name in sections(config)}
     files = open_files("--config.data.tfrecord", data.tfrecord, lengths)
     heldout_files = open_files("--config.data.tfrecord_heldout", heldout, lengths) if heldout else {}
 
@@ -177,12 +178,12 @@ def _open_tfrecord(config: ConfigDict) -> Data:
             return _rows(config, config[name], train.rows, ())
         once = examples(heldout_files, EVAL_SEED)
         total = min(len(once), config.eval.examples or len(once))
-        evals = (EvalSet("eval", _padded(once.rows, total), total),)
+        evals = (EvalSet("eval", padded(once.rows, total), total),)
         return _rows(config, config[name], train.rows, evals)
 
     return Data(
         config,
-        {name: open_rows(phase, name) for phase, name in enumerate(_sections(config))},
+        {name: open_rows(phase, name) for phase, name in enumerate(sections(config))},
         tokenizer,
         {"data.tfrecord sha256": fingerprint(files), "data.vocab sha256": tokenizer.sha256},
     )
@@ -212,7 +213,7 @@ def _open_store(config: ConfigDict) -> Data:
         config,
         {
             name: _open_rows(config, config[name], store, tokenizer, phase)
-            for phase, name in enumerate(_sections(config))
+            for phase, name in enumerate(sections(config))
         },
         tokenizer,
         {"data.store sha256": store.sha256},
@@ -246,18 +247,18 @@ def _open_rows(
     heldout = examples(once, EVAL_SEED, store.heldout_documents)
     total = heldout.epoch_rows(0)
     total = min(total, config.eval.examples or total)
-    return _rows(config, section, train.rows, (EvalSet("eval", _padded(heldout.rows, total), total),))
+    return _rows(config, section, train.rows, (EvalSet("eval", padded(heldout.rows, total), total),))
 
 
 def _rows(config: ConfigDict, section: ConfigDict, train: RowSource, evals: tuple[EvalSet, ...]) -> Rows:
     return Rows(train, evals, section.batch_size, flops_per_step(config, section))
 
 
-def _padded(rows: RowSource, total: int) -> RowSource:
+def padded(rows: RowSource, total: int) -> RowSource:
     """The first `total` rows, and behind them rows that weigh 0."""
 
-    def padded(first: int, count: int) -> dict[str, np.ndarray]:
+    def filled(first: int, count: int) -> dict[str, np.ndarray]:
         have = max(0, min(count, total - first))
         return pad_rows(rows(first, have), count)
 
-    return padded
+    return filled

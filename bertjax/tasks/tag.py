@@ -146,6 +146,14 @@ def _cut(unit: Sequence[tuple[int, int, list[int]]], tokenizer: Tokenizer, room:
         yield Window(Row(row, [0] * len(row)), counted)
 
 
+def word_weights(windows: Sequence[Window]) -> list[np.ndarray]:
+    """float32 [tokens] of each window: 1 at the first WordPieces of the words that count in it, else 0."""
+    weights: list[np.ndarray] = [np.zeros(len(window.row.ids), np.float32) for window in windows]
+    for of_window, window in zip(weights, windows, strict=True):
+        of_window[[position for _, _, position in window.words]] = 1.0
+    return weights
+
+
 def figures(config: ConfigDict) -> list[str]:
     """Names of what a dev set is measured by, the F1 of each type in config.examples.dev among them."""
     paths = [os.path.join(config.examples.folder, name) for name in config.examples.dev]
@@ -172,10 +180,9 @@ def open_data(config: ConfigDict, source: Trained | None) -> Data:
 
     def encoded(path: str, tagged: bool) -> tuple[PackedRows, list[Window]]:
         windows = cut_windows(read[path], source.tokenizer, most, c.document_context)
-        arrays: dict[str, list[np.ndarray]] = {}
+        arrays = {"label_weights": word_weights(windows)}
         if tagged:
             tags = [np.zeros(len(window.row.ids), np.int32) for window in windows]
-            weights = [np.zeros(len(window.row.ids), np.float32) for window in windows]
             for i, window in enumerate(windows):
                 for sentence, word, position in window.words:
                     tag = read[path][sentence].tags[word]
@@ -183,9 +190,9 @@ def open_data(config: ConfigDict, source: Trained | None) -> Data:
                         line = read[path][sentence].line + word
                         raise InputError(f"{path}:{line}: unknown tag {tag!r}; known are {', '.join(labels)}")
                     tags[i][position] = numbers[tag]
-                    weights[i][position] = 1.0
-            arrays = {"labels": tags, "label_weights": weights}
-        return PackedRows([window.row for window in windows], source.tokenizer.pad_id, {}, arrays), windows
+            arrays["labels"] = tags
+        rows, alone = [window.row for window in windows], config.model.kind == "elmo"
+        return PackedRows(rows, source.tokenizer.pad_id, {}, arrays, alone=alone), windows
 
     training, _ = encoded(paths["train"][0], tagged=True)
     config = fine_tuned_config(config, source, labels, len(training))

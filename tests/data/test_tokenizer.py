@@ -239,7 +239,7 @@ def test_bad_vocabularies(tmp_path, content, message):
 def test_bad_paths_and_case(tmp_path):
     with pytest.raises(InputError, match="no such vocabulary file"):
         load_tokenizer(tmp_path / "none.txt")
-    with pytest.raises(InputError, match=r"no vocab\.txt, spm\.model or vocab\.json"):
+    with pytest.raises(InputError, match=r"no vocab\.txt, spm\.model, vocab\.json or words\.json"):
         load_tokenizer(tmp_path)
     (tmp_path / "bad.model").write_bytes(b"not a model at all")
     with pytest.raises(InputError, match="not a SentencePiece model"):

@@ -64,6 +64,23 @@ def test_partition_score_and_best_sequence_equal_brute_force(only):
         assert not np.any(best[row][~mask])
 
 
+@pytest.mark.parametrize("only", [False, True], ids=["all", "IOB2 only"])
+def test_marginals_equal_brute_force(only):
+    params, logits, _ = made()
+    if only:
+        params = crf.iob2_only(params, LABELS)
+    found = crf.marginals(params, logits, MASK)
+    for row, mask in enumerate(MASK):
+        every = sequences(params, logits[row], mask)
+        scores = np.array([each for each, _ in every])
+        shares = np.exp(scores - scores.max()) / np.exp(scores - scores.max()).sum()
+        expected = np.zeros((mask.sum(), len(LABELS)))
+        for share, (_, tags) in zip(shares, every, strict=True):
+            expected[np.arange(len(tags)), list(tags)] += share
+        np.testing.assert_allclose(found[row][mask], expected, atol=1e-5)
+        assert not np.any(found[row][~mask])
+
+
 def test_the_gradient_equals_brute_force_and_leaves_out_what_is_masked():
     params, logits, tags = jax.tree.map(jnp.asarray, made())
 

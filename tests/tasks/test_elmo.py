@@ -1,0 +1,301 @@
+"""Pre-training of ELMo's language models: batches of a store of words, losses, devices, resumption."""
+
+import math
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from elmo_fixture import make_word_store, toy_elmo
+from finetune_fixture import refusal
+
+from bertjax import config as config_lib
+from bertjax import report, sharding
+from bertjax.convert.export import export
+from bertjax.data.characters import sentence_characters
+from bertjax.data.store import open_store
+from bertjax.data.tokenizer import load_tokenizer
+from bertjax.errors import InputError
+from bertjax.evaluate import evaluate, make_eval_step
+from bertjax.logs import read_metrics
+from bertjax.models import elmo, elmo_heads
+from bertjax.tasks import elmo as task
+from bertjax.train import make_train_step, train
+from bertjax.trained import load_trained
+
+LONG = ["x1 x2 x3 " * 20, "one two"]  # 60 words, and 2
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory):
+    return str(make_word_store(tmp_path_factory.mktemp("words"), more=[LONG, LONG, LONG]))
+
+
+def open_rows(words, **fields):
+    config = toy_elmo(words, **{"train.eval_every": 1000, **fields})
+    return config, task.open_data(config).rows["train"]
+
+
+def sentences_of(store, documents, room):
+    """The words of each sentence, long ones in parts, as sorted tuples."""
+    tokens = load_tokenizer(store.path).tokens
+    found = []
+    for d in documents:
+        for s in range(store.documents[d], store.documents[d + 1]):
+            ids = store.tokens[store.sentences[s] : store.sentences[s + 1]]
+            texts = [tokens[i] for i in ids]
+            found += [tuple(texts[i : i + room]) for i in range(0, len(texts), room)]
+    return sorted(found)
+
+
+@pytest.mark.parametrize("pack", [1, 3])
+def test_an_epoch_has_every_sentence_once_with_its_words_own_characters(words, pack):
+    store = open_store(words)
+    config, rows = open_rows(words, **{"data.pack": pack})
+    predicted = load_tokenizer(words).tokens[: config.elmo.vocab_size]
+    spelt = {
+        sentence_characters(each, 9).tobytes(): each
+        for each in sentences_of(store, range(len(store.documents) - 1), 22)
+    }
+    epochs = []
+    for documents, source, count in (
+        (store.train_documents, rows.train, None),
+        (store.heldout_documents, rows.evals[0].rows, rows.evals[0].num_rows),
+    ):
+        wanted, seen, first = sentences_of(store, documents, 22), [], 0
+        while len(seen) < len(wanted):
+            batch = source(first, 1)
+            first += 1
+            segments = batch["segment_ids"][0]
+            assert segments.max() <= pack
+            assert not batch["character_ids"][0][segments == 0].any()
+            for number in range(1, segments.max() + 1):
+                at = segments == number
+                text = spelt[batch["character_ids"][0][at].tobytes()]
+                ids = batch["input_ids"][0][at]
+                names = ["<S>", *(w if w in predicted else "<UNK>" for w in text), "</S>"]
+                assert [predicted[i] for i in ids] == names
+                seen.append(text)
+        assert sorted(seen) == wanted
+        assert count in (None, first)
+        epochs.append(first)
+    assert len(rows.train(0, epochs[0])["input_ids"]) == epochs[0]
+    # Content is a function of the position alone, and another epoch has another order.
+    whole = rows.train(2, 7)
+    parts = rows.train(2, 3), rows.train(5, 4)
+    for name, x in whole.items():
+        np.testing.assert_array_equal(x, np.concatenate([part[name] for part in parts]))
+    assert (rows.train(0, 5)["input_ids"] != rows.train(epochs[0], 5)["input_ids"]).any()
+    assert (rows.train(0, 5)["input_ids"] != open_rows(words, seed=1)[1].train(0, 5)["input_ids"]).any()
+
+
+def test_the_key_of_a_step_is_that_of_all_its_rows_and_of_no_other_step(words):
+    config, rows = open_rows(words)
+    keys = rows.train(0, 3 * config.train.batch_size)["step_key"][:: config.train.batch_size]
+    first = [rows.train(step * config.train.batch_size + 5, 2)["step_key"] for step in range(3)]
+    assert keys.dtype == np.uint32
+    assert len({each.tobytes() for each in (x[0] for x in first)}) == 3
+    assert all((x == x[0]).all() for x in first)
+
+
+def test_no_direction_sees_what_it_predicts(words):
+    """Through the task's own packed batches: the loss of a word does not change with its own characters, nor
+    with those of words further on in the direction, nor with another sentence."""
+    config, rows = open_rows(words)
+    params = jax.jit(lambda key: task.init_params(config, key))(jax.random.key(0))
+    batch = rows.train(0, 8)
+    assert (batch["segment_ids"].max(1) > 1).any()
+
+    @jax.jit
+    def losses(batch):
+        model = elmo_heads.bind(config, params)
+        targets, weights = elmo.next_words(batch["input_ids"], batch["segment_ids"])
+        return model.losses(model.states(batch)[-1], targets)[0] * weights, weights
+
+    base, weights = losses(batch)
+    row = int(np.argmax(batch["segment_ids"].max(1)))
+    at = int(np.flatnonzero(batch["segment_ids"][row] == 2)[3])  # within the row's second sentence
+    own = batch["segment_ids"][row] == 2
+    position = np.arange(own.size)
+    for direction, shift in ((0, 1), (1, -1)):
+        target = at + shift
+        hidden = (position - target) * shift >= 0
+        for unseen in (own & hidden, ~own):
+            changed = dict(batch)
+            characters = batch["character_ids"].copy()
+            characters[row, unseen & (batch["segment_ids"][row] > 0)] = 7
+            found, _ = losses(changed | {"character_ids": characters})
+            assert weights[row, at, direction] == 1
+            assert found[row, at, direction] == base[row, at, direction]
+        seen = batch["character_ids"].copy()
+        seen[row, own & ~hidden] = 7
+        found, _ = losses(batch | {"character_ids": seen})
+        assert abs(found[row, at, direction] - base[row, at, direction]) > 1e-6
+
+
+def test_perplexities_are_exact_sums_over_the_words_whatever_the_batches(words):
+    figures = []
+    for size, pack in ((8, 3), (16, 3), (8, 1)):
+        config, rows = open_rows(words, **{"eval.batch_size": size, "data.pack": pack})
+        params = jax.jit(lambda key, config=config: task.init_params(config, key))(jax.random.key(0))
+        params = jax.tree.map(lambda x: 2 * x, params)
+        mesh = sharding.make_mesh(config)
+        step = make_eval_step(config, task, mesh, sharding.state_shardings(params, mesh))
+        figures.append(evaluate(config, task, mesh, step, params, rows.evals[0]))
+    for other in figures[1:]:
+        assert other == pytest.approx(figures[0], rel=1e-5)
+    # Against a sum over the sentences, one by one.
+    config, rows = open_rows(words, **{"data.pack": 1})
+    total, count = np.zeros(2), 0
+    sums = jax.jit(lambda batch: task.batch_sums(config, params, batch, None))
+    for i in range(rows.evals[0].num_rows):
+        one = sums(rows.evals[0].rows(i, 1))
+        total += [float(one["forward_loss"]), float(one["backward_loss"])]
+        count += int((rows.evals[0].rows(i, 1)["segment_ids"] > 0).sum()) - 1
+    forward, backward = np.exp(total / count)
+    assert figures[0]["forward_perplexity"] == pytest.approx(forward, rel=1e-5)
+    assert figures[0]["backward_perplexity"] == pytest.approx(backward, rel=1e-5)
+    assert figures[0]["perplexity"] == pytest.approx((forward + backward) / 2, rel=1e-5)
+    assert figures[0]["loss"] == pytest.approx(total.sum() / count / 2, rel=1e-5)
+
+
+def run(words, devices, steps=3, **fields):
+    """Losses and parameters of a few training steps."""
+    config, rows = open_rows(words, **fields)
+    mesh = sharding.make_mesh(config, jax.devices()[:devices])
+    step, init, _ = make_train_step(config, task, mesh)
+    state, losses = init(), []
+    for i in range(steps):
+        batch = sharding.make_global(mesh, rows.train, i * rows.batch_rows, rows.batch_rows)
+        state, measured = step(state, batch)
+        losses.append(task.metrics({name: float(x) for name, x in measured.items()})["sampled_loss"])
+    return losses, jax.tree.map(np.asarray, state["params"])
+
+
+@pytest.fixture(scope="module")
+def on_one_device(words):
+    return run(words, 1)
+
+
+@pytest.mark.parametrize(
+    ("devices", "fields"),
+    [
+        (8, {"mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2}),
+        (1, {"train.accumulation": 2}),
+        (4, {"train.accumulation": 2, "mesh.fsdp": 2}),
+    ],
+    ids=str,
+)
+def test_negatives_and_dropout_follow_from_the_step_not_from_devices_or_parts(
+    words, on_one_device, devices, fields
+):
+    losses, params = run(words, devices, **fields)
+    np.testing.assert_allclose(losses, on_one_device[0], rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), params, on_one_device[1])
+
+
+def settings(words, workdir, **fields):
+    return toy_elmo(words, workdir, **{"train.steps": 90, "train.eval_every": 30, "train.save_every": 30,
+                    "train.keep_last": 9, "train.log_every": 30, "mesh.data": 1, "mesh.fsdp": 8,
+                    **fields})  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole(words, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("whole")
+    return workdir, train(settings(words, workdir))
+
+
+def test_perplexity_falls_below_that_of_guessing_by_frequency(whole):
+    workdir, figures = whole
+    held_out = [row for row in read_metrics(str(workdir / "metrics.jsonl")) if "eval/perplexity" in row]
+    assert [row["step"] for row in held_out] == [30, 60, 90]
+    for name in ("forward", "backward"):
+        falling = [row[f"eval/{name}_perplexity"] for row in held_out]
+        assert falling == sorted(falling, reverse=True)
+        assert falling[-1] < 0.7 * math.exp(figures["eval/unigram_entropy"])
+
+
+def test_the_entropy_is_that_of_the_predicted_words(words, whole):
+    store = open_store(words)
+    counts = np.bincount(np.minimum(store.tokens, 40), minlength=41).astype(float)
+    counts[2] += counts[40]  # rare words are unknown ones
+    counts[1] += len(store.sentences) - 1
+    shares = counts[:40][counts[:40] > 0] / counts[:40].sum()
+    assert whole[1]["eval/unigram_entropy"] == pytest.approx(-(shares * np.log(shares)).sum())
+
+
+def test_a_run_that_was_stopped_ends_like_one_that_was_not(words, whole, tmp_path):
+    parts = tmp_path / "parts"
+    shutil.copytree(whole[0], parts)
+    for step in (90, 60):
+        for path in (parts / "checkpoints").glob(f"**/{step}*"):
+            path.unlink() if path.is_file() else shutil.rmtree(path)
+    train(settings(words, parts, **{"mesh.data": 8, "mesh.fsdp": 1, "train.accumulation": 1}))
+    one, two = (load_trained(str(path)) for path in (whole[0], parts))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), one.params, two.params)
+    assert one.step == two.step == 90
+
+
+def test_the_model_of_a_run_is_loaded_drawn_and_not_exported(words, whole, tmp_path):
+    model = load_trained(str(whole[0]))
+    assert (model.config.kind, model.head, model.tokenizer.kind) == ("elmo", "language_models", "words")
+    assert model.config.elmo.filters == ((1, 8), (2, 8), (3, 16))
+    config, rows = open_rows(words)
+    batch = rows.train(0, 2)
+    top = model.module().states(batch)[-1]
+    direct = elmo_heads.bind(config, model.params).states(batch)[-1]
+    np.testing.assert_array_equal(top, direct)
+    with pytest.raises(InputError, match="Hugging Face has no ELMO; it is not exported"):
+        export(model, str(tmp_path / "hf"))
+    figure = report.draw(str(whole[0]))
+    assert figure.get_suptitle().endswith(": elmo, 1 layers, 16 cells, projection 16, batch 8 × 24 words")
+    titles = [axis.get_title() for axis in figure.axes]
+    assert {"Sampled-softmax loss", "Loss", "Held-out forward perplexity"} <= set(titles)
+    entropy = next(axis for axis in figure.axes if axis.get_title() == "Loss").get_lines()[-1]
+    assert entropy.get_label().startswith("unigram entropy, ")
+    # A run may begin from another one, of the same sizes and words only.
+    again = settings(words, tmp_path / "again", init_from=str(whole[0]), **{"train.steps": 1})
+    train(again)
+    other = settings(words, tmp_path / "other", init_from=str(whole[0]), **{"elmo.cells": 32})
+    with pytest.raises(InputError, match=r"to train one like it add --config.elmo.cells=16$"):
+        train(other)
+
+
+def test_what_does_not_fit_is_one_line(words, store, tmp_path):
+    def found(folder=words, **fields):
+        return refusal(task, toy_elmo(folder, **fields))
+
+    assert "a store of wordpiece tokens, but ELMo reads words; prepare one with --tokenizer=words" in found(
+        store
+    )
+    assert "--config.data.store is empty" in found("")
+    count = load_tokenizer(words).vocab_size
+    assert f"has {count} words; set --config.elmo.vocab_size={count}" in found(**{"elmo.vocab_size": 900})
+    assert "ELMo reads a store; leave it empty" in found(**{"data.tfrecord": "x"})
+    assert "a whole number of times" in found(**{"data.weights": (1.5,)})
+    for fields, message in (
+        ({"model.kind": "bert"}, "model.kind=bert: the task elmo trains an ELMo"),
+        ({"task": "pretrain"}, "model.kind=elmo: the task pretrain trains a BERT"),
+        ({"optim.layer_decay": 0.9}, "optim.layer_decay=0.9: ELMo's layers have one rate"),
+        ({"train.reinit_layers": 1}, "train.reinit_layers=1: no layer of an ELMo"),
+    ):
+        with pytest.raises(InputError, match=message):
+            config_lib.check(toy_elmo(words, **fields))
+    with pytest.raises(InputError, match=r"fsdp=8 does not divide elmo.cells=20"):
+        sharding.make_mesh(toy_elmo(words, **{"mesh.data": 1, "mesh.fsdp": 8, "elmo.cells": 20}))
+    fields = {"mesh.data": 1, "mesh.fsdp": 8, "elmo.head_cells": 12}
+    sharding.make_mesh(toy_elmo(words, **fields))  # pre-training has no such head
+    with pytest.raises(InputError, match=r"fsdp=8 does not divide elmo.head_cells=12"):
+        sharding.make_mesh(toy_elmo(words, **{"task": "elmo_tag", **fields}))
+
+
+def test_sentences_that_are_cut_are_counted(words):
+    config = toy_elmo(words, **{"data.weights": (2.0,)})
+    data = task.open_data(config)
+    store = open_store(words)
+    sizes = np.diff(store.sentences)
+    cut = sum(2 * (sizes[store.documents[d] : store.documents[d + 1]] > 22).sum()
+              for d in store.train_documents)  # fmt: skip
+    assert cut > 0
+    assert data.notes == (f"{store.path}: {cut} sentences have more than 22 words and are cut (train)",)
