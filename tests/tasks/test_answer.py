@@ -55,7 +55,12 @@ def folder(tmp_path_factory):
 
 def settings(folder, model, workdir="", version=1, **fields):
     names = {name: f"{name}-v{version}.json" for name in ("train", "dev", "test")}
-    fields = {"train__epochs": 8.0, "train__seq_length": 32, "train__log_every": 20} | fields
+    fields = {
+        "train__epochs": 8.0,
+        "train__seq_length": 32,
+        "train__log_every": 20,
+        "optim__learning_rate": 1.5e-3,
+    } | fields
     return toy_settings(
         "answer", folder, model, workdir, fields, train=names["train"], dev=(names["dev"],),
         test=(names["test"],), max_query_length=4, doc_stride=12, n_best_size=32, unanswerable=version == 2,
