@@ -177,13 +177,14 @@ def _classify(flags: argparse.Namespace) -> None:
     if flags.label and not flags.columns:
         raise InputError(f"--label={flags.label}: is a table's; name the columns of its texts with --columns")
     texts = None if flags.columns else read_texts(flags, text_or_pair)
-    trained, model = _open_for(flags, "sequence_classification", "classify")
+    trained, model = _open_for(flags, "sequence_classification", "classify", model_kind=None)
+    both_orders = trained.meta["config"].get("examples.both_orders", False)  # a model from elsewhere has none
     gold: list[float] = []
     if texts is None:
         texts, gold = _read_columns(flags, trained.labels)
     found = []
     for window in windows(texts):
-        for text, logits in zip(window, model.classify(window, flags.truncate), strict=True):
+        for text, logits in zip(window, model.classify(window, flags.truncate, both_orders), strict=True):
             shown = text if isinstance(text, str) else " | ".join(text)
             if len(logits) == 1:
                 answer: dict[str, Any] = {"number": float(logits[0])}
@@ -232,7 +233,7 @@ def _choose(flags: argparse.Namespace) -> None:
         questions: Iterator[Any] = iter([context_and_choices("\t".join(flags.texts))])
     else:
         questions = read_texts(flags, context_and_choices)
-    _, model = _open_for(flags, "multiple_choice", "choose")
+    _, model = _open_for(flags, "multiple_choice", "choose", model_kind=None)
     for window in windows(questions):
         for (context, choices), scores in zip(window, model.choose(window, flags.truncate), strict=True):
             shares = _softmax(scores)
@@ -367,8 +368,10 @@ def _open(flags: argparse.Namespace) -> Predictor:
     return Predictor(model.config, model.params, model.tokenizer)
 
 
-def _open_for(flags: argparse.Namespace, head: str, what: str) -> tuple[Trained, Predictor]:
-    model = load(flags.model, allow_pickle=flags.allow_pickle, model_kind="bert")
+def _open_for(
+    flags: argparse.Namespace, head: str, what: str, model_kind: str | None = "bert"
+) -> tuple[Trained, Predictor]:
+    model = load(flags.model, allow_pickle=flags.allow_pickle, model_kind=model_kind)
     if model.head != head:
         raise InputError(f"{flags.model}: a model for {model.head}; name one that was trained to {what}")
     return model, Predictor(model.config, model.params, model.tokenizer)

@@ -12,6 +12,7 @@ from typing import Any
 from bertjax.data.build import Settings, arguments_of, build_store, compare_arguments
 from bertjax.data.corpus import FORMATS, Input
 from bertjax.data.store import open_store
+from bertjax.data.vocab import GPT_MERGES
 from bertjax.errors import InputError, run_command
 from bertjax.flags import Parser
 
@@ -75,11 +76,12 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
         help="a file, folder or glob (.gz, .bz2, .xz, .zst too), or a tfds name; or several")  # fmt: skip
     add("--format", required=True, choices=FORMATS, **several, help=each)
     add("--out", required=True, metavar="STORE", help="folder to write; the same command again continues")
-    vocabulary = parser.add_mutually_exclusive_group(required=True)
+    vocabulary = parser.add_mutually_exclusive_group()
     vocabulary.add_argument(
         "--vocab", metavar="FILE", help="a vocab.txt, a SentencePiece .model or a vocab.json to use"
     )
-    vocabulary.add_argument("--vocab_size", type=int, metavar="N", help="train a vocabulary of N tokens")
+    vocabulary.add_argument("--vocab_size", type=int, metavar="N", help="train a vocabulary of N tokens "
+                            f"(default of gpt_bpe: {GPT_MERGES:,} merges and the characters)")  # fmt: skip
     add("--tokenizer", choices=("wordpiece", "unigram", "bpe", "gpt_bpe"), default="wordpiece",
         help="kind of vocabulary to train; unigram, bpe: SentencePiece; gpt_bpe: OpenAI GPT's "
         "(default: wordpiece)")  # fmt: skip
@@ -105,6 +107,8 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     ):
         if not ok:
             raise InputError(f"--{name}={getattr(args, name)}: {rule}")
+    if not args.vocab and not args.vocab_size and args.tokenizer != "gpt_bpe":
+        raise InputError("one of the arguments --vocab --vocab_size is required; see --help")
     if args.cased and args.tokenizer == "gpt_bpe":
         raise InputError("--cased: --tokenizer=gpt_bpe is lower-case; leave one of them out")
     return args

@@ -96,7 +96,7 @@ def _draw_panel(axis: Axes, rows: list[dict[str, Any]], title: str, metric: str,
     if held_out[0]:
         axis.plot(*held_out, color=_HELD_OUT, linewidth=1.5, marker="o", markersize=4, label="held-out")
     entropy = _series(rows, _BASELINE)[1]
-    if metric == "mlm_loss" and entropy:
+    if metric in ("mlm_loss", "loss") and entropy:
         axis.axhline(entropy[-1], color=_REFERENCE, linestyle="--", linewidth=1.2,
                      label=f"unigram entropy, {entropy[-1]:.2f}")  # fmt: skip
     axis.set_title(title, fontsize=12)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from gpt_fixture import make_gpt, make_gpt_store
 from store_fixture import TESTS, VOCAB, arguments, start, write_config
 from trained_fixture import make_trained
 
@@ -160,8 +161,14 @@ TOY = {
     "tag": {"train.epochs": 1.0, "eval.batch_size": 8},
     "answer": {"train.epochs": 1.0, "eval.batch_size": 8, "examples.max_query_length": 4},
     "choose": {"train.epochs": 1.0, "eval.batch_size": 8},
+    "language_model": {"train.epochs": 0.0, "model.vocab_size": VOCAB},
 }
-ARGUMENTS = {"glue": ":mrpc", "squad": ":v2.0"}  # of configs whose get_config takes one
+ARGUMENTS = {
+    "glue": ":mrpc",
+    "gpt_glue": ":mrpc",
+    "squad": ":v2.0",
+    "gpt_bridge": ":gpt",
+}  # of configs whose get_config takes one
 EVERY = {
     "model.num_hidden_layers": 1,
     "model.hidden_size": 32,
@@ -189,9 +196,11 @@ def test_one_step_of_every_shipped_config(tmp_path, store, path):
         toy[f"mesh.{axis}"] = -1 if axis == "data" else 1
     if config.task == "pretrain":
         toy["data.store"] = store
+    elif config.task == "language_model":
+        toy |= {"data.store": make_gpt_store(tmp_path / "store"), "data.weights": (1.0,)}
     else:
         toy |= {"init_from": tmp_path / "model", "examples.folder": tmp_path}
-        make_trained(str(tmp_path / "model"))
+        (make_gpt if config.model.kind == "gpt" else make_trained)(str(tmp_path / "model"))
         write_examples(tmp_path, config)
     main(arguments(path, **toy, workdir=tmp_path / "run"))
     steps = 1 + two
@@ -201,7 +210,7 @@ def test_one_step_of_every_shipped_config(tmp_path, store, path):
     held_out = [row for row in rows if any(name.startswith("eval/") for name in row)]
     assert [row["step"] for row in held_out] == [row["step"] for row in trained]
     assert (tmp_path / "run" / "checkpoints" / str(steps)).is_dir()
-    assert (tmp_path / "run" / "vocab.txt").is_file()
+    assert (tmp_path / "run" / ("vocab.json" if config.model.kind == "gpt" else "vocab.txt")).is_file()
 
 
 def write_examples(folder, config):

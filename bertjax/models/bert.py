@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 from bertjax.config import padded_vocab_size
 from bertjax.models.layers import (
     ACTIVATIONS,
+    HEAD_DROPOUT,
     add_bias,
     bind_module,
     dropout,
@@ -295,7 +296,7 @@ class Bert(nnx.Module):
         d = config.hidden_size
         self.vocab_size = config.vocab_size
         self.act = ACTIVATIONS[config.hidden_act]
-        self.causal = config.causal
+        self.causal, self.rate = config.causal, config.hidden_dropout_prob
         self.encoder = Encoder(init, Embeddings(init), config.causal)
         if "pooler" in parts:
             self.pooler_kernel, self.pooler_bias = init.normal(d, d), init.zeros(d)
@@ -358,6 +359,11 @@ class Bert(nnx.Module):
     def classify(self, x: jax.Array) -> jax.Array:
         """float32 logits [..., C] of pooled output or hidden states [..., D]."""
         return x.astype(jnp.float32) @ self.classifier_kernel[...] + self.classifier_bias[...]
+
+    def class_logits(self, first_BND: jax.Array, keys: jax.Array | None = None) -> jax.Array:
+        """float32 logits [B, N, C] of the states that tell of whole sequences; `keys` are of dropout."""
+        keys = None if keys is None else fold_in(keys, HEAD_DROPOUT)
+        return self.classify(dropout(self.pool(first_BND), self.rate, keys))
 
     def spans(self, x_BSD: jax.Array) -> jax.Array:
         """float32 logits [B, S, 2] of an answer's beginning and ending at each position."""

@@ -177,6 +177,8 @@ def _add_bias_gradient(_: None, gradient: jax.Array) -> tuple[jax.Array, jax.Arr
 add_bias.defvjp(lambda x, bias: (x + bias, None), _add_bias_gradient)
 
 
+HEAD_DROPOUT = 10_000  # the number of the place of the dropout before a head, past the encoder's
+
 Make = Callable[[nnx.Rngs], Any]  # builds a module
 
 
