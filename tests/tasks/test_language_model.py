@@ -39,7 +39,7 @@ def open_batch(store, rows=8, **fields):
 
 @pytest.mark.parametrize("fields", [{}, {"data.pack": 4, "train.seq_length": 48}, PAIRS])
 def test_sums_are_of_every_next_token(gpt_store, fields):
-    config, params, batch = open_batch(gpt_store, **fields)
+    config, params, batch = open_batch(gpt_store, rows=64, **fields)
     sums = jax.jit(lambda params: language_model.batch_sums(config, params, batch, None))(params)
     module = gpt.bind(config.model, params)
     states = jax.jit(lambda batch: module.encoder(batch, packed=True))(batch)
@@ -81,9 +81,9 @@ def test_a_later_token_changes_no_earlier_output_and_no_earlier_loss(gpt_store, 
     assert (np.abs(one - two)[:, real, at].max(-1) > 1e-4).all()
 
     def earlier_loss(x_BSD):
-        module = gpt.bind(config.model, params)
-        module.encoder.embeddings = lambda batch, dtype, keys: x_BSD
-        logits = jax.nn.log_softmax(module.language_model(module.encoder(batch, packed=packed)))
+        encoder, module = (gpt.bind(config.model, params) for _ in range(2))
+        encoder.encoder.embeddings = lambda batch, dtype, keys: x_BSD
+        logits = jax.nn.log_softmax(module.language_model(encoder.encoder(batch, packed=packed)))
         labels, weights = gpt.next_tokens(batch["input_ids"], batch["segment_ids"])
         chosen = jnp.take_along_axis(logits, labels[..., None], -1)[..., 0]
         return -(chosen * weights)[:, :at].sum()
@@ -159,7 +159,7 @@ def test_pairs_have_gpts_tokens_and_types(gpt_store):
         wanted = np.arange(len(ids)) > (middle[0] if len(middle) else end)
         np.testing.assert_array_equal(types, wanted & (segments > 0))
         pairs += len(middle)
-    assert pairs > 20
+    assert pairs > 10
 
 
 def test_batches_follow_from_the_seed(gpt_store):
