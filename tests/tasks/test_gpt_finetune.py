@@ -188,7 +188,7 @@ def test_sharing_rows_and_devices_change_nothing(folder, model, monkeypatch, bot
 @pytest.mark.parametrize("both_orders", [False, True])
 def test_logits_and_losses_are_those_of_each_text_alone(folder, model, both_orders):
     config, params, batch = first_batch(
-        classify, settings(folder, model, train__batch_size=16, examples__both_orders=both_orders)
+        classify, settings(folder, model, train__batch_size=8, examples__both_orders=both_orders)
     )
     outputs = jax.jit(lambda batch: classify.batch_outputs(config, params, batch))(batch)["logits"]
     sums = jax.jit(lambda batch: classify.batch_sums(config, params, batch, None))(batch)
@@ -209,7 +209,7 @@ def test_logits_and_losses_are_those_of_each_text_alone(folder, model, both_orde
         np.testing.assert_allclose(outputs[row, slot], logits, atol=1e-4)
         total -= float(jax.nn.log_softmax(logits)[batch["labels"][row, slot]])
         count += 1
-    assert count == 16
+    assert count == 8
     np.testing.assert_allclose([sums["lm_loss"], sums["loss"]], [lm, total + 0.5 * lm], rtol=1e-4)
     figures = classify.metrics({name: float(x) for name, x in sums.items()} | {"examples": count})
     assert figures["lm_loss"] == pytest.approx(lm / count, rel=1e-4)
