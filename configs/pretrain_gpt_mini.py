@@ -5,7 +5,7 @@
     python -m bertjax.main --config=configs/pretrain_gpt_mini.py --config.data.store=STORE \\
         --config.workdir=DIR
 
-Hardware: 2 CPU cores. Time: see docs/pretraining.md. Score: see there.
+Hardware: 2 CPU cores. Time and score of all its steps: not measured (of 300 small ones, docs/pretraining.md).
 """
 
 from pathlib import Path
