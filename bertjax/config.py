@@ -11,7 +11,7 @@ import importlib.util
 import math
 import runpy
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,8 @@ HEAD_LAYERS = {
     "concat_last_four": 4,
     "sum_all": 1,
 }
+DECAYS = ("linear", "cosine")
+GPT_TASKS = ("language_model", "classify", "choose")  # those that train a GPT
 
 # What `check` asks of numbers, by field; those that end in _prob are shares.
 _SHARES = ("optim.beta1", "optim.beta2")
@@ -95,8 +97,8 @@ _POSITIVE = (
     "elmo.head_cells", "elmo.head_layers", "elmo.head_hidden", "head.lstm_size",
 )  # fmt: skip
 _NOT_NEGATIVE = (
-    "train.eval_every", "train.keep_every", "train.reinit_layers", "phase2.steps", "phase2.warmup_steps",
-    "optim.warmup_steps", "optim.weight_decay", "optim.clip_norm", "eval.examples",
+    "train.eval_every", "train.keep_every", "train.lm_weight", "train.reinit_layers", "phase2.steps",
+    "phase2.warmup_steps", "optim.warmup_steps", "optim.weight_decay", "optim.clip_norm", "eval.examples",
     "elmo.highway_layers", "elmo.clip", "head.lstm_layers",
 )  # fmt: skip
 
@@ -130,7 +132,7 @@ def default() -> ConfigDict:
     c.seed = 0  # initial parameters, data order, masks and dropout all follow from it
 
     c.model = ConfigDict()  # BertConfig's names, but for kind
-    c.model.kind = "bert"  # or "gpt", the left-to-right OpenAI GPT, which no task trains yet; "elmo"
+    c.model.kind = "bert"  # or "gpt", the left-to-right OpenAI GPT, or "elmo"
     c.model.vocab_size = 30522
     c.model.hidden_size = 768
     c.model.num_hidden_layers = 12
@@ -140,7 +142,7 @@ def default() -> ConfigDict:
     c.model.hidden_dropout_prob = 0.1
     c.model.attention_probs_dropout_prob = 0.1
     c.model.max_position_embeddings = 512
-    c.model.type_vocab_size = 2
+    c.model.type_vocab_size = 2  # of a GPT 1, none; or 2 with data.special_tokens
     c.model.initializer_range = 0.02
     c.model.layer_norm_eps = 1e-12
     c.model.causal = False  # True: no token sees a later one; classes then stand on the last, not on [CLS]
@@ -197,6 +199,9 @@ def default() -> ConfigDict:
     c.data.whole_word_mask = False
     c.data.next_sentence = True  # False: contiguous text only, no NSP labels
     c.data.pack = 1  # most sequences in a row; above 1, attention stays inside each sequence
+    # For the task "language_model". True: rows are not plain text but BERT's pairs, with the start, delimiter
+    # and extract tokens and the token types that a GPT meets in fine-tuning first otherwise.
+    c.data.special_tokens = False
 
     c.examples = ConfigDict()  # files of a fine-tuning task: .tsv, .csv or .jsonl
     c.examples.folder = ""  # that the files below lie in, or "tfds:SET", such as "tfds:glue/mrpc"
@@ -211,6 +216,7 @@ def default() -> ConfigDict:
     c.examples.id = ""  # that predictions are written with; "": the number of the line, from 0
     c.examples.labels = ()  # in the order of the classifier; (): those in train, sorted
     c.examples.number = False  # the label is a number to be predicted, not a class
+    c.examples.both_orders = False  # of a GPT: a pair is read in both orders, and what they tell is added
     c.examples.document_context = False  # tags: a row holds the sentences around, as far as it reaches
     # Questions on texts: the defaults of the 2018 release's run_squad.py, lengths in tokens.
     c.examples.max_query_length = 64  # a longer question is cut
@@ -226,7 +232,8 @@ def default() -> ConfigDict:
 
     c.train = ConfigDict()
     c.train.steps = 900_000
-    c.train.epochs = 0.0  # passes over the examples of a fine-tuning task, which then give the steps
+    # Passes over the examples of a fine-tuning task, or epochs of a store, which then give the steps.
+    c.train.epochs = 0.0
     # A step's, over all devices: rows; in fine-tuning examples, for tags and questions windows of texts.
     c.train.batch_size = 256
     c.train.seq_length = 128
@@ -238,6 +245,7 @@ def default() -> ConfigDict:
     c.train.keep_last = 3  # checkpoints
     c.train.keep_every = 100_000  # steps; checkpoints at its multiples stay for good; 0: none
     c.train.max_bad_steps = 20  # stop after so many non-finite updates in a row
+    c.train.lm_weight = 0.0  # of the language model's loss beside the task's own, in fine-tuning a GPT
     c.train.freeze_encoder = False  # True: only what stands on it is trained, on states without dropout
     c.train.reinit_layers = 0  # top layers of init_from that are drawn anew, the pooler with them; 0: neither
 
@@ -255,6 +263,7 @@ def default() -> ConfigDict:
     c.optim.learning_rate = 1e-4
     c.optim.warmup_steps = 10_000
     c.optim.warmup_proportion = 0.0  # of the steps, where train.epochs gives them: instead of warmup_steps
+    c.optim.decay = "linear"  # to 0 at the last step, after the warm-up; or "cosine"
     c.optim.beta1 = 0.9
     c.optim.beta2 = 0.999
     c.optim.eps = 1e-6
@@ -296,6 +305,19 @@ def fine_tuning(task: str) -> ConfigDict:
     c.optim.warmup_proportion = 0.1
     c.eval.batch_size = 32
     return c
+
+
+def gpt_fine_tuning(config: ConfigDict) -> ConfigDict:
+    """A fine-tuning config changed to GPT's recipe (Radford et al. 2018, section 4.1), and returned.
+
+    Adam with bias correction at 6.25e-5 in batches of 32, 3 epochs, warm-up over 0.2% of the steps, and half
+    of the language model's loss.
+    """
+    config.model.kind = "gpt"
+    config.train.batch_size, config.train.epochs, config.train.lm_weight = 32, 3.0, 0.5
+    config.optim.name, config.optim.eps = "adamw", 1e-8
+    config.optim.learning_rate, config.optim.warmup_proportion = 6.25e-5, 0.002
+    return config
 
 
 def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
@@ -435,6 +457,30 @@ def _check_fields(config: ConfigDict, prefix: str = "") -> None:
             raise InputError(f"--config.{field}={value}: {rule}")
 
 
+def _check_gpt(config: ConfigDict, require: Callable[[bool, str, str], None]) -> None:
+    """That a GPT, and what only a GPT has, is asked for where there is one."""
+    gpt, types = config.model.kind == "gpt", config.model.type_vocab_size
+    pre_trains = config.task == "language_model"
+    require(not gpt or config.task in GPT_TASKS, "model.kind",
+            f"the task {config.task} trains a BERT; a GPT's are {', '.join(GPT_TASKS)}")  # fmt: skip
+    require(gpt or not pre_trains, "task", "trains a GPT; set model.kind=gpt")
+    require(not pre_trains or types == 1 + config.data.special_tokens, "model.type_vocab_size",
+            f"must be {1 + config.data.special_tokens} with data.special_tokens="
+            f"{config.data.special_tokens}")  # fmt: skip
+    require(pre_trains or not config.data.special_tokens, "data.special_tokens",
+            "is of the task language_model; leave it out")  # fmt: skip
+    require(not gpt or (config.head.layers == "last" and not config.head.lstm_layers), "head",
+            "a GPT's classes stand on its last layer; leave config.head as it is")  # fmt: skip
+    fine_tunes = gpt and not pre_trains
+    for field, asked in (("train.lm_weight", config.train.lm_weight),
+                         ("examples.both_orders", config.examples.both_orders)):  # fmt: skip
+        require(fine_tunes or not asked, field, "is of a GPT's fine-tuning; leave it out")
+    require(not (config.train.lm_weight and config.train.freeze_encoder), "train.lm_weight",
+            "has nothing to change in a frozen encoder; set it to 0.0")  # fmt: skip
+    require(not config.examples.both_orders or (config.task == "classify" and bool(config.examples.text_b)),
+            "examples.both_orders", "is of pairs in the task classify; name examples.text_b")  # fmt: skip
+
+
 def check(config: ConfigDict) -> None:
     """Raises InputError if fields contradict each other or are out of range. Needs no device and no file."""
     m, d, t = config.model, config.data, config.train
@@ -460,8 +506,10 @@ def check(config: ConfigDict) -> None:
         )
         require(not t.reinit_layers, "train.reinit_layers", "no layer of an ELMo is drawn anew; set it to 0")
     else:
-        require(m.kind == "bert", "model.kind", f"the task {config.task} trains a BERT")
-    for field, known in (("data.masking", MASKING), ("optim.name", OPTIMIZERS)):
+        require(m.kind != "elmo", "model.kind", f"the task {config.task} trains no ELMo; there are "
+                f"{', '.join(ELMO_TASKS)}")  # fmt: skip
+    _check_gpt(config, require)
+    for field, known in (("data.masking", MASKING), ("optim.name", OPTIMIZERS), ("optim.decay", DECAYS)):
         require(dict(fields(config))[field] in known, field, f"must be one of {', '.join(known)}")
     require(len(d.mask_split) == 3 and min(d.mask_split) >= 0 and abs(sum(d.mask_split) - 1) < 1e-6,
             "data.mask_split", "must be three shares (mask, random, unchanged) that add up to 1")  # fmt: skip

@@ -20,8 +20,9 @@ from bertjax.data.squad import Question
 from bertjax.data.texts import Row, Text, batch_length, check_utf8, encode, make_batch, show
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import InputError
-from bertjax.models import bert
+from bertjax.models import bert, gpt
 from bertjax.models.features import describe, read_layers, stands_on_last
+from bertjax.models.kinds import MODULES
 from bertjax.tasks.answer import answer_all
 from bertjax.tasks.tag import cut_windows
 
@@ -68,7 +69,7 @@ def in_batches(
     Rows of like length go together, and every batch of one length has one shape.
     """
     order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))
-    empty = Row([tokenizer.cls_id, tokenizer.sep_id], [0, 0])
+    empty = Row([tokenizer.first_id, tokenizer.last_id], [0, 0])
     answers: list[Any] = [None] * len(rows)
     for first in range(0, len(rows), _ROWS):
         some = order[first : first + _ROWS]
@@ -80,9 +81,9 @@ def in_batches(
     return answers
 
 
-def _class_states(model: bert.Bert, batch: Any) -> jax.Array:
-    """The states [B, D] that tell of the whole of each row."""
-    return model.head_states(batch, model.class_positions(batch["segment_ids"]))[:, 0]
+def _class_states(model: bert.Bert | gpt.Gpt, batch: Any) -> jax.Array:
+    """What tells of the whole of each row, [B, 1, W]."""
+    return model.head_states(batch, model.class_positions(batch["segment_ids"]))
 
 
 def windows(texts: Iterator[Any] | Sequence[Any]) -> Iterator[list[Any]]:
@@ -102,7 +103,7 @@ class Predictor:
 
     Args:
       config: config.model.
-      params: of bertjax.models.bert.Bert.
+      params: of the module of config.kind.
       tokenizer: the model's.
       stands_on: config.head, what the head stands on; None: the default, the last layer.
     """
@@ -114,7 +115,7 @@ class Predictor:
         self.stands_on = default().head if stands_on is None else stands_on
         self.params = jax.device_put(params)
         self.tokenizer = tokenizer
-        self.parts = bert.parts_of(params)
+        self.parts = MODULES[config.kind].parts_of(params)
         self._compiled: dict[Any, Any] = {}
 
     @property
@@ -168,7 +169,7 @@ class Predictor:
         self._need("pooler", "tell whether a sentence is the next")
 
         def probabilities(model: bert.Bert, batch: Any) -> jax.Array:
-            pooled_BD = model.pool(_class_states(model, batch))
+            pooled_BD = model.pool(_class_states(model, batch)[:, 0])
             return jax.nn.softmax(model.next_sentence(pooled_BD))[:, 0]
 
         return in_batches(
@@ -179,15 +180,33 @@ class Predictor:
             lambda share, _: float(share),
         )
 
-    def classify(self, texts: Sequence[Text], truncate: bool = False) -> list[np.ndarray]:
+    def classify(
+        self, texts: Sequence[Text], truncate: bool = False, both_orders: bool = False
+    ) -> list[np.ndarray]:
         """The classifier's logits for each text or pair, float32 [C]; softmax gives probabilities of classes,
-        and the one logit of a model of numbers is the number. Raises InputError.
-        """
-        self._need("classifier", "classify")
-        self._need("pooler", "classify texts")
+        and the one logit of a model of numbers is the number.
 
-        def logits(model: bert.Bert, batch: Any) -> jax.Array:
-            return model.classify(model.pool(_class_states(model, batch)))
+        Args:
+          both_orders: whether a pair is read in both orders, as config.examples.both_orders trains a GPT to.
+
+        Raises:
+          InputError: the model has no classifier, or `both_orders` and a text is no pair; see encode.
+        """
+        if "score" not in self.parts:
+            self._need("classifier", "classify")
+        if self.config.kind == "bert":
+            self._need("pooler", "classify texts")
+        if both_orders:
+            pairs = [text for text in texts if not isinstance(text, str)]
+            if len(pairs) < len(texts):
+                raise InputError("the model reads pairs in both orders, so it takes no single texts")
+            one = self.classify(pairs, truncate)
+            other = self.classify([(b, a) for a, b in pairs], truncate)
+            # GPT's score has no bias, so that of two states' sum is the sum of their scores.
+            return [x + y for x, y in zip(one, other, strict=True)]
+
+        def logits(model: bert.Bert | gpt.Gpt, batch: Any) -> jax.Array:
+            return model.class_logits(_class_states(model, batch))[:, 0]
 
         return in_batches(
             self._encode(texts, truncate),
@@ -344,14 +363,16 @@ class Predictor:
 
             def compute(params: Any, *inputs: Any) -> Any:
                 with jax.default_matmul_precision("highest"):
-                    return function(bert.bind(self.config, params, self.stands_on), *inputs)
+                    module = MODULES[self.config.kind]
+                    return function(module.bind(self.config, params, self.stands_on), *inputs)
 
             self._compiled[name] = jax.jit(compute)
         return jax.device_get(self._compiled[name](self.params, *inputs))
 
     def _encode(self, texts: Sequence[Text], truncate: bool) -> list[Row]:
         rows = encode(self.tokenizer, texts, self.most, truncate)
-        if self.config.type_vocab_size < 2 and any(row.types[-1] for row in rows):
+        one_type = self.config.kind == "bert" and self.config.type_vocab_size < 2
+        if one_type and any(row.types[-1] for row in rows):
             raise InputError("the model has one token type, so it takes no pairs; give single texts")
         return rows
 

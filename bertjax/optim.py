@@ -29,21 +29,23 @@ def learning_rate(config: ConfigDict, step: jax.Array) -> jax.Array:
 
     The 2018 release's optimization.py: from 0 up to `learning_rate` over the warm-up, then
     rate * (1 - step / steps), where `steps` counts the warm-up too, so the rate drops a little where the
-    warm-up ends. Both phases are one decay, unless phase2.restart_schedule.
+    warm-up ends. GPT's cosine (finetune-transformer-lm's opt.py) is rate * (1 + cos(pi * step / steps)) / 2,
+    with the same drop. Both phases are one decay, unless phase2.restart_schedule.
     """
 
-    def polynomial(step: jax.Array, steps: int, rate: float, warmup: int) -> jax.Array:
+    def scheduled(step: jax.Array, steps: int, rate: float, warmup: int) -> jax.Array:
         step = step.astype(jnp.float32)
-        decayed = rate * (1.0 - jnp.minimum(step, steps) / steps)
-        return jnp.where(step < warmup, rate * step / max(warmup, 1), decayed)
+        done = jnp.minimum(step, steps) / steps
+        left = 1.0 - done if config.optim.decay == "linear" else 0.5 * (1.0 + jnp.cos(jnp.pi * done))
+        return jnp.where(step < warmup, rate * step / max(warmup, 1), rate * left)
 
     first, second, optim = config.train.steps, config.phase2.steps, config.optim
     if not (second and config.phase2.restart_schedule):
-        return polynomial(step, first + second, optim.learning_rate, optim.warmup_steps)
+        return scheduled(step, first + second, optim.learning_rate, optim.warmup_steps)
     return jnp.where(
         step < first,
-        polynomial(step, first, optim.learning_rate, optim.warmup_steps),
-        polynomial(step - first, second, config.phase2.learning_rate, config.phase2.warmup_steps),
+        scheduled(step, first, optim.learning_rate, optim.warmup_steps),
+        scheduled(step - first, second, config.phase2.learning_rate, config.phase2.warmup_steps),
     )
 
 

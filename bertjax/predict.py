@@ -182,12 +182,14 @@ def _classify(flags: argparse.Namespace) -> None:
         raise InputError(f"--label={flags.label}: is a table's; name the columns of its texts with --columns")
     texts = None if flags.columns else read_texts(flags, text_or_pair)
     trained, model = _open_for(flags, "sequence_classification", "classify", model_kind=None)
+    # A model from elsewhere does not say, and one that reads in both orders is a GPT.
+    asked = {"both_orders": True} if trained.meta["config"].get("examples.both_orders") else {}
     gold: list[float] = []
     if texts is None:
         texts, gold = _read_columns(flags, trained.labels)
     found = []
     for window in windows(texts):
-        for text, logits in zip(window, model.classify(window, flags.truncate), strict=True):
+        for text, logits in zip(window, model.classify(window, flags.truncate, **asked), strict=True):
             shown = text if isinstance(text, str) else " | ".join(text)
             if len(logits) == 1:
                 answer: dict[str, Any] = {"number": float(logits[0])}
@@ -236,7 +238,7 @@ def _choose(flags: argparse.Namespace) -> None:
         questions: Iterator[Any] = iter([context_and_choices("\t".join(flags.texts))])
     else:
         questions = read_texts(flags, context_and_choices)
-    _, model = _open_for(flags, "multiple_choice", "choose")
+    _, model = _open_for(flags, "multiple_choice", "choose", model_kind=None)
     for window in windows(questions):
         for (context, choices), scores in zip(window, model.choose(window, flags.truncate), strict=True):
             shares = _softmax(scores)

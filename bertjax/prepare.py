@@ -12,6 +12,7 @@ from typing import Any
 from bertjax.data.build import Settings, arguments_of, build_store, compare_arguments
 from bertjax.data.corpus import FORMATS, Input
 from bertjax.data.store import open_store
+from bertjax.data.vocab import GPT_MERGES
 from bertjax.errors import InputError, run_command
 from bertjax.flags import Parser
 
@@ -79,7 +80,8 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     vocabulary.add_argument(
         "--vocab", metavar="FILE", help="a vocab.txt, a SentencePiece .model, vocab.json or words.json to use"
     )
-    vocabulary.add_argument("--vocab_size", type=int, metavar="N", help="train a vocabulary of N tokens")
+    vocabulary.add_argument("--vocab_size", type=int, metavar="N", help="train a vocabulary of N tokens "
+                            f"(default of gpt_bpe: {GPT_MERGES:,} merges and the characters)")  # fmt: skip
     add("--tokenizer", choices=("wordpiece", "unigram", "bpe", "gpt_bpe", "words"), default="wordpiece",
         help="kind of vocabulary to train; unigram, bpe: SentencePiece; gpt_bpe: OpenAI GPT's; words: every "
         "word of the text, without --vocab_size (default: wordpiece)")  # fmt: skip
@@ -108,8 +110,8 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     if args.tokenizer == "words" and args.vocab_size is not None:
         raise InputError(f"--vocab_size={args.vocab_size}: --tokenizer=words keeps every word, and "
                          "config.elmo.vocab_size says how many are predicted; leave it out")  # fmt: skip
-    if args.tokenizer != "words" and args.vocab is None and args.vocab_size is None:
-        raise InputError("one of the arguments --vocab --vocab_size is required")
+    if args.tokenizer not in ("words", "gpt_bpe") and args.vocab is None and args.vocab_size is None:
+        raise InputError("one of the arguments --vocab --vocab_size is required; see --help")
     if args.cased and args.tokenizer == "gpt_bpe":
         raise InputError("--cased: --tokenizer=gpt_bpe is lower-case; leave one of them out")
     return args

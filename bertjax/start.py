@@ -1,5 +1,6 @@
 """What a run begins with: the model of config.init_from, and the parameters that it takes from there."""
 
+import dataclasses
 import os
 from types import ModuleType
 from typing import Any
@@ -10,18 +11,23 @@ from ml_collections import ConfigDict
 from bertjax import config as config_lib
 from bertjax.checkpoint import FOLDER
 from bertjax.convert.load import load
+from bertjax.data.tokenizer import add_task_tokens
 from bertjax.errors import InputError
 from bertjax.manifest import steps_in
+from bertjax.models import gpt
 from bertjax.models.features import same_features
 from bertjax.models.kinds import MODULES
 from bertjax.tasks.common import Data
 from bertjax.trained import Trained, load_trained
 
+_NEW_TOKENS = 1  # folded into the seed's key, from which the other parameters are drawn
+
 
 def load_source(config: ConfigDict, task: ModuleType) -> Trained | None:
     """The model that a run starts from, or, if it goes on, that it has reached; None for neither.
 
-    A run that goes on needs it only where the task's config follows from the model (task.FINE_TUNES).
+    A run that goes on needs it only where the task's config follows from the model (task.FINE_TUNES). A GPT
+    that is fine-tuned comes with start, delimiter and extract tokens, newly drawn if it had none.
 
     Raises:
       InputError: there is no such model, or it is broken.
@@ -29,7 +35,23 @@ def load_source(config: ConfigDict, task: ModuleType) -> Trained | None:
     checkpoints = os.path.join(config.workdir, FOLDER)
     if os.path.isdir(checkpoints) and steps_in(checkpoints):
         return load_trained(config.workdir) if task.FINE_TUNES else None
-    return load(config.init_from, model_kind=config.model.kind) if config.init_from else None
+    if not config.init_from:
+        return None
+    source = load(config.init_from, model_kind=config.model.kind)
+    return with_task_tokens(source, config.seed) if task.FINE_TUNES else source
+
+
+def with_task_tokens(model: Trained, seed: int) -> Trained:
+    """A GPT whose vocabulary has the tokens that stand around and between texts; any other model as it is."""
+    if model.config.kind != "gpt":
+        return model
+    tokenizer = add_task_tokens(model.tokenizer)
+    config = model.config.copy_and_resolve_references()
+    # A model from elsewhere may have more embeddings than its vocabulary has tokens.
+    config.vocab_size = max(config.vocab_size, tokenizer.vocab_size)
+    key = jax.random.fold_in(jax.random.key(seed), _NEW_TOKENS)
+    params = gpt.with_new_tokens(model.config, model.params, config.vocab_size, key)
+    return dataclasses.replace(model, config=config, params=jax.device_get(params), tokenizer=tokenizer)
 
 
 def initial_params(
@@ -69,7 +91,7 @@ def initial_params(
     given = set(parts)
     wanted = tuple(part for part in drawn if part in ("features", *module.HEADS[task.HEAD]))
     if (source.head, source.labels) != (task.HEAD, data.labels):
-        given -= {"classifier", "tagger", "crf"}  # they tell other things apart
+        given -= {"classifier", "score", "tagger", "crf"}  # they tell other things apart
     if not same_features(source.stands_on, config.head):
         given.clear()  # what stands on the encoder there stands on something else
     if top:

@@ -178,7 +178,7 @@ def plan(flags: argparse.Namespace, overrides: Sequence[str]) -> list[Planned]:
     planned: dict[str, Planned] = {}
     for path in flags.config:
         file, _, argument = path.partition(":")
-        glue = Path(file).stem == "glue"
+        glue = Path(file).stem in ("glue", "gpt_glue")
         for name in FOLDERS if glue and argument == "all" else [argument]:
             task = name.partition("+")[0] if glue else "-".join(filter(None, (Path(file).stem, name)))
             source = f"{file}:{name}" if name else file

@@ -19,12 +19,16 @@ VOCAB = 96
 _FIRST = len(SPECIAL_TOKENS)
 
 
-def make_store(path, documents=48, seed=0):
-    """Writes a store of generated text to the empty folder `path` and returns it."""
+def make_store(path, documents=48, seed=0, tokenizer=None):
+    """Writes a store of generated text to the empty folder `path` and returns it.
+
+    Args:
+      tokenizer: of VOCAB tokens; None: a WordPiece one.
+    """
     path = Path(path)
     rng = np.random.default_rng(seed)
     words = [f"{'##' if i % 4 == 3 else ''}w{i}" for i in range(_FIRST, VOCAB)]
-    tokenizer = wordpiece_tokenizer([*SPECIAL_TOKENS, *words], lower_case=True, name="fixture")
+    tokenizer = tokenizer or wordpiece_tokenizer([*SPECIAL_TOKENS, *words], lower_case=True, name="fixture")
     tokenizer.save(path)
     sentences = rng.integers(3, 8, documents)
     lengths = rng.integers(3, 9, sentences.sum())

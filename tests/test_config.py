@@ -100,6 +100,13 @@ def test_wrong_names_and_types(recipe, override, message):
         ("data.masking=next_token", "must not be seen; set model.causal=True"),
         ("model.causal=True", "next_sentence=True: .CLS. sees nothing of a causal model"),
         ("data.dupe_factor=0", "must be positive"),
+        ("model.kind=gpt", "the task pretrain trains a BERT; a GPT's are language_model, classify, choose"),
+        ("task=language_model", "task=language_model: trains a GPT; set model.kind=gpt"),
+        ("data.special_tokens=True", "is of the task language_model"),
+        ("train.lm_weight=0.5", "is of a GPT's fine-tuning"),
+        ("train.lm_weight=-0.5", "must not be negative"),
+        ("examples.both_orders=True", "is of a GPT's fine-tuning"),
+        ("optim.decay=square", "optim.decay=square: must be one of linear, cosine"),
         ("data.pack=0", "must be positive"),
         ("data.mask_split=(0.8, 0.1)", "three shares"),
         ("data.mask_split=(0.8, 0.1, 0.2)", "add up to 1"),
@@ -172,6 +179,42 @@ def test_wrong_names_and_types(recipe, override, message):
 )
 def test_values_out_of_range(recipe, override, message):
     fails(message, parse_args, [f"--config={recipe}", f"--config.{override}"])
+
+
+@pytest.mark.parametrize(
+    ("path", "override", "message"),
+    [
+        ("ner.py", "model.kind=gpt", "the task tag trains a BERT; a GPT's are language_model, classify"),
+        ("squad.py:v2.0", "model.kind=gpt", "the task answer trains a BERT; a GPT's are language_model"),
+        ("pretrain_gpt.py", "model.type_vocab_size=2", "type_vocab_size=2: must be 1 with data.special_to"),
+        ("pretrain_gpt.py", "data.special_tokens=True", "type_vocab_size=1: must be 2 with data.special_to"),
+        ("pretrain_gpt.py", "train.lm_weight=0.5", "train.lm_weight=0.5: is of a GPT's fine-tuning"),
+        ("gpt_glue.py:cola", "examples.both_orders=True", "is of pairs in the task classify; name examples"),
+        ("gpt_swag.py", "examples.both_orders=True", "is of pairs in the task classify"),
+        ("gpt_glue.py:cola", "train.freeze_encoder=True", "has nothing to change in a frozen encoder"),
+        ("gpt_bridge.py:corpus+size", "seed=1", "size: no such switch; there are gpt, corpus, sep_cls, batc"),
+        ("gpt_glue.py:snli", "seed=1", "snli: no such task; it is one of cola"),
+    ],
+)
+def test_what_only_a_gpt_has_is_asked_for_of_a_gpt(path, override, message):
+    fails(message, parse_args, [f"--config=configs/{path}", f"--config.{override}"])
+
+
+def test_the_bridge_changes_one_thing_at_a_time():
+    def changed(argument):
+        old, new = (dict(fields(load(f"configs/gpt_bridge.py:{x}"))) for x in ("gpt", argument))
+        return {name: value for name, value in new.items() if old[name] != value}
+
+    corpus, batch = {"data.weights": (1.0, 1.0)}, {"train.batch_size": 256}
+    sep_cls = {"data.special_tokens": True, "model.type_vocab_size": 2, "model.vocab_size": 40_481}
+    assert (changed("corpus"), changed("batch"), changed("sep_cls")) == (corpus, batch, sep_cls)
+    assert changed("corpus+sep_cls+batch") == corpus | batch | sep_cls
+    bert = load("configs/gpt_bridge.py:bert")
+    assert (bert.task, bert.model.causal, bert.data.masking) == ("pretrain", True, "next_token")
+    recipe, gpt = dict(fields(load("configs/pretrain_gpt.py"))), load("configs/gpt_bridge.py:gpt")
+    assert {name for name, value in fields(gpt) if recipe[name] != value} == {
+        "train.epochs", "train.steps", "data.weights"}  # fmt: skip
+    assert (gpt.train.batch_size * gpt.train.seq_length, gpt.train.steps) == (32_768, 10**6)
 
 
 def test_every_seed_is_one_of_its_own(recipe):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from elmo_fixture import make_elmo, make_word_store
+from gpt_fixture import make_gpt, make_gpt_store
 from store_fixture import TESTS, VOCAB, arguments, start, write_config
 from trained_fixture import make_trained
 
@@ -161,6 +162,7 @@ TOY = {
     "tag": {"train.epochs": 1.0, "eval.batch_size": 8},
     "answer": {"train.epochs": 1.0, "eval.batch_size": 8, "examples.max_query_length": 4},
     "choose": {"train.epochs": 1.0, "eval.batch_size": 8},
+    "language_model": {"train.epochs": 0.0, "model.vocab_size": VOCAB},
 }
 TINY_ELMO = {
     "elmo.vocab_size": 40, "elmo.characters": 9, "elmo.filters": ((1, 8), (3, 8)), "elmo.cells": 16,
@@ -175,7 +177,9 @@ ARGUMENTS = {
     "feature_based": ":ner",
     "glue": ":mrpc",
     "elmo_glue": ":mrpc",
+    "gpt_glue": ":mrpc",
     "squad": ":v2.0",
+    "gpt_bridge": ":gpt",
 }  # of configs whose get_config takes one
 EVERY = {
     "model.num_hidden_layers": 1,
@@ -204,14 +208,18 @@ def test_one_step_of_every_shipped_config(tmp_path, store, path):
     toy["train.accumulation"] = 1  # 8 rows are too few to be divided over 8 devices and parts
     for axis in ("data", "fsdp", "tensor"):
         toy[f"mesh.{axis}"] = -1 if axis == "data" else 1
-    if config.task in ("pretrain", "elmo"):
-        toy["data.store"] = make_word_store(tmp_path) if config.task == "elmo" else store
+    if config.task == "pretrain":
+        toy["data.store"] = store
+    elif config.task == "elmo":
+        toy["data.store"] = make_word_store(tmp_path)
+    elif config.task == "language_model":
+        toy |= {"data.store": make_gpt_store(tmp_path / "store"), "data.weights": (1.0,)}
     else:
         toy |= {"init_from": tmp_path / "model", "examples.folder": tmp_path}
         if config.model.kind == "elmo":
             make_elmo(tmp_path)
         else:
-            make_trained(str(tmp_path / "model"))
+            (make_gpt if config.model.kind == "gpt" else make_trained)(str(tmp_path / "model"))
         write_examples(tmp_path, config)
     main(arguments(path, **toy, workdir=tmp_path / "run"))
     steps = 1 + two
@@ -221,7 +229,7 @@ def test_one_step_of_every_shipped_config(tmp_path, store, path):
     held_out = [row for row in rows if any(name.startswith("eval/") for name in row)]
     assert [row["step"] for row in held_out] == [row["step"] for row in trained]
     assert (tmp_path / "run" / "checkpoints" / str(steps)).is_dir()
-    vocabulary = "words.json" if config.model.kind == "elmo" else "vocab.txt"
+    vocabulary = {"elmo": "words.json", "gpt": "vocab.json", "bert": "vocab.txt"}[config.model.kind]
     assert (tmp_path / "run" / vocabulary).is_file()
 
 

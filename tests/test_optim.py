@@ -249,3 +249,15 @@ def test_schedule_restarts_in_phase_2_with_its_own_rate_and_warmup():
     first = [1e-2 * (s / 2 if s < 2 else 1 - s / 6) for s in range(6)]
     second = [4e-3 * (s / 4 if s < 4 else 1 - s / 8) for s in range(9)]
     np.testing.assert_allclose(rates(config, 15), first + second, rtol=1e-6, atol=1e-12)
+
+
+def test_cosine_decay_is_half_a_wave_over_all_steps():
+    config = toy_config(
+        **{"train.steps": 60, "phase2.steps": 40, "optim.learning_rate": 2.5e-4, "optim.warmup_steps": 10,
+           "optim.decay": "cosine"}
+    )  # fmt: skip
+    found = rates(config, 101)
+    expected = [2.5e-4 * (s / 10 if s < 10 else (1 + np.cos(np.pi * s / 100)) / 2) for s in range(101)]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-10)
+    assert found[50] == pytest.approx(1.25e-4)
+    assert rates(config, 130)[-1] == pytest.approx(0.0, abs=1e-10)

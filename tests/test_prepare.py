@@ -307,6 +307,11 @@ def test_gpt_store(tmp_path):
     again = [f"--input={path}", "--format=sentences", f"--vocab={tmp_path / 'out/vocab.json'}"]
     prepare.main([*again, f"--out={tmp_path / 'again'}"])
     np.testing.assert_array_equal(open_store(tmp_path / "again").tokens, opened.tokens)
+    words = [f"--input={path}", "--format=sentences", f"--out={tmp_path / 'whole'}"]
+    prepare.main([*words, "--tokenizer=gpt_bpe"])  # 40,000 merges, or all that the text has
+    assert open_store(tmp_path / "whole").manifest["tokenizer"]["vocab_size"] > 80
+    with pytest.raises(InputError, match="one of the arguments --vocab --vocab_size is required"):
+        prepare.main(words)
     with pytest.raises(
         InputError, match=r"\(gpt_bpe\) has no \[CLS\], \[SEP\] and \[MASK\]; prepare one with another"
     ):

@@ -47,13 +47,15 @@ def export(model: Trained, folder: str) -> None:
             f"{folder}: Hugging Face has no class whose head stands on {describe(model.stands_on)}; it is "
             "not exported"
         )
+    # First what it cannot say at all, then each tensor.
+    fields = bert_config(model) if kind == "bert" else openai_gpt.config_fields(model)
     tensors = names.to_huggingface(model.config, model.params)
     _check_replaceable(folder)
     name = os.path.basename(os.path.abspath(folder))
     size = sum(x.size for x in tensors.values())
     contents = {
         WEIGHTS: save(tensors, metadata={"format": "pt", _MARK: str(model.step)}),
-        "config.json": _json(bert_config(model) if kind == "bert" else openai_gpt.config_fields(model)),
+        "config.json": _json(fields),
         "tokenizer_config.json": _json(
             _tokenizer_config(model) if kind == "bert" else openai_gpt.tokenizer_fields(model)
         ),

@@ -71,7 +71,7 @@ def read_config(fields: dict[str, Any], where: str) -> ConfigDict:
         raise InputError(f"{where}: {', '.join(f'{name} {quoted(x)}' for name, x in dropouts.items())}; only "
                          "one rate for all is read")  # fmt: skip
     config = config_lib.default().model
-    config.kind = "gpt"
+    config.kind, config.type_vocab_size = "gpt", 1
     fill_config(config, fields | {"afn": _ACTS[act]}, _NAMES, _DEFAULTS, _ONLY, where)
     config.intermediate_size = _FEED_FORWARD * config.hidden_size
     return config
@@ -103,6 +103,14 @@ def read_tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
 def config_fields(model: Trained) -> dict[str, Any]:
     """config.json: the fields of OpenAIGPTConfig. Raises InputError for what it cannot say."""
     c = model.config
+    if c.type_vocab_size > 1:
+        raise InputError("Hugging Face's GPT has no token types, which this model learnt in pre-training; it "
+                         "is not exported")  # fmt: skip
+    if model.meta["config"].get("examples.both_orders"):  # a model from elsewhere has no such field
+        raise InputError(
+            "Hugging Face's GPT has no class that reads a pair in both orders, as this model was trained to "
+            "(examples.both_orders); it is not exported"
+        )
     acts = {"gelu_new": "gelu", "gelu_pytorch_tanh": "gelu", "relu": "relu"}
     if c.hidden_act not in acts or c.intermediate_size != _FEED_FORWARD * c.hidden_size:
         raise InputError(

@@ -27,7 +27,7 @@ from bertjax.data.tokenizer import (
     word_tokenizer,
     wordpiece_tokenizer,
 )
-from bertjax.data.vocab import Sample, train_gpt_bpe, train_sentencepiece, train_wordpiece
+from bertjax.data.vocab import GPT_MERGES, Sample, train_gpt_bpe, train_sentencepiece, train_wordpiece
 from bertjax.data.words import in_order
 from bertjax.errors import InputError, Interrupted
 
@@ -51,7 +51,7 @@ class Settings:
 
     inputs: tuple[Input, ...]
     vocab: str | None  # a file to use; None trains one
-    vocab_size: int | None  # of the one to train; None for "words", which has them all
+    vocab_size: int | None  # of the one to train; None is gpt_bpe's own, and for "words" all of them
     tokenizer: str  # its kind: "wordpiece", "unigram", "bpe", "gpt_bpe" or "words"
     vocab_sample_mb: int  # most text to train it on
     cased: bool
@@ -184,7 +184,7 @@ def _load_tokenizer(out: Path, description: dict[str, Any]) -> Tokenizer:
 def _make_tokenizer(settings: Settings, workers: Workers) -> Tokenizer:
     if settings.vocab:
         return load_tokenizer(settings.vocab, lower_case=not settings.cased)
-    if settings.vocab_size is None:
+    if settings.tokenizer == "words":
         return _list_words(settings, workers)
     sample = Sample(settings.vocab_sample_mb * 1_000_000)
     meter = _Meter("reading for the vocabulary", settings.inputs)
@@ -200,16 +200,21 @@ def _make_tokenizer(settings: Settings, workers: Workers) -> Tokenizer:
     meter.close()
     _say(f"training a {settings.tokenizer} vocabulary on {sample.bytes / 1e6:.1f} MB of text")
     lower_case, name = not settings.cased, "the trained vocabulary"
-    if settings.tokenizer == "wordpiece":
-        tokens = train_wordpiece(sample, settings.vocab_size, lower_case)
+    size = settings.vocab_size
+    if settings.tokenizer == "gpt_bpe":
+        tokens, merges = train_gpt_bpe(sample, size)
+        tokenizer = gpt_tokenizer(tokens, merges, name)
+        size = size or tokenizer.vocab_size - len(merges) + GPT_MERGES
+    elif size is None:
+        raise InputError("--vocab_size is needed to train a vocabulary")
+    elif settings.tokenizer == "wordpiece":
+        tokens = train_wordpiece(sample, size, lower_case)
         tokenizer = wordpiece_tokenizer(tokens, lower_case, name)
-    elif settings.tokenizer == "gpt_bpe":
-        tokenizer = gpt_tokenizer(*train_gpt_bpe(sample, settings.vocab_size), name)
     else:
-        model = train_sentencepiece(sample, settings.vocab_size, settings.tokenizer, lower_case)
+        model = train_sentencepiece(sample, size, settings.tokenizer, lower_case)
         tokenizer = sentencepiece_tokenizer(model, name, lower_case)
-    if tokenizer.vocab_size < settings.vocab_size:
-        _say(f"the text has pieces for {tokenizer.vocab_size} tokens only, not for {settings.vocab_size}")
+    if tokenizer.vocab_size < size:
+        _say(f"the text has pieces for {tokenizer.vocab_size} tokens only, not for {size}")
     workers.check()
     return tokenizer
 

@@ -7,25 +7,19 @@ epochs bring the same sequences in another order, as the 2018 release's example 
 masking, and where each next token is predicted instead, an epoch is one new pass.
 """
 
-import bisect
 import functools
 import math
-import os
-import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from bertjax.data import masking, packing, pairs
-from bertjax.data.rng import draw, jit, permute_range, root_key
+from bertjax.data import masking, pairs
+from bertjax.data.rng import draw, jit, root_key
 from bertjax.data.store import Store
+from bertjax.data.stream import Stream, frozen, spread
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import InputError
-
-_GRAIN = 256  # visits or windows that a thread takes at a time, at least
 
 
 class Batch(NamedTuple):
@@ -43,8 +37,8 @@ class Batch(NamedTuple):
     next_sentence_weights: np.ndarray  # [B,N]
 
 
-class Examples:
-    """The examples of some of a store's documents. Safe to use from several threads.
+class Examples(Stream):
+    """The examples of some of a store's documents.
 
     Args:
       store: the token store.
@@ -75,19 +69,20 @@ class Examples:
     ) -> None:
         if not 8 <= seq_length < 2**16:
             raise InputError(f"sequence length {seq_length}: must be from 8 to 65535")
-        if tokenizer.mask_id < 0:
+        needed = [tokenizer.first_id, tokenizer.sep_id]
+        if data_config.masking != "next_token":
+            needed.append(tokenizer.mask_id)
+        if min(needed) < 0:
             raise InputError(f"{store.path}: its vocabulary ({tokenizer.kind}) has no [CLS], [SEP] and "
                              "[MASK]; prepare one with another --tokenizer")  # fmt: skip
         weights = document_weights(store, data_config)[documents]
         _check_documents(store, documents[weights > 0], data_config.next_sentence)
-        self.seq_length = seq_length
-        self.pack = data_config.pack
+        super().__init__(seed, phase, seq_length, data_config.pack)
         self.predictions_per_row = predictions_per_row(data_config, seq_length, max_predictions_per_seq)
-        self._seeds = (seed, phase)
         self._passes = data_config.dupe_factor if data_config.masking == "static" else 1
         self._static = data_config.masking == "static"
-        self._tokens = _frozen(store.tokens, store.tokens.dtype)
-        self._corpus = _corpus(store, documents, weights)
+        self._tokens = frozen(store.tokens, store.tokens.dtype)
+        self._corpus = corpus_of(store, documents, weights)
         self._pair_rules = pairs.PairRules(
             root_key(seed, phase, 0),
             seq_length - 3,
@@ -98,108 +93,45 @@ class Examples:
             masking.mask_counts(data_config.masked_lm_prob, max_predictions_per_seq, seq_length),
             *masking.split_thresholds(data_config.mask_split),
             bool(data_config.whole_word_mask),
-            _frozen(tokenizer.continuation, np.bool_),
-            int(tokenizer.cls_id),
+            frozen(tokenizer.continuation, np.bool_),
+            int(tokenizer.first_id),
             int(tokenizer.sep_id),
+            int(tokenizer.last_id),
             int(tokenizer.mask_id),
             data_config.masking == "next_token",
         )
         self._pad_id = tokenizer.pad_id
         self._index = functools.lru_cache(maxsize=2)(self._make_index)
-        self._windows = functools.lru_cache(maxsize=2)(self._count_windows)
-        self._window = functools.lru_cache(maxsize=8)(self._make_window)
-        self._lock = threading.Lock()
-        self._ends = [0]  # rows before each epoch, as far as known
         if self.epoch_rows(0) == 0:
             raise InputError(f"{store.path}: the documents give no example; raise --config.data.weights")
 
-    def epoch_rows(self, epoch: int) -> int:
-        """The number of rows of an epoch."""
-        with self._lock:
-            while len(self._ends) <= epoch + 1:
-                rows = int(self._windows(len(self._ends) - 1)[-1])
-                self._ends.append(self._ends[-1] + rows)
-        return self._ends[epoch + 1] - self._ends[epoch]
+    def count(self, epoch: int) -> int:
+        return int(self._index(self._pass(epoch))[0].first[-1])
 
-    def rows(self, position: int, count: int) -> dict[str, np.ndarray]:
-        """Rows position, ..., position + count - 1 of the endless stream, as a batch (see `Batch`)."""
-        batch = self._empty(count)
-        done = 0
-        while done < count:
-            epoch, row = self._locate(position + done)
-            windows = self._windows(epoch)
-            if self.pack == 1:
-                taken = min(count - done, int(windows[-1]) - row)
-                instances = permute_range(row, taken, int(windows[-1]), self._order_key(epoch))
-                places = np.zeros((3, taken), np.int32)
-                places[0] = np.arange(done, done + taken)
-            else:
-                window = int(np.searchsorted(windows, row, side="right")) - 1
-                taken = min(count - done, int(windows[window + 1]) - row)
-                row -= int(windows[window])
-                instances, places = self._window(epoch, window)
-                first, stop = np.searchsorted(places[0], (row, row + taken))
-                instances, places = instances[first:stop], places[:, first:stop].copy()
-                places[0] += done - row
-            index, _ = self._index(self._pass(epoch))
-            build(
-                self._tokens, self._corpus, self._pair_rules, self._mask_rules, index,
-                instances, places, batch,
-            )  # fmt: skip
-            done += taken
-        return batch._asdict()
+    def lengths(self, epoch: int) -> np.ndarray:
+        return self._index(self._pass(epoch))[1]
+
+    def write(self, epoch: int, instances: np.ndarray, places: np.ndarray, batch: Batch) -> None:
+        index, _ = self._index(self._pass(epoch))
+        build(self._tokens, self._corpus, self._pair_rules, self._mask_rules, index, instances, places, batch)
 
     def _pass(self, epoch: int) -> int:
         return 0 if self._static else epoch
-
-    def _order_key(self, epoch: int) -> np.uint64:
-        return root_key(*self._seeds, 1, epoch)
-
-    def _locate(self, position: int) -> tuple[int, int]:
-        """(epoch, row of the epoch) of a row of the endless stream."""
-        while self._ends[-1] <= position:
-            self.epoch_rows(len(self._ends) - 1)
-        epoch = bisect.bisect_right(self._ends, position) - 1
-        return epoch, position - self._ends[epoch]
 
     def _make_index(self, first_pass: int) -> tuple[pairs.Index, np.ndarray]:
         """The index of the passes from `first_pass` on, and the sequences' lengths (none if unpacked)."""
         corpus, rules = self._corpus, self._pair_rules
         visits = self._passes * len(corpus.entry_document)
         first = np.zeros(visits + 1, np.int64)
-        _spread(lambda a, b: pairs.count_sequences(corpus, rules, first_pass, a, b, first), visits)
+        spread(lambda a, b: pairs.count_sequences(corpus, rules, first_pass, a, b, first), visits)
         np.cumsum(first, out=first)
         marks = np.empty(-(-int(first[-1]) // pairs.MARK_EVERY), np.uint32)
         index = pairs.Index(first_pass, first, marks)
         lengths = np.empty(int(first[-1]) if self.pack > 1 else 0, np.uint16)
-        _spread(lambda a, b: pairs.index_sequences(corpus, rules, index, a, b, lengths), visits)
+        spread(lambda a, b: pairs.index_sequences(corpus, rules, index, a, b, lengths), visits)
         return index, lengths
 
-    def _count_windows(self, epoch: int) -> np.ndarray:
-        """int64: the first row of each window of an epoch, and last its rows; [0, rows] if unpacked."""
-        index, lengths = self._index(self._pass(epoch))
-        if self.pack == 1:
-            return np.array([0, index.first[-1]])
-        windows = np.zeros(1 - (-len(lengths) // packing.WINDOW), np.int64)
-        key = self._order_key(epoch)
-        _spread(
-            lambda a, b: packing.count_rows(lengths, key, a, b, self.seq_length, self.pack, windows),
-            len(windows) - 1,
-        )
-        return np.cumsum(windows, out=windows)
-
-    def _make_window(self, epoch: int, window: int) -> tuple[np.ndarray, np.ndarray]:
-        """The sequences of a window and their places (row, number in it, first token), in order of place."""
-        lengths = self._index(self._pass(epoch))[1]
-        instances = np.empty(packing.WINDOW, np.int64)
-        places = np.empty((3, packing.WINDOW), np.int32)
-        n, _ = packing.pack_window(
-            lengths, self._order_key(epoch), window, self.seq_length, self.pack, instances, *places
-        )
-        order = np.lexsort((places[1, :n], places[0, :n]))
-        return instances[order], places[:, order]
-
-    def _empty(self, count: int) -> Batch:
+    def empty(self, count: int) -> Batch:
         def zeros(width: int, dtype: Any = np.int32) -> np.ndarray:
             return np.zeros((count, width), dtype)
 
@@ -281,16 +213,16 @@ def build(tokens, corpus, pair_rules, mask_rules, index, instances, places, batc
         for i in range(a0, a0 + a_length):
             ids[at] = tokens[i]
             at += 1
-        ids[at] = mask_rules.sep_id
-        at += 1
         if b_length > 0:
+            ids[at] = mask_rules.sep_id
+            at += 1
             for i in range(b0, b0 + b_length):
                 ids[at] = tokens[i]
                 types[at] = 1
                 at += 1
-            ids[at] = mask_rules.sep_id
-            types[at] = 1
-            at += 1
+        ids[at] = mask_rules.last_id
+        types[at] = b_length > 0
+        at += 1
         positions, segments = batch.position_ids[row], batch.segment_ids[row]
         for i in range(begin, at):
             positions[i] = i - begin
@@ -308,18 +240,18 @@ def build(tokens, corpus, pair_rules, mask_rules, index, instances, places, batc
             filled = masking.mask_sequence(ids, begin, at, mask_rules, mask_key, *predictions, filled)
 
 
-def _corpus(store: Store, documents: np.ndarray, weights: np.ndarray) -> pairs.Corpus:
+def corpus_of(store: Store, documents: np.ndarray, weights: np.ndarray) -> pairs.Corpus:
     documents, weights = documents[weights > 0], weights[weights > 0]
     whole = np.floor(weights).astype(np.int64)
     copies = whole + (weights > whole)
     copy = np.arange(copies.sum()) - np.repeat(np.cumsum(copies) - copies, copies)
     return pairs.Corpus(
-        _frozen(store.sentences, np.int64),
-        _frozen(store.documents, np.int64),
-        _frozen(documents, np.int64),
-        _frozen(np.repeat(documents, copies), np.int64),
-        _frozen(copy, np.int64),
-        _frozen(
+        frozen(store.sentences, np.int64),
+        frozen(store.documents, np.int64),
+        frozen(documents, np.int64),
+        frozen(np.repeat(documents, copies), np.int64),
+        frozen(copy, np.int64),
+        frozen(
             np.where(copy < np.repeat(whole, copies), 1.0, np.repeat(weights - whole, copies)), np.float64
         ),
     )
@@ -340,21 +272,3 @@ def _check_documents(store: Store, documents: np.ndarray, next_sentence: bool) -
             f"{store.path}: every document has a single sentence, so every next sentence would be random; "
             "put a blank line only between documents and prepare again, or set data.next_sentence=False"
         )
-
-
-def _frozen(array: np.ndarray, dtype: Any) -> np.ndarray:
-    """A read-only plain view, so that kernels are compiled for one kind of array, memory-mapped or not."""
-    view = np.ascontiguousarray(array, dtype).view(np.ndarray)[:]
-    view.flags.writeable = False
-    return view
-
-
-def _spread(work: Callable[[int, int], None], n: int) -> None:
-    """work(begin, stop) over parts of range(n), on all cores."""
-    workers = os.cpu_count() or 1
-    grain = max(_GRAIN, -(-n // (8 * workers)))
-    if n <= grain:
-        work(0, n)
-        return
-    with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(lambda begin: work(begin, min(begin + grain, n)), range(0, n, grain)))

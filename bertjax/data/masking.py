@@ -19,7 +19,8 @@ class MaskRules(NamedTuple):
     whole_word: bool
     continuation: np.ndarray  # bool [V], tokens that go on with the word before them
     cls_id: int
-    sep_id: int
+    sep_id: int  # between two texts
+    last_id: int  # what a sequence ends with: [SEP] too
     mask_id: int
     next_token: bool  # nothing is masked, and every token but the first is predicted at the one before it
 
@@ -62,7 +63,7 @@ def mask_sequence(row, begin, stop, rules, key, positions, ids, weights, filled)
     n = 0
     word_count = 0
     for i in range(begin, stop):
-        if row[i] == rules.cls_id or row[i] == rules.sep_id:
+        if row[i] == rules.cls_id or row[i] == rules.sep_id or row[i] == rules.last_id:
             continue
         # A continuation at the start of a truncated B joins the last word of A, as in the 2018 release.
         if n == 0 or not (rules.whole_word and rules.continuation[row[i]]):

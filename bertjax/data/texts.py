@@ -17,10 +17,11 @@ Text = str | tuple[str, str]  # a text, or two that belong together
 
 
 class Row(NamedTuple):
-    """[CLS] A [SEP], or [CLS] A [SEP] B [SEP]; of words <S> A </S>, or <S> A </S> <S> B </S>."""
+    """[CLS] A [SEP], or [CLS] A [SEP] B [SEP]; for GPT start A extract, or start A delimiter B extract; of
+    words <S> A </S>, or <S> A </S> <S> B </S>."""
 
     ids: list[int]
-    types: list[int]  # 0 up to the first [SEP], 1 after it
+    types: list[int]  # 0 up to what follows A, 1 after it
 
 
 def encode(tokenizer: Tokenizer, texts: Sequence[Text], most: int, truncate: bool = False) -> list[Row]:
@@ -32,8 +33,14 @@ def encode(tokenizer: Tokenizer, texts: Sequence[Text], most: int, truncate: boo
         release's run_classifier.py does.
 
     Raises:
-      InputError: a row is longer and `truncate` is not set, or a text comes from bytes that are not UTF-8.
+      InputError: a row is longer and `truncate` is not set; a text comes from bytes that are not UTF-8; the
+        vocabulary is GPT's without the tokens that fine-tuning adds.
     """
+    if tokenizer.first_id < 0:
+        raise InputError(
+            f"the vocabulary ({tokenizer.kind}) has no start, delimiter and extract tokens; name a model "
+            "that was fine-tuned on texts"
+        )
     pairs = [(text, "") if isinstance(text, str) else text for text in texts]
     both = [text for pair in pairs for text in pair]
     for part in both:
@@ -54,8 +61,8 @@ def encode(tokenizer: Tokenizer, texts: Sequence[Text], most: int, truncate: boo
                 len_a -= 1
             else:
                 len_b -= 1
-        first = [tokenizer.cls_id, *a[:len_a], tokenizer.sep_id]
-        rest = [*again, *b[:len_b], tokenizer.sep_id] if second else []
+        first = [tokenizer.first_id, *a[:len_a], tokenizer.sep_id if second else tokenizer.last_id]
+        rest = [*again, *b[:len_b], tokenizer.last_id] if second else []
         rows.append(Row(first + rest, [0] * len(first) + [1] * len(rest)))
     return rows
 

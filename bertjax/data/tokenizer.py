@@ -65,6 +65,16 @@ class Tokenizer:
     def vocab_size(self) -> int:
         return len(self.tokens)
 
+    @property
+    def first_id(self) -> int:
+        """What a row of tokens begins with: [CLS], or GPT's start token; -1 if there is none."""
+        return self.start_id if self.kind == "gpt_bpe" else self.cls_id
+
+    @property
+    def last_id(self) -> int:
+        """What a row ends with: [SEP], or GPT's extract token; -1 if there is none."""
+        return self.cls_id if self.kind == "gpt_bpe" else self.sep_id
+
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text; no special token is added, and "[MASK]" written in a text is plain text."""
         return self._encode_batch(texts)

@@ -17,6 +17,7 @@ from bertjax.errors import InputError
 # About as many single characters as the released vocabularies have; of more (CJK) the frequent ones are kept.
 ALPHABET = 1000
 MIN_FREQUENCY = 2  # of a pair of pieces that is merged
+GPT_MERGES = 40_000  # Radford et al. 2018, section 4.1
 # Part of the model's bytes, so it does not follow the machine.
 SENTENCEPIECE_THREADS = 8
 
@@ -81,8 +82,10 @@ def train_wordpiece(sample: Sample, vocab_size: int, lower_case: bool) -> list[s
     return sorted(ids, key=ids.__getitem__)
 
 
-def train_gpt_bpe(sample: Sample, vocab_size: int) -> tuple[list[str], list[gpt_bpe.Merge]]:
+def train_gpt_bpe(sample: Sample, vocab_size: int | None) -> tuple[list[str], list[gpt_bpe.Merge]]:
     """Tokens and merges of OpenAI GPT's form: "<unk>", each character within a word and at its end, merges.
+
+    There are at most `vocab_size` tokens, or for None GPT_MERGES merges.
 
     Raises InputError if the characters alone are more than `vocab_size`, or if there is no text.
     """
@@ -92,6 +95,7 @@ def train_gpt_bpe(sample: Sample, vocab_size: int) -> tuple[list[str], list[gpt_
     # Every number is given beforehand, as for WordPiece.
     ends = (character + gpt_bpe.WORD_END for character in alphabet)
     given = [gpt_bpe.UNKNOWN, *alphabet, *ends]
+    vocab_size = vocab_size or len(given) + GPT_MERGES
     if vocab_size < len(given):
         raise _too_small(vocab_size, len(given))
     model = tokenizers.Tokenizer(models.BPE(unk_token=gpt_bpe.UNKNOWN, end_of_word_suffix=gpt_bpe.WORD_END))

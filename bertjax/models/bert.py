@@ -23,6 +23,7 @@ from bertjax.config import default, padded_vocab_size
 from bertjax.models.features import Features
 from bertjax.models.layers import (
     ACTIVATIONS,
+    HEAD_DROPOUT,
     add_bias,
     bind_module,
     dropout,
@@ -318,7 +319,7 @@ class Bert(nnx.Module):
         d = config.hidden_size
         self.vocab_size = config.vocab_size
         self.act = ACTIVATIONS[config.hidden_act]
-        self.causal = config.causal
+        self.causal, self.rate = config.causal, config.hidden_dropout_prob
         self.encoder = Encoder(init, Embeddings(init), config.causal)
         self.features = Features(config, default().head if head is None else head, rngs)
         w = self.features.size
@@ -402,6 +403,11 @@ class Bert(nnx.Module):
     def classify(self, x: jax.Array) -> jax.Array:
         """float32 logits [..., C] of pooled output or of what `head_states` gives for a token."""
         return x.astype(jnp.float32) @ self.classifier_kernel[...] + self.classifier_bias[...]
+
+    def class_logits(self, first_BNW: jax.Array, keys: jax.Array | None = None) -> jax.Array:
+        """float32 logits [B, N, C] of what tells of whole sequences; `keys` are of dropout."""
+        keys = None if keys is None else fold_in(keys, HEAD_DROPOUT)
+        return self.classify(dropout(self.pool(first_BNW), self.rate, keys))
 
     def spans(self, x_BSW: jax.Array) -> jax.Array:
         """float32 logits [B, S, 2] of an answer's beginning and ending at each position."""

@@ -1,6 +1,7 @@
 """The kinds of models that config.model.kind names.
 
-Each module has PARTS, HEADS, init_params, bind and parts_of.
+Each module has PARTS, HEADS, init_params, bind and parts_of. What its `bind` gives has an encoder, and
+class_positions and class_logits, by which texts are told.
 """
 
 from types import ModuleType

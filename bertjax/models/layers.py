@@ -182,6 +182,8 @@ def take_positions(x_BSD: jax.Array, positions_BM: jax.Array) -> jax.Array:
     return jnp.take_along_axis(x_BSD, positions_BM[:, :, None], axis=1)
 
 
+HEAD_DROPOUT = 10_000  # the number of the place of the dropout before a head, past the encoder's
+
 Make = Callable[[nnx.Rngs], Any]  # builds a module
 
 

@@ -1,6 +1,6 @@
 """Which of several texts goes on from a text (SWAG; Devlin et al. 2018, section 4.4): each choice is a row
 [CLS] context [SEP] choice [SEP], one dense unit on its pooled output scores it, and softmax goes over the
-choices.
+choices; or GPT's start context delimiter choice extract, scored on its last token's state.
 
 Shapes: B examples, C choices, S sequence, D hidden.
 """
@@ -18,24 +18,26 @@ from bertjax import metrics as official
 from bertjax.data.tables import Record, read_table
 from bertjax.errors import InputError
 from bertjax.models import bert
-from bertjax.models.layers import cross_entropy, dropout, fold_in
+from bertjax.models.kinds import MODULES
+from bertjax.models.layers import cross_entropy, fold_in
 from bertjax.tasks import classify
 from bertjax.tasks.common import Data, EvalSet, Outputs, Rows, Sums
 from bertjax.tasks.finetune import (
-    HEAD_DROPOUT,
     EncodedRows,
     encode_file,
-    encoder_flops,
     eval_name,
     file_paths,
     fine_tuned_config,
     fingerprints,
     need_model,
+    text_flops,
+    told_states,
+    with_lm_loss,
     write_predictions,
 )
 from bertjax.trained import Trained
 
-HEAD = "multiple_choice"  # of bertjax.models.bert.HEADS
+HEAD = "multiple_choice"  # of HEADS of the kind's module
 FINE_TUNES = True
 _CHOICE = 20_000  # the number of the first choice's place of dropout, past the encoder's and the head's
 
@@ -44,38 +46,43 @@ batch_loss, metrics, batch_weights = classify.batch_loss, classify.metrics, clas
 
 def init_params(config: ConfigDict, key: jax.Array) -> bert.Params:
     """Parameters of the encoder with the unit that scores, as a nested dict of float32 arrays."""
-    return bert.init_params(config.model, key, bert.HEADS[HEAD], 1, config.head)
+    module = MODULES[config.model.kind]
+    params: bert.Params = module.init_params(config.model, key, module.HEADS[HEAD], 1, config.head)
+    return params
 
 
 def batch_sums(config: ConfigDict, params: bert.Params, batch: bert.Batch, keys: jax.Array | None) -> Sums:
     """Losses and right choices, summed over a batch or a part of it."""
-    loss_B, correct_B = cross_entropy(_logits(config, params, batch, keys), batch["labels"])
+    logits_BC, lm_loss = _logits(config, params, batch, keys, lm=True)
+    loss_B, correct_B = cross_entropy(logits_BC, batch["labels"])
     weights_B = batch["label_weights"]
-    return {"loss": (loss_B * weights_B).sum(), "correct": (correct_B * weights_B).sum()}
+    sums = {"loss": (loss_B * weights_B).sum(), "correct": (correct_B * weights_B).sum()}
+    return with_lm_loss(config, sums, lm_loss, logits_BC.shape[1])
 
 
 def batch_outputs(config: ConfigDict, params: bert.Params, batch: bert.Batch) -> dict[str, jax.Array]:
     """float32 scores [B, C]."""
-    return {"logits": _logits(config, params, batch, None)}
+    return {"logits": _logits(config, params, batch, None, lm=False)[0]}
 
 
-def _logits(config: ConfigDict, params: bert.Params, batch: bert.Batch, keys: jax.Array | None) -> jax.Array:
-    model = bert.bind(config.model, params, config.head)
+def _logits(
+    config: ConfigDict, params: bert.Params, batch: bert.Batch, keys: jax.Array | None, lm: bool
+) -> tuple[jax.Array, jax.Array | None]:
+    """float32 scores [B, C], and the language model's loss where it counts."""
+    model = MODULES[config.model.kind].bind(config.model, params, config.head)
     b, c, s = batch["input_ids"].shape
     names = ("input_ids", "token_type_ids", "position_ids", "segment_ids")
     if keys is not None:  # a key for each choice, that follows from the example's alone
         keys = jnp.stack([fold_in(keys, _CHOICE + i) for i in range(c)], 1).reshape(b * c, -1)
     rows = {name: batch[name].reshape(b * c, s) for name in names}
     positions_BM = model.class_positions(rows["segment_ids"])
-    first = model.head_states(rows, positions_BM, keys=keys, frozen=config.train.freeze_encoder)
-    keys = None if keys is None else fold_in(keys, HEAD_DROPOUT)
-    pooled = dropout(model.pool(first), config.model.hidden_dropout_prob, keys)
-    return model.classify(pooled).reshape(b, c)
+    x_BMD, lm_loss = told_states(config, model, rows, positions_BM, keys, packed=False, lm=lm)
+    return model.class_logits(x_BMD, keys).reshape(b, c), lm_loss
 
 
 def flops_per_step(config: ConfigDict, section: ConfigDict) -> float:
     """Floating-point operations of the encoder's products in a step of choices that each fill a row."""
-    return len(config.examples.choices) * classify.flops_per_step(config, section)
+    return len(config.examples.choices) * text_flops(config, np.array([section.seq_length]))
 
 
 def batch_shapes(config: ConfigDict, section: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
@@ -124,7 +131,7 @@ def open_data(config: ConfigDict, source: Trained | None) -> Data:
 
     training = encoded(train, paths["train"][0], labelled=True)
     lengths = np.array([len(row.ids) for row in training.rows])
-    flops = len(c.choices) * encoder_flops(config, lengths, positions=1)
+    flops = len(c.choices) * text_flops(config, lengths)
     size = config.train.batch_size
     evals: list[EvalSet] = []
     for name in ("dev", "test"):

@@ -1,5 +1,6 @@
 """A class or a number for each text or pair of texts: the pooled output, dropout and one dense layer (Devlin
-et al. 2018, section 4.1; run_classifier.py of the 2018 release).
+et al. 2018, section 4.1; run_classifier.py of the 2018 release); or GPT's dense layer on the extract token's
+state, for similarity on the sum of the states of both orders (Radford et al. 2018, section 3.3).
 
 Shapes: B rows, S sequence, N examples that a row has room for, D hidden, C labels; C is 1 for a number.
 """
@@ -18,30 +19,36 @@ from bertjax.data.tables import Record, read_table
 from bertjax.data.texts import Text
 from bertjax.errors import InputError
 from bertjax.models import bert
-from bertjax.models.layers import cross_entropy, dropout, fold_in
+from bertjax.models.kinds import MODULES
+from bertjax.models.layers import cross_entropy
 from bertjax.tasks.common import Data, EvalSet, Outputs, Rows, Sums
 from bertjax.tasks.finetune import (
-    HEAD_DROPOUT,
     encode_file,
-    encoder_flops,
     eval_name,
     file_paths,
     fine_tuned_config,
     fingerprints,
     need_model,
+    text_flops,
+    told_states,
+    with_lm_loss,
     write_per_class,
     write_predictions,
 )
 from bertjax.tasks.packed import PackedRows, is_packed
 from bertjax.trained import Trained
 
-HEAD = "sequence_classification"  # of bertjax.models.bert.HEADS
+HEAD = "sequence_classification"  # of HEADS of the kind's module
 FINE_TUNES = True
 
 
 def init_params(config: ConfigDict, key: jax.Array) -> bert.Params:
     """Parameters of the encoder with its classifier as a nested dict of float32 arrays."""
-    return bert.init_params(config.model, key, bert.HEADS[HEAD], len(config.examples.labels), config.head)
+    module = MODULES[config.model.kind]
+    params: bert.Params = module.init_params(
+        config.model, key, module.HEADS[HEAD], len(config.examples.labels), config.head
+    )
+    return params
 
 
 def batch_weights(batch: bert.Batch) -> Sums:
@@ -51,7 +58,8 @@ def batch_weights(batch: bert.Batch) -> Sums:
 
 def batch_sums(config: ConfigDict, params: bert.Params, batch: bert.Batch, keys: jax.Array | None) -> Sums:
     """Losses, and correct predictions of classes, summed over a batch or a part of it."""
-    return sums_of(config, _logits(config, params, batch, keys), batch)
+    logits_BNC, lm_loss = _logits(config, params, batch, keys, lm=True)
+    return with_lm_loss(config, sums_of(config, logits_BNC, batch), lm_loss, _sequences(config))
 
 
 def sums_of(config: ConfigDict, logits_BNC: jax.Array, batch: bert.Batch) -> Sums:
@@ -64,46 +72,55 @@ def sums_of(config: ConfigDict, logits_BNC: jax.Array, batch: bert.Batch) -> Sum
 
 
 def batch_loss(sums: Sums, weights: Sums) -> jax.Array:
-    """Mean cross-entropy, or mean squared error of numbers."""
+    """Mean cross-entropy, or mean squared error of numbers; and the language model's, where it counts."""
     return sums["loss"] / jnp.maximum(weights["examples"], 1.0)
 
 
 def batch_outputs(config: ConfigDict, params: bert.Params, batch: bert.Batch) -> dict[str, jax.Array]:
     """float32 logits [B, N, C], which the evaluation sets are scored by."""
-    return {"logits": _logits(config, params, batch, None)}
+    return {"logits": _logits(config, params, batch, None, lm=False)[0]}
 
 
-def _logits(config: ConfigDict, params: bert.Params, batch: bert.Batch, keys: jax.Array | None) -> jax.Array:
-    model = bert.bind(config.model, params, config.head)
-    positions_BN, packed = batch["class_positions"], is_packed(batch)
-    frozen = config.train.freeze_encoder
-    x_BNW = model.head_states(batch, positions_BN, packed=packed, keys=keys, frozen=frozen)
-    pooled_BND = model.pool(x_BNW)
-    keys = None if keys is None else fold_in(keys, HEAD_DROPOUT)
-    return model.classify(dropout(pooled_BND, config.model.hidden_dropout_prob, keys))
+def _logits(
+    config: ConfigDict, params: bert.Params, batch: bert.Batch, keys: jax.Array | None, lm: bool
+) -> tuple[jax.Array, jax.Array | None]:
+    """float32 logits [B, N, C], and the language model's loss where it counts."""
+    model = MODULES[config.model.kind].bind(config.model, params, config.head)
+    positions, packed = batch["class_positions"], is_packed(batch)
+    x_BMD, lm_loss = told_states(config, model, batch, positions, keys, packed, lm)
+    if config.examples.both_orders:
+        x_BMD = x_BMD.reshape(len(x_BMD), -1, 2, x_BMD.shape[-1]).sum(2)
+    return model.class_logits(x_BMD, keys), lm_loss
+
+
+def _sequences(config: ConfigDict) -> int:
+    """Of an example."""
+    return 2 if config.examples.both_orders else 1
 
 
 def metrics(totals: dict[str, float]) -> dict[str, float]:
     """Means over whatever was added up: `totals` holds the names of batch_sums and of batch_weights."""
     values = {"loss": totals["loss"] / totals["examples"]}
-    if "correct" in totals:
-        values["accuracy"] = totals["correct"] / totals["examples"]
+    for name, total in (("accuracy", "correct"), ("lm_loss", "lm_loss")):
+        if total in totals:
+            values[name] = totals[total] / totals["examples"]
     return values
 
 
 def flops_per_step(config: ConfigDict, section: ConfigDict) -> float:
     """Floating-point operations of the encoder's products in a step of examples that each fill a row."""
-    return encoder_flops(config, np.array([section.seq_length]), positions=1)
+    return _sequences(config) * text_flops(config, np.array([section.seq_length]))
 
 
 def batch_shapes(config: ConfigDict, section: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes and types of a batch of examples that each fill a row."""
-    b, s = section.batch_size, section.seq_length
+    each = _sequences(config)
+    b, s = section.batch_size, section.seq_length * each
     names = ("input_ids", "token_type_ids", "position_ids", "segment_ids")
     labels = jnp.float32 if config.examples.number else jnp.int32
     return {
         **{name: jax.ShapeDtypeStruct((b, s), jnp.int32) for name in names},
-        "class_positions": jax.ShapeDtypeStruct((b, 1), jnp.int32),
+        "class_positions": jax.ShapeDtypeStruct((b, each), jnp.int32),
         "labels": jax.ShapeDtypeStruct((b, 1), labels),
         "label_weights": jax.ShapeDtypeStruct((b, 1), jnp.float32),
     }
@@ -141,11 +158,15 @@ def open_data(config: ConfigDict, source: Trained | None) -> Data:
             arrays["labels"] = np.array(values, np.float32 if c.number else np.int32)
             arrays["label_weights"] = np.ones(len(records), np.float32)
         texts = [read_text(config, record) for record in records]
+        if c.both_orders:
+            texts = [text for pair in texts for text in (pair, pair[::-1])]
         rows = encode_file(path, texts, source.tokenizer, config.train.seq_length, notes)
-        return PackedRows(rows, source.tokenizer.pad_id, arrays, {}, at_end=config.model.causal,
-                          alone=config.model.kind == "elmo")  # fmt: skip
+        at_end = config.model.causal or config.model.kind == "gpt"
+        alone = config.model.kind == "elmo"
+        return PackedRows(rows, source.tokenizer.pad_id, arrays, {}, at_end, alone, _sequences(config))
 
     training = encoded(train, paths["train"][0], labelled=True)
+    flops = _sequences(config) * text_flops(config, np.array([len(row.ids) for row in training.rows]))
     rows, batch_rows = training.shuffled(config)
     evals: list[EvalSet] = []
     for name in ("dev", "test"):
@@ -155,7 +176,7 @@ def open_data(config: ConfigDict, source: Trained | None) -> Data:
             evals.append(_eval_set(config, examples, records, path))
     return Data(
         config,
-        {"train": Rows(rows, tuple(evals), batch_rows, encoder_flops(config, training.lengths, positions=1))},
+        {"train": Rows(rows, tuple(evals), batch_rows, flops)},
         source.tokenizer,
         fingerprints(c),
         labels=labels,

@@ -20,7 +20,7 @@ from bertjax.data.tokenizer import load_tokenizer
 from bertjax.errors import InputError
 from bertjax.models import elmo, elmo_heads
 from bertjax.tasks.common import Data, EvalSet, Rows, RowSource, Sums
-from bertjax.tasks.pretrain import EVAL_SEED, padded, sections
+from bertjax.tasks.stored import EVAL_SEED, padded, sections
 from bertjax.trained import Trained
 
 HEAD = "language_models"  # of bertjax.models.elmo_heads.HEADS

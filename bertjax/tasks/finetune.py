@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -19,12 +20,12 @@ from bertjax.data.texts import Row, Text, batch_length, encode, make_batch
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import InputError
 from bertjax.metrics import ClassFigures, class_table
-from bertjax.models import elmo
+from bertjax.models import bert, elmo, gpt
 from bertjax.models.features import lstm_products, stands_on_last
-from bertjax.tasks.common import Outputs, RowSource
+from bertjax.models.layers import take_positions
+from bertjax.tasks.common import Outputs, RowSource, Sums
 from bertjax.trained import Trained
 
-HEAD_DROPOUT = 10_000  # the number of the place of the dropout before a head, past the encoder's
 _SHOWN = 20  # classes of a table on the terminal
 
 
@@ -32,12 +33,12 @@ def need_model(config: ConfigDict, source: Trained | None, pairs: bool) -> Train
     """The model to begin from.
 
     Raises:
-      InputError: there is none; or `pairs`, and it has no second token type, which marks the second text of
-        a pair.
+      InputError: there is none; or `pairs`, and it is a BERT without a second token type, which marks the
+        second text of a pair.
     """
     if source is None:
         raise InputError("--config.init_from is empty; name a pre-trained model (see docs/models.md)")
-    if pairs and source.config.type_vocab_size < 2:
+    if pairs and source.config.kind == "bert" and source.config.type_vocab_size < 2:
         raise InputError(f"--config.init_from={config.init_from}: has one token type, so it takes no pairs; "
                          "name another model")  # fmt: skip
     return source
@@ -129,6 +130,52 @@ def shuffled(seed: int, count: int, first: int, number: int) -> np.ndarray:
         found.append(permute_range(at, taken, count, root_key(seed, 0, 2, epoch)))
         first, number = first + taken, number - taken
     return np.concatenate(found)
+
+
+def told_states(
+    config: ConfigDict,
+    model: bert.Bert | gpt.Gpt,
+    batch: bert.Batch,
+    positions_BM: jax.Array,
+    keys: jax.Array | None,
+    packed: bool,
+    lm: bool,
+) -> tuple[jax.Array, jax.Array | None]:
+    """What a head stands on, [B, M, W]; and, if `lm` and config.train.lm_weight asks for it, the
+    language model's loss of the batch (see bertjax.models.gpt.language_model_loss).
+    """
+    if not (lm and config.train.lm_weight):
+        frozen = config.train.freeze_encoder
+        return model.head_states(batch, positions_BM, packed=packed, keys=keys, frozen=frozen), None
+    assert isinstance(model, gpt.Gpt)  # bertjax.config.check
+    x_BSD = model.encoder(batch, packed=packed, keys=keys)
+    return take_positions(x_BSD, positions_BM), gpt.language_model_loss(model, x_BSD, batch)
+
+
+def with_lm_loss(config: ConfigDict, sums: Sums, lm_loss: jax.Array | None, sequences: int) -> Sums:
+    """The sums of a task's batch with the language model's loss in them, and beside them.
+
+    Args:
+      lm_loss: of told_states.
+      sequences: of an example; their mean counts.
+    """
+    if lm_loss is None:
+        return sums
+    lm_loss = lm_loss / sequences
+    return sums | {"loss": sums["loss"] + config.train.lm_weight * lm_loss, "lm_loss": lm_loss}
+
+
+def text_flops(config: ConfigDict, lengths: np.ndarray) -> float:
+    """Floating-point operations of a training step in which one state tells of each sequence, on average.
+
+    Args:
+      lengths: tokens of each sequence that the batches are drawn from.
+    """
+    if not config.train.lm_weight:
+        return encoder_flops(config, lengths, positions=1)
+    vocabulary = config.model.hidden_size * config.model.vocab_size
+    tokens = config.train.batch_size * float(np.mean(lengths))
+    return encoder_flops(config, lengths) + 6.0 * tokens * vocabulary
 
 
 def encoder_flops(config: ConfigDict, lengths: np.ndarray, positions: float | None = None) -> float:

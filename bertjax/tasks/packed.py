@@ -39,15 +39,17 @@ class PackedRows:
 
     A batch has the encoder's arrays, in which example n of a row is segment n + 1; `class_positions` [B, N],
     where its class is told; what belongs to an example [B, N, ...]; what belongs to its tokens [B, S]. Where
-    nothing lies it is 0.
+    nothing lies it is 0. Where an example is K sequences, they are segments K n + 1 to K n + K, and
+    class_positions is [B, N * K].
 
     Args:
-      rows: the token ids of each example.
+      rows: the token ids of each example, or of its sequences, one after the other.
       pad_id: of the tokenizer.
       of_example: an array [examples, ...] for each name.
       of_token: for each name an array [tokens] of each example.
       at_end: whether the class is told at the last token, not at [CLS].
       alone: whether each example has a row of its own: an LSTM takes a step for each token of a row.
+      each: K.
     """
 
     def __init__(
@@ -58,15 +60,16 @@ class PackedRows:
         of_token: Mapping[str, Sequence[np.ndarray]],
         at_end: bool = False,
         alone: bool = False,
+        each: int = 1,
     ):
-        self.at_end = at_end
+        self.at_end, self.each = at_end, each
         self.rows, self.pad_id, self.of_example, self.of_token = rows, pad_id, of_example, of_token
-        self.lengths = np.array([len(row.ids) for row in rows])
+        self.lengths = np.array([len(row.ids) for row in rows]).reshape(-1, each).sum(1)
         self._alone = alone
         self._full = max(0 if alone else _FULL, _rounded(self.lengths.max()))
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.lengths)
 
     def shuffled(self, config: ConfigDict) -> tuple[RowSource, int]:
         """Endless rows of batches of config.train.batch_size examples, and how many rows a batch has.
@@ -120,28 +123,27 @@ class PackedRows:
             "input_ids": np.full((count, length), self.pad_id, np.int32),
             **tokens,
             "position_ids": np.tile(np.arange(length, dtype=np.int32), (count, 1)),
-            "class_positions": np.zeros((count, slots), np.int32),
+            "class_positions": np.zeros((count, slots * self.each), np.int32),
             **{name: np.zeros((count, slots, *x.shape[1:]), x.dtype) for name, x in self.of_example.items()},
             **{name: np.zeros((count, length), x[0].dtype) for name, x in self.of_token.items()},
         }
         for i in np.flatnonzero((places.rows >= first) & (places.rows < first + count)):
-            example, row, slot, start = (
-                examples[i],
-                places.rows[i] - first,
-                places.slots[i],
-                places.offsets[i],
-            )
-            ids, types = self.rows[example]
-            here = row, slice(start, start + len(ids))
-            batch["input_ids"][here] = ids
-            batch["token_type_ids"][here] = types
-            batch["segment_ids"][here] = slot + 1
-            batch["position_ids"][here] = np.arange(len(ids))
-            batch["class_positions"][row, slot] = start + (len(ids) - 1) * self.at_end
+            example, row, slot = examples[i], places.rows[i] - first, places.slots[i]
+            start = places.offsets[i]
+            whole = row, slice(start, start + self.lengths[example])
+            for k in range(self.each):
+                ids, types = self.rows[example * self.each + k]
+                here, segment = (row, slice(start, start + len(ids))), slot * self.each + k
+                batch["input_ids"][here] = ids
+                batch["token_type_ids"][here] = types
+                batch["segment_ids"][here] = segment + 1
+                batch["position_ids"][here] = np.arange(len(ids))
+                batch["class_positions"][row, segment] = start + (len(ids) - 1) * self.at_end
+                start += len(ids)
             for name, x in self.of_example.items():
                 batch[name][row, slot] = x[example]
             for name, of_example in self.of_token.items():
-                batch[name][here] = of_example[example]
+                batch[name][whole] = of_example[example]
         return batch
 
 

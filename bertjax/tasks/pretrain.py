@@ -11,20 +11,20 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from bertjax.data.examples import Batch, Examples, pad_rows, predictions_per_row
-from bertjax.data.store import Store, open_store
+from bertjax.data.examples import Batch, Examples, predictions_per_row
+from bertjax.data.store import Store
 from bertjax.data.tf_examples import TfExamples, fingerprint, open_files
 from bertjax.data.tfrecord import RecordFile, Records
 from bertjax.data.tokenizer import Tokenizer, load_tokenizer
 from bertjax.errors import InputError
 from bertjax.models import bert
 from bertjax.models.layers import cross_entropy
-from bertjax.tasks.common import Data, EvalSet, Rows, RowSource, Sums
+from bertjax.tasks.common import Data, EvalSet, Rows, Sums
+from bertjax.tasks.stored import EVAL_SEED, check_vocab_size, open_store_data, padded, sections
 from bertjax.trained import Trained
 
 HEAD = "pretraining"  # of bertjax.models.bert.HEADS
 FINE_TUNES = False
-EVAL_SEED = 0  # held-out examples are the same in every run, whatever its seed
 
 
 def init_params(config: ConfigDict, key: jax.Array) -> bert.Params:
@@ -133,19 +133,6 @@ def open_data(config: ConfigDict, source: Trained | None = None) -> Data:
     return _open_tfrecord(config) if config.data.tfrecord else _open_store(config)
 
 
-def sections(config: ConfigDict) -> list[str]:
-    """The phases of the run, by their sections of the config."""
-    return [name for name in ("train", "phase2") if config[name].steps]
-
-
-def _check_vocab_size(config: ConfigDict, tokenizer: Tokenizer, path: str) -> None:
-    if tokenizer.vocab_size != config.model.vocab_size:
-        raise InputError(
-            f"--config.model.vocab_size={config.model.vocab_size}: the vocabulary of {path} has "
-            f"{tokenizer.vocab_size} tokens; set --config.model.vocab_size={tokenizer.vocab_size}"
-        )
-
-
 def _open_tfrecord(config: ConfigDict) -> Data:
     data = config.data
     heldout = data.tfrecord_heldout if config.train.eval_every else ""
@@ -155,7 +142,7 @@ def _open_tfrecord(config: ConfigDict) -> Data:
             "made with"
         )
     tokenizer = load_tokenizer(data.vocab)
-    _check_vocab_size(config, tokenizer, data.vocab)
+    check_vocab_size(config, tokenizer, data.vocab)
     lengths = {name: config[name].seq_length for name in sections(config)}
     files = open_files("--config.data.tfrecord", data.tfrecord, lengths)
     heldout_files = open_files("--config.data.tfrecord_heldout", heldout, lengths) if heldout else {}
@@ -174,12 +161,12 @@ def _open_tfrecord(config: ConfigDict) -> Data:
             )
 
         train = examples(files, config.seed)
-        if not heldout:
-            return _rows(config, config[name], train.rows, ())
-        once = examples(heldout_files, EVAL_SEED)
-        total = min(len(once), config.eval.examples or len(once))
-        evals = (EvalSet("eval", padded(once.rows, total), total),)
-        return _rows(config, config[name], train.rows, evals)
+        evals: tuple[EvalSet, ...] = ()
+        if heldout:
+            once = examples(heldout_files, EVAL_SEED)
+            total = min(len(once), config.eval.examples or len(once))
+            evals = (EvalSet("eval", padded(once.rows, total), total),)
+        return Rows(train.rows, evals, config[name].batch_size, flops_per_step(config, config[name]))
 
     return Data(
         config,
@@ -201,64 +188,32 @@ def _open_store(config: ConfigDict) -> Data:
                 f"--config.data.{field}={config.data[field]}: is read with --config.data.tfrecord only, not "
                 "with a store; leave it empty"
             )
-    store = open_store(config.data.store)
-    tokenizer = load_tokenizer(store.path)
-    if tokenizer.sha256 != store.manifest["tokenizer"]["sha256"]:
-        raise InputError(
-            f"{store.path}: its tokens were made with another vocabulary than the one that lies in it; "
-            "run bertjax.prepare again"
-        )
-    _check_vocab_size(config, tokenizer, str(store.path))
-    return Data(
-        config,
-        {
-            name: _open_rows(config, config[name], store, tokenizer, phase)
-            for phase, name in enumerate(sections(config))
-        },
+    return open_store_data(config, _examples, flops_per_step)
+
+
+def _examples(
+    config: ConfigDict,
+    section: ConfigDict,
+    store: Store,
+    tokenizer: Tokenizer,
+    *,
+    seed: int,
+    phase: int,
+    documents: np.ndarray,
+    held_out: bool,
+) -> Examples:
+    data = config.data.copy_and_resolve_references()
+    if held_out:
+        data.update(dupe_factor=1, weights=(1.0,) * len(store.inputs))
+        if data.masking != "next_token":
+            data.masking = "static"
+    return Examples(
+        store,
         tokenizer,
-        {"data.store sha256": store.sha256},
-        # Nats a token that guessing by the corpus's word frequencies costs: what a model must beat.
-        constants={"unigram_entropy": store.manifest["summary"]["unigram_entropy"]},
+        data,
+        seed=seed,
+        phase=phase,
+        seq_length=section.seq_length,
+        max_predictions_per_seq=section.max_predictions_per_seq,
+        documents=documents,
     )
-
-
-def _open_rows(
-    config: ConfigDict, section: ConfigDict, store: Store, tokenizer: Tokenizer, phase: int
-) -> Rows:
-    def examples(data: ConfigDict, seed: int, documents: np.ndarray) -> Examples:
-        return Examples(
-            store,
-            tokenizer,
-            data,
-            seed=seed,
-            phase=phase,
-            seq_length=section.seq_length,
-            max_predictions_per_seq=section.max_predictions_per_seq,
-            documents=documents,
-        )
-
-    train = examples(config.data, config.seed, store.train_documents)
-    if not (len(store.heldout_documents) and config.train.eval_every):
-        return _rows(config, section, train.rows, ())
-    once = ConfigDict(config.data.to_dict())
-    if once.masking != "next_token":
-        once.masking = "static"
-    once.update(dupe_factor=1, weights=(1.0,) * len(store.inputs))
-    heldout = examples(once, EVAL_SEED, store.heldout_documents)
-    total = heldout.epoch_rows(0)
-    total = min(total, config.eval.examples or total)
-    return _rows(config, section, train.rows, (EvalSet("eval", padded(heldout.rows, total), total),))
-
-
-def _rows(config: ConfigDict, section: ConfigDict, train: RowSource, evals: tuple[EvalSet, ...]) -> Rows:
-    return Rows(train, evals, section.batch_size, flops_per_step(config, section))
-
-
-def padded(rows: RowSource, total: int) -> RowSource:
-    """The first `total` rows, and behind them rows that weigh 0."""
-
-    def filled(first: int, count: int) -> dict[str, np.ndarray]:
-        have = max(0, min(count, total - first))
-        return pad_rows(rows(first, have), count)
-
-    return filled

@@ -24,11 +24,10 @@ from bertjax.data.texts import Row
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import InputError
 from bertjax.models import bert
-from bertjax.models.layers import cross_entropy, dropout, fold_in
+from bertjax.models.layers import HEAD_DROPOUT, cross_entropy, dropout, fold_in
 from bertjax.tasks import classify
 from bertjax.tasks.common import Data, EvalSet, Outputs, Rows, Sums
 from bertjax.tasks.finetune import (
-    HEAD_DROPOUT,
     encoder_flops,
     eval_name,
     file_paths,

@@ -7,6 +7,7 @@ import math
 import jax
 import numpy as np
 import pytest
+from gpt_fixture import make_tokenizer
 from safetensors.numpy import load_file, save_file
 from store_fixture import toy_config
 
@@ -15,8 +16,6 @@ from bertjax import config as config_lib
 from bertjax import predict, start
 from bertjax.convert import names
 from bertjax.convert.export import FILES, export
-from bertjax.data import gpt_bpe
-from bertjax.data.tokenizer import gpt_tokenizer
 from bertjax.errors import InputError
 from bertjax.models import gpt
 from bertjax.tasks import pretrain
@@ -52,18 +51,11 @@ HEAD_SHAPES = {
 }
 
 
-def make_tokenizer(size=90):
-    letters = [chr(ord("a") + i) for i in range(26)]
-    tokens = [gpt_bpe.UNKNOWN, *letters, *(c + "</w>" for c in letters), "th", "the</w>"]
-    merges = [("t", "h"), ("th", "e</w>")]
-    return gpt_tokenizer([*tokens, *(f"{i}" for i in range(size - len(tokens)))], merges, "made")
-
-
 def make_model(head="causal_lm"):
     """A model with random parameters, no two alike."""
     config = toy_config(
         **{"model.kind": "gpt", "model.vocab_size": 90, "model.intermediate_size": 128,
-           "model.layer_norm_eps": 1e-5}
+           "model.layer_norm_eps": 1e-5, "model.type_vocab_size": 1}
     ).model  # fmt: skip
     count = {"multiple_choice": 1, "sequence_classification": 3}.get(head, 0)
     rng = np.random.default_rng(0)
@@ -75,7 +67,7 @@ def make_model(head="causal_lm"):
     labels = ("no", "yes", "perhaps") if head == "sequence_classification" else ()
     fields = {f"model.{name}": value for name, value in config.items()}
     meta = {"config": fields, "metrics": {}}
-    return Trained(config, head, labels, params, make_tokenizer(), meta, 3)
+    return Trained(config, head, labels, params, make_tokenizer(90), meta, 3)
 
 
 @pytest.fixture
@@ -178,7 +170,7 @@ def test_other_names_of_the_same_are_read(folder):
     (folder / "vocab.json").unlink()  # tokenizer.json is enough
     back = bertjax.load(folder)
     jax.tree.map(np.testing.assert_array_equal, back.params, make_model().params)
-    assert (back.head, back.tokenizer.sha256) == ("causal_lm", make_tokenizer().sha256)
+    assert (back.head, back.tokenizer.sha256) == ("causal_lm", make_tokenizer(90).sha256)
     change_tensors(folder, lambda tensors: tensors.update({"lm_head.weight": np.ones((90, 32), np.float32)}))
     with pytest.raises(InputError, match=r"lm_head.weight differs from transformer.tokens_embed.weight"):
         bertjax.load(folder)
@@ -242,12 +234,36 @@ def test_what_cannot_be_exported_is_one_line(tmp_path):
 
 def test_commands_for_bert_say_so(folder):
     message = r"hf: a model of kind gpt, which cannot be used here; name one of kind bert"
-    for command in ("fill-mask", "embed", "classify"):
+    for command in ("fill-mask", "embed", "next-sentence", "answer"):
+        texts = ["a text", "another"] if command == "next-sentence" else ["a text\tand another"]
         with pytest.raises(InputError, match=message):
-            predict.main([command, f"--model={folder}", "--json", "a text"])
+            predict.main([command, f"--model={folder}", "--json", *texts])
+    for command, what in (("classify", "classify"), ("tag", "tag words")):
+        with pytest.raises(InputError, match=f"a model for causal_lm; name one that was trained to {what}"):
+            predict.main([command, f"--model={folder}", "a text"])
     with pytest.raises(InputError, match=message):
         start.load_source(toy_config(init_from=str(folder)), pretrain)
-    with pytest.raises(InputError, match=r"--config.model.kind=gpt: the task pretrain trains a BERT"):
+    with pytest.raises(
+        InputError, match=r"--config.model.kind=gpt: the task pretrain trains a BERT; a GPT's"
+    ):
         config_lib.check(toy_config(**{"model.kind": "gpt"}))
     with pytest.raises(InputError, match=r"--config.model.kind='lstm': must be one of bert, gpt"):
         config_lib.check(toy_config(**{"model.kind": "lstm"}))
+
+
+def test_a_classifier_without_the_tokens_of_texts_says_so(tmp_path):
+    export(make_model("sequence_classification"), str(tmp_path / "hf"))
+    with pytest.raises(InputError, match=r"\(gpt_bpe\) has no start, delimiter and extract tokens; name a"):
+        predict.main(["classify", f"--model={tmp_path / 'hf'}", "a text"])
+
+
+def test_what_only_this_gpt_has_is_not_exported(tmp_path):
+    model = make_model("sequence_classification")
+    for field, value in (("examples.both_orders", True), ("model.type_vocab_size", 2)):
+        meta = model.meta | {"config": model.meta["config"] | {field: value}}
+        other = dataclasses.replace(model, meta=meta, config=model.config.copy_and_resolve_references())
+        other.config.type_vocab_size = meta["config"]["model.type_vocab_size"]
+        with pytest.raises(InputError, match="it is not exported") as error:
+            export(other, str(tmp_path / "out"))
+        assert "\n" not in str(error.value)
+    assert not (tmp_path / "out").exists()

@@ -53,8 +53,9 @@ def make_tokenizer(store):
     size = FIRST + len(store.tokens)
     return SimpleNamespace(
         vocab_size=size,
-        cls_id=CLS,
+        first_id=CLS,
         sep_id=SEP,
+        last_id=SEP,
         mask_id=MASK,
         pad_id=PAD,
         continuation=np.arange(size) % 3 == 0,

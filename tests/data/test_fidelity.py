@@ -85,7 +85,12 @@ def rows_of_bertjax(corpus, recipe, passes, tokens, vocab_size, seed=0):
         inputs=[{"path": "a", "weight": 1.0, "first_document": 0, "end_document": n}],
     )
     tokenizer = SimpleNamespace(
-        pad_id=PAD, cls_id=CLS, sep_id=SEP, mask_id=MASK, continuation=corpus.continuation[:vocab_size]
+        pad_id=PAD,
+        first_id=CLS,
+        sep_id=SEP,
+        last_id=SEP,
+        mask_id=MASK,
+        continuation=corpus.continuation[:vocab_size],
     )
     config = default().data
     config.update(dupe_factor=passes, whole_word_mask=recipe.whole_word)

@@ -12,7 +12,7 @@ CONTINUATION = np.arange(VOCAB) >= 40
 def make_rules(seq_length=64, prob=0.15, most=20, split=(0.8, 0.1, 0.1), whole_word=False):
     counts = masking.mask_counts(prob, most, seq_length)
     return masking.MaskRules(
-        counts, *masking.split_thresholds(split), whole_word, CONTINUATION, CLS, SEP, MASK, False
+        counts, *masking.split_thresholds(split), whole_word, CONTINUATION, CLS, SEP, SEP, MASK, False
     )  # fmt: skip
 
 

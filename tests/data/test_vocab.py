@@ -113,6 +113,14 @@ def test_sentencepiece_has_the_special_tokens(kind):
     assert tokenizer.vocab_size == 150
 
 
+def test_gpt_has_so_many_merges_unless_a_size_is_given(monkeypatch):
+    assert vocab.GPT_MERGES == 40_000
+    monkeypatch.setattr(vocab, "GPT_MERGES", 7)
+    tokens, merges = vocab.train_gpt_bpe(make_sample(), None)
+    assert len(merges) == 7
+    assert tokens == vocab.train_gpt_bpe(make_sample(), len(tokens))[0]
+
+
 def test_sample_is_bounded_and_does_not_depend_on_what_is_in_flight():
     def fill(ahead):
         sample, queue = Sample(1000), []

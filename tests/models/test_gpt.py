@@ -17,7 +17,8 @@ KEYS = dropout_keys(jnp.array([7, 11], jnp.uint32), jnp.arange(3))
 
 
 def gpt_config(**fields):
-    return toy_config(**{"model.kind": "gpt", "model.layer_norm_eps": 1e-5, **fields}).model
+    return toy_config(**{"model.kind": "gpt", "model.layer_norm_eps": 1e-5,
+                          "model.type_vocab_size": 1, **fields}).model  # fmt: skip
 
 
 def random_params(config, parts=(), labels=0):
@@ -122,7 +123,7 @@ def test_dropout_follows_the_key():
         def loss(params):
             module = gpt.bind(config, params)
             x_BND = module.encoder(batch, keys=keys, positions_BM=extract)
-            return (module.classify(x_BND, keys) ** 2).sum()
+            return (module.class_logits(x_BND, keys) ** 2).sum()
 
         return jax.grad(loss)(params)
 
@@ -133,9 +134,9 @@ def test_dropout_follows_the_key():
     assert not other["encoder"]["layers"]["output_kernel"]
 
     module, states = gpt.bind(config, params), jnp.ones((3, 1, 32))
-    dropped = module.classify(states, KEYS) != module.classify(states)
+    dropped = module.class_logits(states, KEYS) != module.class_logits(states)
     assert dropped.any()  # there is a dropout before the head too
-    np.testing.assert_allclose(module.classify(states)[0, 0], params["score_kernel"].sum(0), rtol=1e-5)
+    np.testing.assert_allclose(module.class_logits(states)[0, 0], params["score_kernel"].sum(0), rtol=1e-5)
 
 
 def test_the_heads_and_their_sharding():
@@ -145,8 +146,10 @@ def test_the_heads_and_their_sharding():
         assert gpt.parts_of(params) == gpt.HEADS[head]
         module = gpt.bind(config, params)
         states = jnp.zeros((2, 3, 32))
-        assert module.classify(states).shape == (2, 3, labels)
-        np.testing.assert_allclose(module.classify(states)[0, 0], params["classifier_bias"] if bias else 0)
+        assert module.class_logits(states).shape == (2, 3, labels)
+        np.testing.assert_allclose(
+            module.class_logits(states)[0, 0], params["classifier_bias"] if bias else 0
+        )
     for path, x in jax.tree_util.tree_leaves_with_path(params):
         axes = sharding.spec(path_name(path), x.ndim)
         assert len(axes) == x.ndim

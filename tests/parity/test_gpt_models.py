@@ -97,12 +97,12 @@ def of_ours(name, model, batch, lengths):
         found = {"hidden_states": module.encoder(batch, every_layer=True)}
         last_BND = module.encoder(batch, positions_BM=lengths[:, None] - 1)
         if name.endswith("Classification"):
-            return found | {"logits": module.classify(last_BND)[:, 0]}
+            return found | {"logits": module.class_logits(last_BND)[:, 0]}
         if name != "OpenAIGPTModel":
             logits = module.language_model(found["hidden_states"][-1])
             found["logits"] = logits[..., : module.vocab_size]
         if name == "OpenAIGPTDoubleHeadsModel":
-            found["choices"] = module.classify(last_BND)[:, 0, 0]
+            found["choices"] = module.class_logits(last_BND)[:, 0, 0]
         return found
 
     return jax.jit(forward)(model.params)

@@ -216,13 +216,14 @@ def test_each_choice_has_dropout_of_its_own(folder, model):
     # One text three times: what differs is dropout.
     same = {name: np.repeat(x[:, :1], 3, axis=1) if x.ndim == 3 else x for name, x in batch.items()}
     keys = np.arange(16, dtype=np.uint32).reshape(8, 2)
-    scores = np.asarray(choose._logits(data.config, params, same, keys))
+    scores = np.asarray(choose._logits(data.config, params, same, keys, lm=False)[0])
     assert (np.abs(np.diff(scores[:, [0, 1, 2, 0]], axis=1)) > 1e-6).all()
-    plain = np.asarray(choose._logits(data.config, params, same, None))
+    plain = np.asarray(choose._logits(data.config, params, same, None, lm=False)[0])
     np.testing.assert_allclose(plain[:, 1:], plain[:, :2], atol=1e-6)
     # An example's masks do not depend on its place in the batch.
     part = {name: x[4:6] for name, x in same.items()}
-    np.testing.assert_allclose(choose._logits(data.config, params, part, keys[4:6]), scores[4:6], atol=1e-5)
+    found, _ = choose._logits(data.config, params, part, keys[4:6], lm=False)
+    np.testing.assert_allclose(found, scores[4:6], atol=1e-5)
 
 
 @pytest.mark.parametrize(("devices", "size"), [(8, 8), (1, 5)])

@@ -108,3 +108,27 @@ def test_once_has_all_in_rows_of_one_length_and_empty_rows_behind():
     np.testing.assert_array_equal(batch["labels"][places.rows, places.slots], np.arange(COUNT))
     np.testing.assert_array_equal(batch["input_ids"][places.rows, places.offsets], 1000 + np.arange(COUNT))
     assert LENGTHS.sum() / (count * 128) > 0.9  # the rows are full
+
+
+def test_the_sequences_of_an_example_lie_side_by_side():
+    """Segments of their own, each with its place for the class; and the example's arrays once."""
+    pairs = PackedRows(
+        EXAMPLES.rows, 3, {"labels": np.arange(COUNT // 2, dtype=np.int32)}, {}, at_end=True, each=2
+    )
+    assert len(pairs) == COUNT // 2
+    np.testing.assert_array_equal(pairs.lengths, LENGTHS[::2] + LENGTHS[1::2])
+    rows, count, places = pairs.once()
+    batch = rows(0, count)
+    assert batch["class_positions"].shape[1] == 2 * batch["labels"].shape[1] > 2
+    for i, (row, slot, start) in enumerate(zip(*places, strict=True)):
+        assert batch["labels"][row, slot] == i
+        for k in range(2):
+            ids, types = EXAMPLES.rows[2 * i + k]
+            here = slice(start, start + len(ids))
+            assert batch["input_ids"][row, here].tolist() == ids
+            assert batch["token_type_ids"][row, here].tolist() == types
+            assert batch["position_ids"][row, here].tolist() == list(range(len(ids)))
+            assert set(batch["segment_ids"][row, here]) == {2 * slot + k + 1}
+            start += len(ids)
+            assert batch["class_positions"][row, 2 * slot + k] == start - 1
+    assert (batch["segment_ids"] > 0).sum() == LENGTHS.sum()

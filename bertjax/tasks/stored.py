@@ -1,0 +1,125 @@
+"""What tasks that pre-train on a token store share: its tokenizer, the rows of both phases, held-out ones."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from bertjax.data.examples import pad_rows
+from bertjax.data.store import Store, open_store
+from bertjax.data.stream import Stream
+from bertjax.data.tokenizer import Tokenizer, load_tokenizer
+from bertjax.errors import InputError
+from bertjax.tasks.common import Data, EvalSet, Rows, RowSource
+
+EVAL_SEED = 0  # held-out examples are the same in every run, whatever its seed
+
+
+class MakeStream(Protocol):
+    """Makes the rows of some documents of a store: endless training rows, or held-out ones, in which every
+    document counts once."""
+
+    def __call__(
+        self,
+        config: ConfigDict,
+        section: ConfigDict,
+        store: Store,
+        tokenizer: Tokenizer,
+        *,
+        seed: int,
+        phase: int,
+        documents: np.ndarray,
+        held_out: bool,
+    ) -> Stream: ...
+
+
+def sections(config: ConfigDict) -> list[str]:
+    """The config's sections that are phases of the run."""
+    return [name for name in ("train", "phase2") if config[name].steps]
+
+
+def check_vocab_size(config: ConfigDict, tokenizer: Tokenizer, path: str) -> None:
+    """Raises InputError if config.model has another number of tokens than the vocabulary of `path`."""
+    if tokenizer.vocab_size != config.model.vocab_size:
+        raise InputError(
+            f"--config.model.vocab_size={config.model.vocab_size}: the vocabulary of {path} has "
+            f"{tokenizer.vocab_size} tokens; set --config.model.vocab_size={tokenizer.vocab_size}"
+        )
+
+
+def open_store_data(
+    config: ConfigDict,
+    make: MakeStream,
+    flops: Callable[[ConfigDict, ConfigDict], float],
+    complete: Callable[[Tokenizer], Tokenizer] = lambda tokenizer: tokenizer,
+) -> Data:
+    """Opens config.data.store.
+
+    Args:
+      flops: flops_per_step of the task.
+      complete: gives the model's tokenizer by the store's, whose tokens it begins with.
+
+    Raises:
+      InputError: for whatever does not fit.
+    """
+    if not config.data.store:
+        raise InputError("--config.data.store is empty; name a folder written by python -m bertjax.prepare")
+    store = open_store(config.data.store)
+    tokenizer = load_tokenizer(store.path)
+    if tokenizer.sha256 != store.manifest["tokenizer"]["sha256"]:
+        raise InputError(
+            f"{store.path}: its tokens were made with another vocabulary than the one that lies in it; "
+            "run bertjax.prepare again"
+        )
+    tokenizer = complete(tokenizer)
+    check_vocab_size(config, tokenizer, str(store.path))
+    rows = {}
+    for phase, name in enumerate(sections(config)):
+        section, documents = config[name], store.train_documents
+        train = make(config, section, store, tokenizer, seed=config.seed, phase=phase, documents=documents,
+                     held_out=False)  # fmt: skip
+        if name == "train":
+            config = _with_steps(config, train.epoch_rows(0))
+        evals: tuple[EvalSet, ...] = ()
+        if len(store.heldout_documents) and config.train.eval_every:
+            once = make(config, section, store, tokenizer, seed=EVAL_SEED, phase=phase,
+                        documents=store.heldout_documents, held_out=True)  # fmt: skip
+            total = once.epoch_rows(0)
+            total = min(total, config.eval.examples or total)
+            evals = (EvalSet("eval", padded(once.rows, total), total),)
+        rows[name] = Rows(train.rows, evals, section.batch_size, flops(config, section))
+    return Data(
+        config,
+        rows,
+        tokenizer,
+        {"data.store sha256": store.sha256},
+        # Nats a token that guessing by the corpus's word frequencies costs: what a model must beat.
+        constants={"unigram_entropy": store.manifest["summary"]["unigram_entropy"]},
+    )
+
+
+def _with_steps(config: ConfigDict, epoch_rows: int) -> ConfigDict:
+    """The config with the steps that config.train.epochs asks for."""
+    if not config.train.epochs:
+        return config
+    config = config.copy_and_resolve_references()
+    config.train.steps = int(epoch_rows / config.train.batch_size * config.train.epochs)
+    if not config.train.steps:
+        raise InputError(
+            f"--config.train.epochs={config.train.epochs}: {epoch_rows} rows give no batch of "
+            f"{config.train.batch_size}; lower --config.train.batch_size"
+        )
+    if config.optim.warmup_proportion:
+        config.optim.warmup_steps = int(config.train.steps * config.optim.warmup_proportion)
+    return config
+
+
+def padded(rows: RowSource, total: int) -> RowSource:
+    """The first `total` rows, and behind them rows that weigh 0."""
+
+    def padded(first: int, count: int) -> dict[str, np.ndarray]:
+        have = max(0, min(count, total - first))
+        return pad_rows(rows(first, have), count)
+
+    return padded
