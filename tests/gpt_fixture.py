@@ -1,5 +1,7 @@
 """A toy GPT: its vocabulary, a store in it, the workdir of a pre-trained model."""
 
+import os
+
 import jax
 import numpy as np
 from store_fixture import VOCAB, make_store, toy_config
@@ -29,6 +31,7 @@ def make_tokenizer(size=VOCAB):
 
 def make_gpt_store(path, **arguments):
     """A store of generated text in that vocabulary."""
+    os.makedirs(path, exist_ok=True)
     return make_store(path, tokenizer=make_tokenizer(), **arguments)
 
 
