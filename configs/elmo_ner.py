@@ -8,7 +8,7 @@ CONLL is as for ner.py; ELMO is the workdir of a run of pretrain_elmo.py. The pa
 vectors and characters of its own beside ELMo; here it reads ELMo alone. Adam at 1e-3, dropout 0.5 and
 clipping at norm 5 are the paper's; linear decay and the number of epochs are ours.
 
-Hardware: any. Time and score: docs/finetuning.md for a small ELMo.
+Hardware: any. Time and score: docs/finetuning.md has those of a very small ELMo.
 """
 
 from bertjax.config import fine_tuning

@@ -57,7 +57,8 @@ def settings(folder, model, workdir="", **fields):
 
 
 def test_it_learns_writes_predictions_and_gives_a_model(folder, model, tmp_path, capsys):
-    figures = train(settings(folder, model, tmp_path / "run", train__epochs=12.0))
+    fields = {"train__epochs": 12.0, "optim__learning_rate": 1.5e-3}
+    figures = train(settings(folder, model, tmp_path / "run", **fields))
     assert figures["eval/accuracy"] > 0.9
     trained = load_trained(str(tmp_path / "run"))
     assert (trained.head, trained.labels, trained.step) == ("sequence_classification", ("no", "yes"), 120)
