@@ -74,7 +74,7 @@ def test_it_learns_writes_predictions_and_gives_a_model(folder, model, tmp_path,
     assert not (tmp_path / "run/test_per_class.tsv").exists()  # without labels
     saved = json.loads((tmp_path / "run/config.json").read_text())
     assert (saved["train.steps"], saved["optim.warmup_steps"]) == (120, 12)
-    assert train(settings(folder, model, tmp_path / "run", train__epochs=12.0)) == {}  # complete
+    assert train(settings(folder, model, tmp_path / "run", **fields)) == {}  # complete
 
 
 def test_a_run_that_was_stopped_ends_like_one_that_was_not(folder, model, tmp_path):
