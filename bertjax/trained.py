@@ -14,7 +14,6 @@ from bertjax.checkpoint import FOLDER, Checkpoints, load_params
 from bertjax.data.tokenizer import Tokenizer, load_tokenizer
 from bertjax.errors import InputError, NotFiniteError
 from bertjax.files import write_folder
-from bertjax.models import elmo
 from bertjax.models.kinds import MODULES
 
 
@@ -42,9 +41,10 @@ class Trained:
         It computes in `config.dtype`: float32 for what was imported, the run's for what was trained here.
         """
         params = self.params if params is None else params
-        if self.config.kind == "elmo":
-            return elmo.bind(self.config, params)
-        return MODULES[self.config.kind].bind(self.config, params, self.stands_on)
+        module = MODULES[self.config.kind]
+        if self.config.kind == "elmo":  # nothing but its own heads stands on it
+            return module.bind(self.config, params)
+        return module.bind(self.config, params, self.stands_on)
 
 
 def load_trained(workdir: str, step: int | None = None) -> Trained:

@@ -5,18 +5,16 @@ row has room for is cut into several, each with both marks. Content and order ar
 phase, position); each epoch has all sentences once, in another order and other company.
 """
 
-import bisect
-import functools
-import threading
+from typing import NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from bertjax.data import packing
 from bertjax.data.characters import token_characters
 from bertjax.data.examples import document_weights
 from bertjax.data.rng import root_key
 from bertjax.data.store import Store
+from bertjax.data.stream import Stream
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import InputError
 
@@ -64,7 +62,14 @@ class Words:
         return float(-(shares * np.log(shares)).sum())
 
 
-class Sentences:
+class SentenceBatch(NamedTuple):
+    """B rows of S words, 0 where nothing stands."""
+
+    input_ids: np.ndarray  # int32 [B,S], of all the store's words
+    segment_ids: np.ndarray  # int32 [B,S], from 1 in each row
+
+
+class Sentences(Stream):
     """The sentences of some of a store's documents. Safe to use from several threads.
 
     Args:
@@ -107,18 +112,31 @@ class Sentences:
         self._lengths = np.minimum(np.repeat(lengths, parts) - part * room, room).astype(np.uint16) + _MARKS
         if not len(self._lengths):
             raise InputError(f"{store.path}: no sentence to train on or to evaluate; give prepare more text")
-        self.words, self.seq_length, self.pack = words, seq_length, int(data_config.pack)
-        self._seeds = seed, phase
-        self._windows = functools.lru_cache(maxsize=2)(self._count_windows)
-        self._window = functools.lru_cache(maxsize=8)(self._make_window)
-        self._lock, self._ends = threading.Lock(), [0]
+        self.words = words
+        super().__init__(seed, phase, seq_length, int(data_config.pack))
 
-    def epoch_rows(self, epoch: int) -> int:
-        """The number of rows of an epoch."""
-        with self._lock:
-            while len(self._ends) <= epoch + 1:
-                self._ends.append(self._ends[-1] + int(self._windows(len(self._ends) - 1)[-1]))
-        return self._ends[epoch + 1] - self._ends[epoch]
+    def count(self, epoch: int) -> int:
+        """Sentences, or parts of those that were cut."""
+        return len(self._lengths)
+
+    def lengths(self, epoch: int) -> np.ndarray:
+        """Their lengths with their marks."""
+        return self._lengths
+
+    def empty(self, count: int) -> SentenceBatch:
+        """Rows that hold nothing."""
+        ids, segments = np.zeros((2, count, self.seq_length), np.int32)
+        return SentenceBatch(ids, segments)
+
+    def write(self, epoch: int, instances: np.ndarray, places: np.ndarray, batch: SentenceBatch) -> None:
+        """Writes sentences to their places: see Stream."""
+        words = self.words
+        for sentence, (row, slot, begin) in zip(instances, places.T, strict=True):
+            start, length = self._starts[sentence], int(self._lengths[sentence])
+            of_row = batch.input_ids[row, begin : begin + length]
+            of_row[0], of_row[-1] = words.begin, words.end
+            of_row[1:-1] = words.store.tokens[start : start + length - _MARKS]
+            batch.segment_ids[row, begin : begin + length] = slot + 1
 
     def rows(self, position: int, count: int) -> dict[str, np.ndarray]:
         """Rows position, ..., position + count - 1 of the endless stream.
@@ -127,55 +145,12 @@ class Sentences:
           int32 input_ids [B, S], the predicted words; segment_ids [B, S], from 1 in each row; character_ids
           [B, S, C]. All are 0 where nothing stands.
         """
-        words, shape = self.words, (count, self.seq_length)
-        ids, segments = np.zeros(shape, np.int64), np.zeros(shape, np.int32)
-        done = 0
-        while done < count:
-            row, taken, pieces, places = self._from(position + done, count - done)
-            for piece, (at, slot, begin) in zip(pieces, places.T, strict=True):
-                start, length = self._starts[piece], int(self._lengths[piece])
-                of_row = ids[done + at - row, begin : begin + length]
-                of_row[0], of_row[-1] = words.begin, words.end
-                of_row[1:-1] = words.store.tokens[start : start + length - _MARKS]
-                segments[done + at - row, begin : begin + length] = slot + 1
-            done += taken
-        characters = np.where(segments[..., None] > 0, words.characters[ids], 0).astype(np.int32)
-        predicted = np.where(ids < words.predicted, ids, words.unknown).astype(np.int32)
-        return {"input_ids": predicted, "segment_ids": segments, "character_ids": characters}
-
-    def _from(self, position: int, count: int) -> tuple[int, int, np.ndarray, np.ndarray]:
-        """From a row on: (row in its window, rows taken, their pieces, places int32 [3, pieces])."""
-        while self._ends[-1] <= position:
-            self.epoch_rows(len(self._ends) - 1)
-        epoch = bisect.bisect_right(self._ends, position) - 1
-        row, windows = position - self._ends[epoch], self._windows(epoch)
-        window = int(np.searchsorted(windows, row, side="right")) - 1
-        taken = min(count, int(windows[window + 1]) - row)
-        row -= int(windows[window])
-        pieces, places = self._window(epoch, window)
-        first, stop = np.searchsorted(places[0], (row, row + taken))
-        return row, taken, pieces[first:stop], places[:, first:stop]
-
-    def _key(self, epoch: int) -> np.uint64:
-        return root_key(*self._seeds, 1, epoch)
-
-    def _count_windows(self, epoch: int) -> np.ndarray:
-        """int64: the first row of each window of an epoch, and last its rows."""
-        windows = np.zeros(1 - (-len(self._lengths) // packing.WINDOW), np.int64)
-        packing.count_rows(
-            self._lengths, self._key(epoch), 0, len(windows) - 1, self.seq_length, self.pack, windows
-        )
-        return np.cumsum(windows, out=windows)
-
-    def _make_window(self, epoch: int, window: int) -> tuple[np.ndarray, np.ndarray]:
-        """The pieces of a window and their places (row, number in it, first word), in order of place."""
-        pieces = np.empty(packing.WINDOW, np.int64)
-        places = np.empty((3, packing.WINDOW), np.int32)
-        n, _ = packing.pack_window(
-            self._lengths, self._key(epoch), window, self.seq_length, self.pack, pieces, *places
-        )
-        order = np.lexsort((places[1, :n], places[0, :n]))
-        return pieces[order], places[:, order]
+        batch, words = super().rows(position, count), self.words
+        ids, is_word = batch["input_ids"], batch["segment_ids"][..., None] > 0
+        return batch | {
+            "input_ids": np.where(ids < words.predicted, ids, words.unknown).astype(np.int32),
+            "character_ids": np.where(is_word, words.characters[ids], 0).astype(np.int32),
+        }
 
 
 def step_keys(seed: int, phase: int, step: int, count: int) -> np.ndarray:

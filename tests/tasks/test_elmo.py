@@ -276,7 +276,7 @@ def test_what_does_not_fit_is_one_line(words, store, tmp_path):
     assert "a whole number of times" in found(**{"data.weights": (1.5,)})
     for fields, message in (
         ({"model.kind": "bert"}, "model.kind=bert: the task elmo trains an ELMo"),
-        ({"task": "pretrain"}, "model.kind=elmo: the task pretrain trains a BERT"),
+        ({"task": "pretrain"}, "model.kind=elmo: the task pretrain trains no ELMo; there are elmo, elmo_tag"),
         ({"optim.layer_decay": 0.9}, "optim.layer_decay=0.9: ELMo's layers have one rate"),
         ({"train.reinit_layers": 1}, "train.reinit_layers=1: no layer of an ELMo"),
     ):

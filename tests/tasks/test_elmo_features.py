@@ -115,7 +115,7 @@ def test_a_classifier_of_pairs_learns_and_predict_says_what_the_run_wrote(folder
     ]
     with pytest.raises(InputError, match="'cat': the model was trained on pairs of texts; give those"):
         predict.main([*command, "cat"])
-    with pytest.raises(InputError, match="a model of kind elmo, which cannot be used here"):
+    with pytest.raises(InputError, match="name one that was trained to choose"):
         predict.main(["choose", f"--model={workdir}", "a", "b", "c"])
 
 
