@@ -212,7 +212,7 @@ def test_a_set_of_ones_own(made):
         ("glue.py:mrpc", "tfds:glue/mrpc", {"dev": ("heldout",)},
          "glue/mrpc: no split 'heldout'; choose from train, validation, test"),
         ("glue.py:mrpc", "tfds:glue/mrpc", {"text_a": "sentence"}, "no column 'sentence'"),
-        ("glue.py:mrpc", "tfds:glue/mnli_matched", {}, "glue/mnli_matched: cannot be opened by tfds"),
+        ("glue.py:mrpc", "tfds:glue/nonesuch", {}, "glue/nonesuch: cannot be opened by tfds"),
         ("glue.py:mrpc", "tfds:", {}, "tfds:/train.tsv: names no set"),
         ("ner.py", "tfds:glue/mrpc", {"train": "train.tsv"}, "no features 'tokens' and 'ner', words"),
         ("squad.py:v1.1", "tfds:conll2003", {"train": "train"}, "[0]: 'id' is missing"),
