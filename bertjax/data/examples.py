@@ -241,6 +241,8 @@ def build(tokens, corpus, pair_rules, mask_rules, index, instances, places, batc
 
 
 def corpus_of(store: Store, documents: np.ndarray, weights: np.ndarray) -> pairs.Corpus:
+    """The sentences of these documents (int64 ids [D]), each visited as often as its weight (float64 [D])
+    says, and by its fraction in some passes once more."""
     documents, weights = documents[weights > 0], weights[weights > 0]
     whole = np.floor(weights).astype(np.int64)
     copies = whole + (weights > whole)

@@ -14,6 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from bertjax.data.tokenizer import Tokenizer
+from bertjax.errors import InputError
 
 Sums = dict[str, jax.Array]
 Outputs = dict[str, np.ndarray]  # [rows, ...]
@@ -55,3 +56,30 @@ class Data:
     constants: dict[str, float] = field(default_factory=dict)  # what held-out figures are compared with
     labels: tuple[str, ...] = ()  # names of the classes, saved with the model
     notes: tuple[str, ...] = ()  # lines on what was cut or left out, for the terminal
+
+
+def with_epochs(config: ConfigDict, count: int, what: str) -> ConfigDict:
+    """The config with the steps, and the warm-up's share of them, that config.train.epochs asks for; as it is
+    where that is 0.
+
+    Steps are whole batches, int(count / batch * epochs), as in run_classifier.py of the 2018 release.
+
+    Args:
+      count: of what an epoch has.
+      what: "examples".
+
+    Raises:
+      InputError: there are fewer than make one step.
+    """
+    if not config.train.epochs:
+        return config
+    config = config.copy_and_resolve_references()
+    config.train.steps = int(count / config.train.batch_size * config.train.epochs)
+    if not config.train.steps:
+        raise InputError(
+            f"--config.train.epochs={config.train.epochs}: {count} {what} give no batch of "
+            f"{config.train.batch_size}; lower --config.train.batch_size"
+        )
+    if config.optim.warmup_proportion:
+        config.optim.warmup_steps = int(config.train.steps * config.optim.warmup_proportion)
+    return config

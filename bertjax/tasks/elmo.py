@@ -19,7 +19,7 @@ from bertjax.data.store import open_store
 from bertjax.data.tokenizer import load_tokenizer
 from bertjax.errors import InputError
 from bertjax.models import elmo, elmo_heads
-from bertjax.tasks.common import Data, EvalSet, Rows, RowSource, Sums
+from bertjax.tasks.common import Data, EvalSet, Rows, RowSource, Sums, with_epochs
 from bertjax.tasks.stored import EVAL_SEED, padded, sections
 from bertjax.trained import Trained
 
@@ -121,7 +121,11 @@ def open_data(config: ConfigDict, source: Trained | None = None) -> Data:
     tokenizer = load_tokenizer(store.path)
     words = Words(store, tokenizer, config.elmo.vocab_size, config.elmo.characters)
     notes: list[str] = []
-    rows = {name: _rows(config, name, words, phase, notes) for phase, name in enumerate(sections(config))}
+    rows = {}
+    for phase, name in enumerate(sections(config)):
+        rows[name], of_epoch = _rows(config, name, words, phase, notes)
+        if name == "train":
+            config = with_epochs(config, of_epoch, "rows")
     return Data(
         config,
         rows,
@@ -132,7 +136,8 @@ def open_data(config: ConfigDict, source: Trained | None = None) -> Data:
     )
 
 
-def _rows(config: ConfigDict, name: str, words: Words, phase: int, notes: list[str]) -> Rows:
+def _rows(config: ConfigDict, name: str, words: Words, phase: int, notes: list[str]) -> tuple[Rows, int]:
+    """The rows of a phase, and how many an epoch of training has."""
     section, store = config[name], words.store
 
     def sentences(data: ConfigDict, seed: int, documents: np.ndarray) -> Sentences:
@@ -159,4 +164,5 @@ def _rows(config: ConfigDict, name: str, words: Words, phase: int, notes: list[s
         heldout = sentences(once, EVAL_SEED, store.heldout_documents)
         total = min(heldout.epoch_rows(0), config.eval.examples or heldout.epoch_rows(0))
         evals = (EvalSet("eval", padded(heldout.rows, total), total),)
-    return Rows(with_key(train.rows), evals, section.batch_size, flops_per_step(config, section))
+    rows = Rows(with_key(train.rows), evals, section.batch_size, flops_per_step(config, section))
+    return rows, train.epoch_rows(0)

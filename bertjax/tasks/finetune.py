@@ -23,7 +23,7 @@ from bertjax.metrics import ClassFigures, class_table
 from bertjax.models import bert, elmo, gpt
 from bertjax.models.features import lstm_products, stands_on_last
 from bertjax.models.layers import take_positions
-from bertjax.tasks.common import Outputs, RowSource, Sums
+from bertjax.tasks.common import Outputs, RowSource, Sums, with_epochs
 from bertjax.trained import Trained
 
 _SHOWN = 20  # classes of a table on the terminal
@@ -81,13 +81,8 @@ def encode_file(
 def fine_tuned_config(
     config: ConfigDict, source: Trained, labels: tuple[str, ...], num_examples: int
 ) -> ConfigDict:
-    """The config with the model's sizes, the labels, and the steps that config.train.epochs asks for.
-
-    Steps are whole batches, int(examples / batch * epochs), as in run_classifier.py of the 2018 release.
-
-    Raises:
-      InputError: there are fewer examples than make one step.
-    """
+    """The config with the model's sizes, the labels, and the steps that config.train.epochs asks for (see
+    with_epochs). Raises InputError."""
     config = config.copy_and_resolve_references()
     for name in config_lib.ARCHITECTURE:
         config.model[name] = source.config[name]
@@ -95,15 +90,7 @@ def fine_tuned_config(
         for name in (*config_lib.ELMO_ARCHITECTURE, "samples"):
             config.elmo[name] = source.config.elmo[name]
     config.examples.labels = labels
-    if config.train.epochs:
-        config.train.steps = int(num_examples / config.train.batch_size * config.train.epochs)
-        if not config.train.steps:
-            raise InputError(
-                f"--config.train.epochs={config.train.epochs}: {num_examples} examples give no batch of "
-                f"{config.train.batch_size}; lower --config.train.batch_size"
-            )
-        if config.optim.warmup_proportion:
-            config.optim.warmup_steps = int(config.train.steps * config.optim.warmup_proportion)
+    config = with_epochs(config, num_examples, "examples")
     config_lib.check(config)
     return config
 

@@ -11,7 +11,7 @@ from bertjax.data.store import Store, open_store
 from bertjax.data.stream import Stream
 from bertjax.data.tokenizer import Tokenizer, load_tokenizer
 from bertjax.errors import InputError
-from bertjax.tasks.common import Data, EvalSet, Rows, RowSource
+from bertjax.tasks.common import Data, EvalSet, Rows, RowSource, with_epochs
 
 EVAL_SEED = 0  # held-out examples are the same in every run, whatever its seed
 
@@ -80,7 +80,7 @@ def open_store_data(
         train = make(config, section, store, tokenizer, seed=config.seed, phase=phase, documents=documents,
                      held_out=False)  # fmt: skip
         if name == "train":
-            config = _with_steps(config, train.epoch_rows(0))
+            config = with_epochs(config, train.epoch_rows(0), "rows")
         evals: tuple[EvalSet, ...] = ()
         if len(store.heldout_documents) and config.train.eval_every:
             once = make(config, section, store, tokenizer, seed=EVAL_SEED, phase=phase,
@@ -99,27 +99,11 @@ def open_store_data(
     )
 
 
-def _with_steps(config: ConfigDict, epoch_rows: int) -> ConfigDict:
-    """The config with the steps that config.train.epochs asks for."""
-    if not config.train.epochs:
-        return config
-    config = config.copy_and_resolve_references()
-    config.train.steps = int(epoch_rows / config.train.batch_size * config.train.epochs)
-    if not config.train.steps:
-        raise InputError(
-            f"--config.train.epochs={config.train.epochs}: {epoch_rows} rows give no batch of "
-            f"{config.train.batch_size}; lower --config.train.batch_size"
-        )
-    if config.optim.warmup_proportion:
-        config.optim.warmup_steps = int(config.train.steps * config.optim.warmup_proportion)
-    return config
-
-
 def padded(rows: RowSource, total: int) -> RowSource:
     """The first `total` rows, and behind them rows that weigh 0."""
 
-    def padded(first: int, count: int) -> dict[str, np.ndarray]:
+    def filled(first: int, count: int) -> dict[str, np.ndarray]:
         have = max(0, min(count, total - first))
         return pad_rows(rows(first, have), count)
 
-    return padded
+    return filled

@@ -225,6 +225,17 @@ def test_the_entropy_is_that_of_the_predicted_words(words, whole):
     assert whole[1]["eval/unigram_entropy"] == pytest.approx(-(shares * np.log(shares)).sum())
 
 
+def test_epochs_give_the_steps(words):
+    fields = {"train.epochs": 3.0, "optim.warmup_proportion": 0.5}
+    found = task.open_data(toy_elmo(words, **fields)).config
+    once = task.open_data(toy_elmo(words, **fields | {"train.epochs": 6.0})).config
+    assert found.train.steps > 0
+    assert abs(once.train.steps - 2 * found.train.steps) <= 1
+    assert found.optim.warmup_steps == found.train.steps // 2
+    with pytest.raises(InputError, match=r"epochs=0\.001: \d+ rows give no batch of"):
+        task.open_data(toy_elmo(words, **{"train.epochs": 0.001}))
+
+
 def test_a_run_that_was_stopped_ends_like_one_that_was_not(words, whole, tmp_path):
     parts = tmp_path / "parts"
     shutil.copytree(whole[0], parts)
