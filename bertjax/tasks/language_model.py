@@ -17,7 +17,6 @@ from ml_collections import ConfigDict
 
 from bertjax.data.examples import Examples
 from bertjax.data.pieces import Pieces, TextBatch
-from bertjax.data.store import Store
 from bertjax.data.stream import Stream
 from bertjax.data.tokenizer import Tokenizer, add_task_tokens
 from bertjax.errors import InputError
@@ -25,7 +24,7 @@ from bertjax.models import gpt
 from bertjax.models.bert import Batch, Params
 from bertjax.models.layers import cross_entropy
 from bertjax.tasks.common import Data, Sums
-from bertjax.tasks.stored import open_store_data
+from bertjax.tasks.stored import Wanted, examples_of, open_store_data
 from bertjax.trained import Trained
 
 HEAD = "causal_lm"  # of bertjax.models.gpt.HEADS
@@ -114,41 +113,22 @@ def _tokenizer(config: ConfigDict, tokenizer: Tokenizer) -> Tokenizer:
     return add_task_tokens(tokenizer)
 
 
-def _stream(
-    config: ConfigDict,
-    section: ConfigDict,
-    store: Store,
-    tokenizer: Tokenizer,
-    *,
-    seed: int,
-    phase: int,
-    documents: np.ndarray,
-    held_out: bool,
-) -> Stream:
-    data = config.data.copy_and_resolve_references()
-    if held_out:
-        data.weights = (1.0,) * len(store.inputs)
-    if not config.data.special_tokens:
-        return Pieces(
-            store,
-            data,
-            tokenizer.pad_id,
-            seed=seed,
-            phase=phase,
-            seq_length=section.seq_length,
-            documents=documents,
-            shifted=not held_out,
-        )
-    data.masking, data.next_sentence = "next_token", False
-    return _Pairs(
-        store,
-        tokenizer,
+def _stream(wanted: Wanted) -> Stream:
+    data = wanted.config.data.copy_and_resolve_references()
+    if wanted.held_out:
+        data.weights = (1.0,) * len(wanted.store.inputs)
+    if data.special_tokens:
+        data.masking, data.next_sentence = "next_token", False
+        return examples_of(wanted, data, _Pairs)
+    return Pieces(
+        wanted.store,
         data,
-        seed=seed,
-        phase=phase,
-        seq_length=section.seq_length,
-        max_predictions_per_seq=section.max_predictions_per_seq,
-        documents=documents,
+        wanted.tokenizer.pad_id,
+        seed=wanted.seed,
+        phase=wanted.phase,
+        seq_length=wanted.section.seq_length,
+        documents=wanted.documents,
+        shifted=not wanted.held_out,
     )
 
 

@@ -12,15 +12,22 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from bertjax.data.examples import Batch, Examples, predictions_per_row
-from bertjax.data.store import Store
 from bertjax.data.tf_examples import TfExamples, fingerprint, open_files
 from bertjax.data.tfrecord import RecordFile, Records
-from bertjax.data.tokenizer import Tokenizer, load_tokenizer
+from bertjax.data.tokenizer import load_tokenizer
 from bertjax.errors import InputError
 from bertjax.models import bert
 from bertjax.models.layers import cross_entropy
 from bertjax.tasks.common import Data, EvalSet, Rows, Sums
-from bertjax.tasks.stored import EVAL_SEED, check_vocab_size, open_store_data, padded, sections
+from bertjax.tasks.stored import (
+    EVAL_SEED,
+    Wanted,
+    check_vocab_size,
+    examples_of,
+    open_store_data,
+    padded,
+    sections,
+)
 from bertjax.trained import Trained
 
 HEAD = "pretraining"  # of bertjax.models.bert.HEADS
@@ -191,29 +198,10 @@ def _open_store(config: ConfigDict) -> Data:
     return open_store_data(config, _examples, flops_per_step)
 
 
-def _examples(
-    config: ConfigDict,
-    section: ConfigDict,
-    store: Store,
-    tokenizer: Tokenizer,
-    *,
-    seed: int,
-    phase: int,
-    documents: np.ndarray,
-    held_out: bool,
-) -> Examples:
-    data = config.data.copy_and_resolve_references()
-    if held_out:
-        data.update(dupe_factor=1, weights=(1.0,) * len(store.inputs))
+def _examples(wanted: Wanted) -> Examples:
+    data = wanted.config.data.copy_and_resolve_references()
+    if wanted.held_out:
+        data.update(dupe_factor=1, weights=(1.0,) * len(wanted.store.inputs))
         if data.masking != "next_token":
             data.masking = "static"
-    return Examples(
-        store,
-        tokenizer,
-        data,
-        seed=seed,
-        phase=phase,
-        seq_length=section.seq_length,
-        max_predictions_per_seq=section.max_predictions_per_seq,
-        documents=documents,
-    )
+    return examples_of(wanted, data, Examples)

@@ -1,12 +1,12 @@
 """What tasks that pre-train on a token store share: its tokenizer, the rows of both phases, held-out ones."""
 
 from collections.abc import Callable
-from typing import Protocol
+from dataclasses import dataclass
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from bertjax.data.examples import pad_rows
+from bertjax.data.examples import Examples, pad_rows
 from bertjax.data.store import Store, open_store
 from bertjax.data.stream import Stream
 from bertjax.data.tokenizer import Tokenizer, load_tokenizer
@@ -16,22 +16,18 @@ from bertjax.tasks.common import Data, EvalSet, Rows, RowSource, with_epochs
 EVAL_SEED = 0  # held-out examples are the same in every run, whatever its seed
 
 
-class MakeStream(Protocol):
-    """Makes the rows of some documents of a store: endless training rows, or held-out ones, in which every
-    document counts once."""
+@dataclass(frozen=True)
+class Wanted:
+    """Rows of some documents of a store."""
 
-    def __call__(
-        self,
-        config: ConfigDict,
-        section: ConfigDict,
-        store: Store,
-        tokenizer: Tokenizer,
-        *,
-        seed: int,
-        phase: int,
-        documents: np.ndarray,
-        held_out: bool,
-    ) -> Stream: ...
+    config: ConfigDict
+    section: ConfigDict  # config.train or config.phase2
+    store: Store
+    tokenizer: Tokenizer
+    seed: int
+    phase: int
+    documents: np.ndarray  # int64 ids
+    held_out: bool  # in which every document counts once; else endless training rows
 
 
 def sections(config: ConfigDict) -> list[str]:
@@ -50,7 +46,7 @@ def check_vocab_size(config: ConfigDict, tokenizer: Tokenizer, path: str) -> Non
 
 def open_store_data(
     config: ConfigDict,
-    make: MakeStream,
+    make: Callable[[Wanted], Stream],
     flops: Callable[[ConfigDict, ConfigDict], float],
     complete: Callable[[Tokenizer], Tokenizer] = lambda tokenizer: tokenizer,
 ) -> Data:
@@ -77,14 +73,13 @@ def open_store_data(
     rows = {}
     for phase, name in enumerate(sections(config)):
         section, documents = config[name], store.train_documents
-        train = make(config, section, store, tokenizer, seed=config.seed, phase=phase, documents=documents,
-                     held_out=False)  # fmt: skip
+        train = make(Wanted(config, section, store, tokenizer, config.seed, phase, documents, False))
         if name == "train":
             config = with_epochs(config, train.epoch_rows(0), "rows")
         evals: tuple[EvalSet, ...] = ()
         if len(store.heldout_documents) and config.train.eval_every:
-            once = make(config, section, store, tokenizer, seed=EVAL_SEED, phase=phase,
-                        documents=store.heldout_documents, held_out=True)  # fmt: skip
+            documents = store.heldout_documents
+            once = make(Wanted(config, section, store, tokenizer, EVAL_SEED, phase, documents, True))
             total = once.epoch_rows(0)
             total = min(total, config.eval.examples or total)
             evals = (EvalSet("eval", padded(once.rows, total), total),)
@@ -96,6 +91,20 @@ def open_store_data(
         {"data.store sha256": store.sha256},
         # Nats a token that guessing by the corpus's word frequencies costs: what a model must beat.
         constants={"unigram_entropy": store.manifest["summary"]["unigram_entropy"]},
+    )
+
+
+def examples_of(wanted: Wanted, data: ConfigDict, kind: type[Examples]) -> Examples:
+    """BERT's examples by `data`, a config.data, as `kind`."""
+    return kind(
+        wanted.store,
+        wanted.tokenizer,
+        data,
+        seed=wanted.seed,
+        phase=wanted.phase,
+        seq_length=wanted.section.seq_length,
+        max_predictions_per_seq=wanted.section.max_predictions_per_seq,
+        documents=wanted.documents,
     )
 
 
