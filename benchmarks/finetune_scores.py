@@ -30,8 +30,7 @@ from ml_collections import ConfigDict
 
 from benchmarks import peer as peer_lib
 from benchmarks import workload
-from bertjax import config as config_lib
-from bertjax import sharding
+from bertjax import config_files, sharding
 from bertjax.convert.export import export
 from bertjax.convert.load import load
 from bertjax.errors import InputError, run_command
@@ -150,7 +149,7 @@ def outputs_of(task: str, evals: EvalSet, sequences: Sequences, found: dict[str,
 
 def compare(flags: argparse.Namespace, python: str, seed: int) -> dict[str, Any]:
     """Figures, and seconds, of both for one seed."""
-    config = config_lib.load(flags.config, overrides_of(flags, seed))
+    config = config_files.load(flags.config, overrides_of(flags, seed))
     task = importlib.import_module(f"bertjax.tasks.{config.task}")
     source = load(config.init_from)
     data = task.open_data(config, source)

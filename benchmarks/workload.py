@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 from ml_collections import ConfigDict
 
-from bertjax import config
+from bertjax import config_files
 from bertjax.errors import InputError
 from bertjax.tasks import pretrain
 
@@ -83,7 +83,7 @@ def parameter_count(settings: SimpleNamespace) -> int:
 def bertjax_config(settings: SimpleNamespace) -> ConfigDict:
     """bertjax's config of the same step, with settings.override applied. Raises InputError."""
     path = Path(__file__).parent / "bertjax_config.py"
-    return config.load(f"{path}:{json.dumps(vars(settings))}", settings.override)
+    return config_files.load(f"{path}:{json.dumps(vars(settings))}", settings.override)
 
 
 def step_flops(settings: SimpleNamespace) -> float:

@@ -1,23 +1,11 @@
-"""Every field of a run with its default, in one place; reading of config files; checks.
+"""Every field of a run with its default, in one place, and the recipes that start from them."""
 
-A config file is a Python file with `get_config()` (or `get_config(arg)`, for `--config=file.py:arg`) that
-takes `default()`, changes what its recipe needs and returns it. Fields are overridden on the command line
-as `--config.train.steps=1000`.
-"""
-
-import ast
-import difflib
-import importlib.util
-import math
-import runpy
-import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from bertjax.errors import InputError, quoted
+from bertjax.errors import InputError
 
 # name: (layers, hidden, heads). Feed-forward size is 4 x hidden. base, large: Devlin et al. 2018, section 3;
 # tiny to medium: Turc et al. 2019; the others: the model-size ablation of Devlin et al. 2018.
@@ -81,26 +69,6 @@ HEAD_LAYERS = {
 }
 DECAYS = ("linear", "cosine")
 GPT_TASKS = ("language_model", "classify", "choose")  # those that train a GPT
-
-# What `check` asks of numbers, by field; those that end in _prob are shares.
-_SHARES = ("optim.beta1", "optim.beta2")
-_POSITIVE = (
-    "model.vocab_size", "model.hidden_size", "model.num_hidden_layers", "model.num_attention_heads",
-    "model.intermediate_size", "model.max_position_embeddings", "model.type_vocab_size",
-    "model.initializer_range", "model.layer_norm_eps", "data.dupe_factor", "data.pack",
-    "train.steps", "train.batch_size", "train.max_predictions_per_seq", "train.accumulation",
-    "train.log_every", "train.save_every", "train.keep_last", "train.max_bad_steps",
-    "phase2.batch_size", "phase2.max_predictions_per_seq", "phase2.learning_rate",
-    "optim.learning_rate", "optim.eps", "eval.batch_size", "examples.max_query_length",
-    "examples.doc_stride", "examples.max_answer_length", "examples.n_best_size", "elmo.vocab_size",
-    "elmo.character_size", "elmo.cells", "elmo.projection", "elmo.layers", "elmo.samples",
-    "elmo.head_cells", "elmo.head_layers", "elmo.head_hidden", "head.lstm_size",
-)  # fmt: skip
-_NOT_NEGATIVE = (
-    "train.eval_every", "train.keep_every", "train.lm_weight", "train.reinit_layers", "phase2.steps",
-    "phase2.warmup_steps", "optim.warmup_steps", "optim.weight_decay", "optim.clip_norm", "eval.examples",
-    "elmo.highway_layers", "elmo.clip", "head.lstm_layers",
-)  # fmt: skip
 
 
 def padded_vocab_size(vocab_size: int) -> int:
@@ -320,77 +288,6 @@ def gpt_fine_tuning(config: ConfigDict) -> ConfigDict:
     return config
 
 
-def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
-    """The config of `path` ("file.py" or "file.py:arg") with overrides ("train.steps=10"), checked.
-
-    Raises:
-      InputError: no such file; an unknown field (the nearest is named); a value of another type; a value
-        out of range.
-    """
-    file, _, arg = path.partition(":")
-    if not Path(file).is_file():
-        raise InputError(f"{file}: no such config file; the shipped ones are in configs/")
-    config = _run_file(file, arg)
-    defaults = dict(fields(default()))
-    for name, value in fields(config):
-        if name not in defaults:
-            raise InputError(f"{file}: {name}: no such field; the nearest is {_nearest(name, defaults)}")
-        if type(value) is not type(defaults[name]):
-            kind = type(defaults[name]).__name__
-            raise InputError(f"{file}: {name}={value!r}: expected {kind}, such as {defaults[name]!r}")
-    missing = defaults.keys() - dict(fields(config)).keys()
-    if missing:
-        names = ", ".join(sorted(missing))
-        raise InputError(f"{file}: {names}: missing; change the fields of default(), but remove none")
-    for override in overrides:
-        _apply(config, override)
-    check(config)
-    return config
-
-
-def _run_file(file: str, arg: str) -> ConfigDict:
-    try:
-        module = runpy.run_path(file)
-        if "get_config" not in module:
-            raise InputError(f"{file}: defines no get_config(); see configs/pretrain_tiny.py")
-        config = module["get_config"](*([arg] if arg else []))
-    except InputError:
-        raise
-    except SyntaxError as error:
-        where = f"{error.filename}:{error.lineno}" if error.filename else file
-        raise InputError(f"{where}: {error.msg}") from error
-    except (Exception, SystemExit) as error:  # the user's code; the line of it that failed is what helps
-        lines = [
-            frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file
-        ]
-        reason = str(error).strip().partition("\n")[0]
-        where = f"{file}:{lines[-1]}" if lines else file
-        raise InputError(f"{where}: {type(error).__name__}: {reason}") from error
-    if not isinstance(config, ConfigDict):
-        raise InputError(f"{file}: get_config() returned {type(config).__name__}, not a config")
-    return config
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    return difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
-
-
-def parse_args(args: Sequence[str]) -> ConfigDict:
-    """The config that `--config=FILE --config.FIELD=VALUE ...` asks for. Raises InputError."""
-    path, overrides = "", []
-    for arg in args:
-        name, equals, value = arg.partition("=")
-        if name == "--config" and equals:
-            path = value
-        elif name.startswith("--config.") and equals:
-            overrides.append(f"{name.removeprefix('--config.')}={value}")
-        else:
-            raise InputError(f"{arg}: not understood; use --config=FILE and --config.FIELD=VALUE")
-    if not path:
-        raise InputError("no config; use --config=FILE, such as --config=configs/pretrain_tiny.py")
-    return load(path, overrides)
-
-
 def fields(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """("train.steps", value) for every field."""
     for name, value in config.items():
@@ -398,158 +295,3 @@ def fields(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from fields(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value
-
-
-def _apply(config: ConfigDict, override: str) -> None:
-    name, _, text = override.partition("=")
-    known = dict(fields(config))
-    if name not in known:
-        raise InputError(f"--config.{name}: no such field; the nearest is --config.{_nearest(name, known)}")
-    old = known[name]
-    try:
-        value = text if isinstance(old, str) else ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        value = text
-    if isinstance(old, float) and type(value) is int:
-        value = float(value)
-    if isinstance(old, tuple) and isinstance(value, list):
-        value = tuple(value)
-    if type(value) is not type(old):
-        raise InputError(f"--config.{name}={text}: expected {type(old).__name__}, such as {old!r}")
-    section, _, leaf = name.rpartition(".")
-    target = config
-    for part in section.split(".") if section else ():
-        target = target[part]
-    target[leaf] = value
-
-
-def check_model(model: ConfigDict) -> None:
-    """Raises InputError if a field of config.model is out of range or contradicts another one."""
-    _check_fields(model, "model.")
-    for field, known in (
-        ("kind", KINDS),
-        ("dtype", ("float32", "bfloat16")),
-        ("hidden_act", HIDDEN_ACTS),
-        ("remat", REMAT),
-    ):
-        if model[field] not in known:
-            raise InputError(
-                f"--config.model.{field}={quoted(model[field])}: must be one of {', '.join(known)}"
-            )
-    if model.hidden_size % model.num_attention_heads:
-        raise InputError(f"--config.model.num_attention_heads={model.num_attention_heads}: "
-                         f"must divide model.hidden_size={model.hidden_size}")  # fmt: skip
-
-
-def _check_fields(config: ConfigDict, prefix: str = "") -> None:
-    """Each number by itself."""
-    for field, value in fields(config, prefix):
-        rule = ""
-        if isinstance(value, float) and not math.isfinite(value):
-            rule = "must be a finite number"
-        elif (field in _SHARES or field.endswith("_prob")) and not 0 <= value < 1:
-            rule = "must be at least 0 and below 1"
-        elif field in _POSITIVE and not value > 0:
-            rule = "must be positive"
-        elif field in _NOT_NEGATIVE and not value >= 0:
-            rule = "must not be negative"
-        if rule:
-            raise InputError(f"--config.{field}={value}: {rule}")
-
-
-def _check_gpt(config: ConfigDict, require: Callable[[bool, str, str], None]) -> None:
-    """That a GPT, and what only a GPT has, is asked for where there is one."""
-    gpt, types = config.model.kind == "gpt", config.model.type_vocab_size
-    pre_trains = config.task == "language_model"
-    require(not gpt or config.task in GPT_TASKS, "model.kind",
-            f"the task {config.task} trains a BERT; a GPT's are {', '.join(GPT_TASKS)}")  # fmt: skip
-    require(gpt or not pre_trains, "task", "trains a GPT; set model.kind=gpt")
-    require(not pre_trains or types == 1 + config.data.special_tokens, "model.type_vocab_size",
-            f"must be {1 + config.data.special_tokens} with data.special_tokens="
-            f"{config.data.special_tokens}")  # fmt: skip
-    require(pre_trains or not config.data.special_tokens, "data.special_tokens",
-            "is of the task language_model; leave it out")  # fmt: skip
-    require(not gpt or (config.head.layers == "last" and not config.head.lstm_layers), "head",
-            "a GPT's classes stand on its last layer; leave config.head as it is")  # fmt: skip
-    fine_tunes = gpt and not pre_trains
-    for field, asked in (("train.lm_weight", config.train.lm_weight),
-                         ("examples.both_orders", config.examples.both_orders)):  # fmt: skip
-        require(fine_tunes or not asked, field, "is of a GPT's fine-tuning; leave it out")
-    require(not (config.train.lm_weight and config.train.freeze_encoder), "train.lm_weight",
-            "has nothing to change in a frozen encoder; set it to 0.0")  # fmt: skip
-    require(not config.examples.both_orders or (config.task == "classify" and bool(config.examples.text_b)),
-            "examples.both_orders", "is of pairs in the task classify; name examples.text_b")  # fmt: skip
-
-
-def check(config: ConfigDict) -> None:
-    """Raises InputError if fields contradict each other or are out of range. Needs no device and no file."""
-    m, d, t = config.model, config.data, config.train
-
-    def require(ok: bool, field: str, rule: str) -> None:
-        if not ok:
-            value = dict(fields(config))[field]
-            raise InputError(f"--config.{field}={value}: {rule}")
-
-    task = config.task.isidentifier() and importlib.util.find_spec(f"bertjax.tasks.{config.task}")
-    require(bool(task), "task", "no such task; a task is a module of bertjax.tasks")
-    # jax.random.key takes 32 bits of a number and drops the others; dropout's is seed + 1.
-    require(0 <= config.seed < 2**32 - 1, "seed", f"must be from 0 to {2**32 - 2}")
-    for field, values in (("data.mask_split", d.mask_split), ("data.weights", d.weights)):
-        require(all(type(x) in (int, float) and abs(x) < math.inf for x in values), field,
-                "must hold finite numbers only")  # fmt: skip
-    _check_fields(config)
-    check_model(m)
-    if config.task in ELMO_TASKS:
-        require(m.kind == "elmo", "model.kind", f"the task {config.task} trains an ELMo; set it to elmo")
-        require(
-            config.optim.layer_decay == 1, "optim.layer_decay", "ELMo's layers have one rate; set it to 1"
-        )
-        require(not t.reinit_layers, "train.reinit_layers", "no layer of an ELMo is drawn anew; set it to 0")
-    else:
-        require(m.kind != "elmo", "model.kind", f"the task {config.task} trains no ELMo; there are "
-                f"{', '.join(ELMO_TASKS)}")  # fmt: skip
-    _check_gpt(config, require)
-    for field, known in (("data.masking", MASKING), ("optim.name", OPTIMIZERS), ("optim.decay", DECAYS)):
-        require(dict(fields(config))[field] in known, field, f"must be one of {', '.join(known)}")
-    require(len(d.mask_split) == 3 and min(d.mask_split) >= 0 and abs(sum(d.mask_split) - 1) < 1e-6,
-            "data.mask_split", "must be three shares (mask, random, unchanged) that add up to 1")  # fmt: skip
-    require(
-        d.pack == 1 or not d.tfrecord, "data.pack", "examples of data.tfrecord are not packed; set it to 1"
-    )
-    require(d.masking != "next_token" or m.causal, "data.masking",
-            "a token that is predicted must not be seen; set model.causal=True")  # fmt: skip
-    require(not (m.causal and d.next_sentence and config.task == "pretrain"), "data.next_sentence",
-            "[CLS] sees nothing of a causal model; set it to False")  # fmt: skip
-    h = config.head
-    require(h.layers in HEAD_LAYERS, "head.layers", f"must be one of {', '.join(HEAD_LAYERS)}")
-    require(HEAD_LAYERS[h.layers] <= m.num_hidden_layers, "head.layers",
-            f"the model has {m.num_hidden_layers} layers, which are too few")  # fmt: skip
-    for field in ("layers", "lstm_layers"):
-        require(config.task != "pretrain" or h[field] == default().head[field], f"head.{field}",
-                "is of fine-tuning; pre-training predicts from the last layer")  # fmt: skip
-    require(not t.freeze_encoder or (config.optim.layer_decay == 1 and not t.reinit_layers),
-            "train.freeze_encoder", "nothing of the encoder changes; set neither optim.layer_decay nor "
-            "train.reinit_layers")  # fmt: skip
-    require(0 < config.optim.layer_decay <= 1, "optim.layer_decay", "must be above 0 and at most 1")
-    phases = ["train", *(["phase2"] if config.phase2.steps else [])]
-    for name in phases:
-        phase = config[name]
-        require(phase.batch_size % t.accumulation == 0, f"{name}.batch_size",
-                f"must be a multiple of train.accumulation={t.accumulation}")  # fmt: skip
-        require(8 <= phase.seq_length <= m.max_position_embeddings, f"{name}.seq_length",
-                f"must be from 8 to model.max_position_embeddings={m.max_position_embeddings}")  # fmt: skip
-    e = config.elmo
-    pairs = all(
-        isinstance(each, tuple) and len(each) == 2 and all(type(n) is int and n > 0 for n in each)
-        for each in e.filters
-    )
-    require(bool(e.filters) and pairs and len({width for width, _ in e.filters}) == len(e.filters),
-            "elmo.filters", "must be (width, count) pairs of positive integers, each width once")  # fmt: skip
-    widest = max(width for width, _ in e.filters)
-    require(e.characters >= max(widest, 3), "elmo.characters",
-            f"must be at least 3 and the widest of elmo.filters={widest}")  # fmt: skip
-    require(e.samples <= e.vocab_size - 2, "elmo.samples",
-            f"must be below elmo.vocab_size={e.vocab_size} by 2 or more")  # fmt: skip
-    axes = (config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-    require(all(n > 0 or n == -1 for n in axes) and axes.count(-1) <= 1, "mesh.data",
-            "mesh axes must be positive; one may be -1")  # fmt: skip

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import jax
 
 from bertjax import config as config_lib
+from bertjax import config_files
 from bertjax.data.tokenizer import load_tokenizer
 from bertjax.errors import EXIT_INTERRUPTED, InputError, Interrupted, run_command
 from bertjax.flags import Parser
@@ -46,7 +47,7 @@ def main(args: Sequence[str]) -> None:
         "--out", required=True, metavar="DIR", help="folder for everything that the demo makes"
     )
     out = parser.parse_args(args).out
-    config = config_lib.load(CONFIG)
+    config = config_files.load(CONFIG)
     store, workdir, exported = (os.path.join(out, name) for name in ("store", "tiny", "huggingface"))
 
     _heading("1. Prepare: text to a vocabulary and tokens")

@@ -6,7 +6,7 @@ The same command continues a run that was killed or interrupted. Exit codes: ber
 import os
 from collections.abc import Sequence
 
-from bertjax import config as config_lib
+from bertjax import config_files
 from bertjax.errors import InputError, run_command
 from bertjax.host import keep_memory
 
@@ -55,7 +55,7 @@ def main(args: Sequence[str]) -> None:
     if "--help" in args or "-h" in args:
         print(USAGE)
         return
-    config = config_lib.parse_args(args)
+    config = config_files.parse_args(args)
     start_processes()
     from bertjax.train import train
 

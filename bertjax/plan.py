@@ -27,8 +27,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from bertjax import config as config_lib
-from bertjax import sharding
+from bertjax import config_files, sharding
 from bertjax.errors import InputError, run_command
 from bertjax.flags import Parser
 from bertjax.train import abstract_batch, abstract_state, make_train_step
@@ -80,7 +79,7 @@ def main(args: Sequence[str]) -> None:
     parser.add_argument("--devices", required=True, metavar="NAME")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON, in bytes")
     flags, rest = parser.parse_known_args(args)
-    config = config_lib.parse_args(rest)
+    config = config_files.parse_args(rest)
     devices, memory = find_devices(flags.devices)
     mesh = sharding.make_mesh(config, devices)
     figures = []

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bertjax import config as config_lib
+from bertjax import config_files
 from bertjax.checkpoint import FOLDER, may_change
 from bertjax.convert.load import kind_of
 from bertjax.data import tfds_sets
@@ -184,7 +185,7 @@ def plan(flags: argparse.Namespace, overrides: Sequence[str]) -> list[Planned]:
             source = f"{file}:{name}" if name else file
             given = [*_glue_fields(flags.glue, task), *overrides]
             for setting in itertools.product(*axes.values()):
-                config = config_lib.load(source, [*given, *setting])
+                config = config_files.load(source, [*given, *setting])
                 _check_fits(source, task, config, flags.metric)
                 values = dict(config_lib.fields(config))
                 fields = [each.partition("=")[0] for each in setting]

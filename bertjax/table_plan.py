@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bertjax import config as config_lib
+from bertjax import config_files
 from bertjax.checkpoint import FOLDER, may_change
 from bertjax.errors import InputError
 from bertjax.files import read_json
@@ -232,7 +233,7 @@ class _Planner:
 
     def _load(self, path: str, overrides: Fields) -> config_lib.ConfigDict:
         if (path, overrides) not in self._values:
-            self._values[path, overrides] = config_lib.load(path, overrides)
+            self._values[path, overrides] = config_files.load(path, overrides)
         return self._values[path, overrides]
 
     def _add(self, task: str, name: str, seed: int, workdir: str, path: str, overrides: Fields,

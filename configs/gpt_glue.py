@@ -15,7 +15,8 @@ Hardware: any. Time and score: not measured.
 
 from pathlib import Path
 
-from bertjax.config import gpt_fine_tuning, load
+from bertjax.config import gpt_fine_tuning
+from bertjax.config_files import load
 
 SIMILARITY = ("mrpc", "qqp", "stsb")
 

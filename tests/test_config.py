@@ -2,7 +2,9 @@ import jax
 import pytest
 
 from bertjax import config as config_lib
-from bertjax.config import MODEL_SIZES, check, default, fields, load, parse_args, set_size
+from bertjax.config import MODEL_SIZES, default, fields, set_size
+from bertjax.config_checks import check
+from bertjax.config_files import load, parse_args
 from bertjax.errors import InputError
 
 
@@ -153,9 +155,9 @@ def test_wrong_names_and_types(recipe, override, message):
         ("head.layers=first", "head.layers=first: must be one of last, embeddings, .*sum_all"),
         (
             "head.layers=sum_all",
-            "head.layers=sum_all: is of fine-tuning; pre-training predicts from the last",
+            "head.layers=sum_all: is of a BERT's fine-tuning; set it to",
         ),
-        ("head.lstm_layers=1", "head.lstm_layers=1: is of fine-tuning; pre-training predicts from the last"),
+        ("head.lstm_layers=1", "head.lstm_layers=1: is of a BERT's fine-tuning; set it to"),
         ("head.lstm_layers=-1", "must not be negative"),
         ("head.lstm_size=0", "must be positive"),
         ("head.dropout_prob=1.0", "at least 0 and below 1"),
@@ -197,6 +199,13 @@ def test_values_out_of_range(recipe, override, message):
     ],
 )
 def test_what_only_a_gpt_has_is_asked_for_of_a_gpt(path, override, message):
+    fails(message, parse_args, [f"--config=configs/{path}", f"--config.{override}"])
+
+
+@pytest.mark.parametrize("path", ["gpt_glue.py:cola", "pretrain_gpt.py", "elmo_ner.py", "pretrain_elmo.py"])
+@pytest.mark.parametrize("override", ["head.layers=sum_all", "head.lstm_layers=1"])
+def test_what_a_head_stands_on_is_asked_for_of_a_bert(path, override):
+    message = f"--config.{override}: is of a BERT's fine-tuning; set it to"
     fails(message, parse_args, [f"--config=configs/{path}", f"--config.{override}"])
 
 

@@ -12,7 +12,9 @@ PACKAGE = Path(bertjax.__file__).parent
 ORDER = (
     ("errors",),
     ("files",),
-    ("config", "flags", "host", "manifest", "metrics", "paper", "processes", "submission"),
+    ("config",),
+    ("config_checks",),
+    ("config_files", "flags", "host", "manifest", "metrics", "paper", "processes", "submission"),
     ("sharding",),
     ("data", "models"),
     ("optim",),

@@ -12,7 +12,8 @@ from gpt_fixture import make_gpt, make_gpt_store
 from store_fixture import TESTS, VOCAB, arguments, start, write_config
 from trained_fixture import make_trained
 
-from bertjax.config import fields, parse_args
+from bertjax.config import fields
+from bertjax.config_files import parse_args
 from bertjax.errors import InputError, run_command
 from bertjax.logs import read_metrics
 from bertjax.main import main, start_processes

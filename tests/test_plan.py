@@ -6,7 +6,8 @@ import jax
 import pytest
 
 from bertjax import plan, sharding
-from bertjax.config import check, default
+from bertjax.config import default
+from bertjax.config_checks import check
 from bertjax.errors import InputError
 
 GIB = 2**30

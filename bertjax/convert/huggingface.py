@@ -7,6 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from bertjax import config as config_lib
+from bertjax import config_checks
 from bertjax.convert import names
 from bertjax.convert.safetensors_file import read_safetensors
 from bertjax.convert.torch_pickle import read_torch_pickle
@@ -185,7 +186,7 @@ def fill_config(
             raise InputError(f"{where}: {name} is {quoted(value)}; expected {_expected(kind)}")
         config[ours] = value
     try:
-        config_lib.check_model(config)
+        config_checks.check_model(config)
     except InputError as error:
         raise InputError(f"{where}: {str(error).removeprefix('--config.model.')}") from error
 

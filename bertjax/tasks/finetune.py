@@ -13,6 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from bertjax import config as config_lib
+from bertjax import config_checks
 from bertjax.data import tfds_sets
 from bertjax.data.rng import permute_range, root_key
 from bertjax.data.tables import Record
@@ -91,7 +92,7 @@ def fine_tuned_config(
             config.elmo[name] = source.config.elmo[name]
     config.examples.labels = labels
     config = with_epochs(config, num_examples, "examples")
-    config_lib.check(config)
+    config_checks.check(config)
     return config
 
 
@@ -134,7 +135,7 @@ def told_states(
     if not (lm and config.train.lm_weight):
         frozen = config.train.freeze_encoder
         return model.head_states(batch, positions_BM, packed=packed, keys=keys, frozen=frozen), None
-    assert isinstance(model, gpt.Gpt)  # bertjax.config.check
+    assert isinstance(model, gpt.Gpt)  # bertjax.config_checks.check
     x_BSD = model.encoder(batch, packed=packed, keys=keys)
     return take_positions(x_BSD, positions_BM), gpt.language_model_loss(model, x_BSD, batch)
 

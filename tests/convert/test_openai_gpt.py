@@ -13,7 +13,7 @@ from store_fixture import toy_config
 
 import bertjax
 from bertjax import config as config_lib
-from bertjax import predict, start
+from bertjax import config_checks, predict, start
 from bertjax.convert import names
 from bertjax.convert.export import FILES, export
 from bertjax.errors import InputError
@@ -246,9 +246,9 @@ def test_commands_for_bert_say_so(folder):
     with pytest.raises(
         InputError, match=r"--config.model.kind=gpt: the task pretrain trains a BERT; a GPT's"
     ):
-        config_lib.check(toy_config(**{"model.kind": "gpt"}))
+        config_checks.check(toy_config(**{"model.kind": "gpt"}))
     with pytest.raises(InputError, match=r"--config.model.kind='lstm': must be one of bert, gpt"):
-        config_lib.check(toy_config(**{"model.kind": "lstm"}))
+        config_checks.check(toy_config(**{"model.kind": "lstm"}))
 
 
 def test_a_classifier_without_the_tokens_of_texts_says_so(tmp_path):

@@ -14,8 +14,7 @@ from safetensors.numpy import load_file
 from trained_fixture import make_trained
 
 import bertjax
-from bertjax import config as config_lib
-from bertjax import sharding
+from bertjax import config_files, sharding
 from bertjax.convert.export import export
 from bertjax.data.tokenizer import SPECIAL_TOKENS, wordpiece_tokenizer
 from bertjax.errors import InputError
@@ -132,7 +131,7 @@ def test_features_of_real_files(model, folder, train_file, count):
     """Every character a WordPiece, rows spell the file's texts."""
     if not (DATA / folder).is_dir():
         pytest.skip(f"{DATA / folder} is absent; BERTJAX_DATA names the folder of the real data")
-    config = config_lib.load("configs/swag.py")
+    config = config_files.load("configs/swag.py")
     with open(DATA / folder / train_file, newline="", encoding="utf-8") as file:
         records = list(csv.DictReader(file))
     count = count or len(records)

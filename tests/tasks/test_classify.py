@@ -11,7 +11,7 @@ from trained_fixture import make_trained
 
 import bertjax
 from bertjax import config as config_lib
-from bertjax import sharding
+from bertjax import config_files, sharding
 from bertjax.convert.export import export
 from bertjax.data.texts import encode, make_batch
 from bertjax.errors import InputError
@@ -290,7 +290,7 @@ def test_mnli_answers_the_diagnostic_set(model, tmp_path):
         write(
             tmp_path / f"MNLI/{name}.tsv", [f"{labels[i % 3]}\tw{8 + i % 3}\tw9" for i in range(12)], header
         )
-    config = config_lib.load("configs/glue.py:mnli+ax")
+    config = config_files.load("configs/glue.py:mnli+ax")
     config.examples.folder, config.init_from = str(tmp_path / "MNLI"), model
     config.workdir = str(tmp_path / "run")
     config.train.update(epochs=1.0, batch_size=8, seq_length=16)
@@ -305,6 +305,6 @@ def test_mnli_answers_the_diagnostic_set(model, tmp_path):
     assert {line.split("\t")[1] for line in lines[1:]} <= set(labels)
     # What glue.py:mnli names is the same but for this file.
     plain, more = (
-        dict(config_lib.fields(config_lib.load(f"configs/glue.py:{name}"))) for name in ("mnli", "mnli+ax")
+        dict(config_lib.fields(config_files.load(f"configs/glue.py:{name}"))) for name in ("mnli", "mnli+ax")
     )
     assert {name for name in plain if plain[name] != more[name]} == {"examples.test"}

@@ -9,8 +9,7 @@ import pytest
 from elmo_fixture import make_word_store, toy_elmo
 from finetune_fixture import refusal
 
-from bertjax import config as config_lib
-from bertjax import report, sharding
+from bertjax import config_checks, report, sharding
 from bertjax.convert.export import export
 from bertjax.data.characters import sentence_characters
 from bertjax.data.store import open_store
@@ -292,7 +291,7 @@ def test_what_does_not_fit_is_one_line(words, store, tmp_path):
         ({"train.reinit_layers": 1}, "train.reinit_layers=1: no layer of an ELMo"),
     ):
         with pytest.raises(InputError, match=message):
-            config_lib.check(toy_elmo(words, **fields))
+            config_checks.check(toy_elmo(words, **fields))
     with pytest.raises(InputError, match=r"fsdp=8 does not divide elmo.cells=20"):
         sharding.make_mesh(toy_elmo(words, **{"mesh.data": 1, "mesh.fsdp": 8, "elmo.cells": 20}))
     fields = {"mesh.data": 1, "mesh.fsdp": 8, "elmo.head_cells": 12}

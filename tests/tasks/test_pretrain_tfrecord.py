@@ -11,7 +11,7 @@ from tfrecord_fixture import make_features, write_file, write_vocab
 
 from bertjax import sharding
 from bertjax.checkpoint import load_params
-from bertjax.config import check
+from bertjax.config_checks import check
 from bertjax.errors import InputError
 from bertjax.logs import read_metrics
 from bertjax.tasks import pretrain

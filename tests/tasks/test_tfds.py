@@ -15,8 +15,7 @@ from store_fixture import TESTS
 from trained_fixture import make_trained
 
 import bertjax
-from bertjax import config as config_lib
-from bertjax import sweep
+from bertjax import config_files, sweep
 from bertjax.data.conll import read_conll
 from bertjax.data.squad import DEV, TRAIN, read_questions
 from bertjax.data.tables import read_table
@@ -103,7 +102,7 @@ def _sets(made, monkeypatch):
 
 
 def opened(made, config, folder, **fields):
-    config = config_lib.load(str(TESTS.parent / "configs" / config), [f"examples.folder={folder}"])
+    config = config_files.load(str(TESTS.parent / "configs" / config), [f"examples.folder={folder}"])
     config.init_from = str(made / "model")
     config.train.update(batch_size=8, seq_length=32)
     config.mesh.update(data=1, fsdp=8)
