@@ -44,106 +44,104 @@ def main(args: Sequence[str]) -> None:
     """Reads the flags and runs the sub-command. Raises InputError."""
     parser = Parser(prog="python -m bertjax.predict", description="Asks a trained model.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    def add(name: str, run: Callable[[argparse.Namespace], None], text: str, given: str, **words: str) -> Any:
-        """A sub-command with the flags that all have; `text` is what a line of --input holds."""
-        command = commands.add_parser(name, help=words["help"], description=words["description"])
-        command.add_argument(
-            "--model", required=True, metavar="PATH",
-            help="the workdir of a run, a Hugging Face folder, or a folder of Google's 2018 release",
-        )  # fmt: skip
-        command.add_argument("--input", metavar="FILE", help=f"{text} a line (default: standard input)")
-        command.add_argument("--json", action="store_true", help="print a JSON object a line")
-        command.add_argument(
-            "--allow_pickle", action="store_true", help="read pytorch_model.bin; builds tensors, runs no code"
-        )
-        command.add_argument("texts", nargs="*", metavar="TEXT", help=f"{given} instead of --input")
-        command.set_defaults(run=run)
-        return command
-
-    fill = add(
-        "fill-mask", _fill_mask, "one text", "texts",
-        help="guess the words that [MASK] stands for",
-        description="Prints the likeliest tokens for each [MASK] of each text, with their probabilities.",
-    )  # fmt: skip
-    fill.add_argument("--top_k", type=int, default=5, metavar="N", help="guesses for each mask (default: 5)")
-
-    following = add(
-        "next-sentence", _next_sentence, "two texts, with a tab between them,", "two and two,",
-        help="tell whether one text follows another",
-        description="Prints the probability that the second of two texts follows the first.",
-    )  # fmt: skip
-
-    classify = add(
-        "classify", _classify, "one text, or two with a tab between them,", "texts",
-        help="give each text or pair its class or number",
-        description="Prints the likeliest class of each text or pair with its probability, or its number.",
-    )  # fmt: skip
-    classify.add_argument(
-        "--columns", default="", metavar="A[,B]",
-        help="--input is a table (.tsv, .csv, .jsonl) with the texts in these columns",
-    )  # fmt: skip
-    classify.add_argument(
-        "--label", default="", metavar="COLUMN",
-        help="the table's labels: the answers are scored by them, on standard error",
-    )  # fmt: skip
-
-    choose = add(
-        "choose", _choose, "a context and its choices, with tabs between them,", "a context and its choices",
-        help="tell which of several texts goes on from a text",
-        description="Prints each context and its choices with their probabilities, the likeliest first.",
-    )  # fmt: skip
-
-    tag = add(
-        "tag", _tag, "one sentence, with spaces between its words,", "sentences",
-        help="tag the words of sentences",
-        description="Prints each sentence with the likeliest tag of each word, as word/TAG.",
-    )  # fmt: skip
-    tag.add_argument(
-        "--conll", action="store_true", help="--input is in the CoNLL format, and so is what is printed"
-    )
-
-    answer = add(
-        "answer", _answer, "a question and a text, with a tab between them,", "questions with their texts",
-        help="find the answer to a question in a text",
-        description="Prints the answer to each question with its probability. --input may be a file in "
-        "SQuAD's format (.json) or its JSON Lines (.jsonl) too.",
-    )  # fmt: skip
-    answer.add_argument(
-        "--unanswerable", action="store_true",
-        help="the model may say that there is no answer (default: if it was trained to here)",
-    )  # fmt: skip
-    answer.add_argument(
-        "--null_threshold", type=float, metavar="X",
-        help='log odds of "no answer" above which that is the answer (default: the run\'s, or 0)',
-    )  # fmt: skip
-
-    embed = add(
-        "embed", _embed, "one text, or two with a tab between them,", "texts",
-        help="write hidden states to a file",
-        description="Writes the hidden states of each text to an .npz or HDF5 file as 'embeddings' "
-        "[texts, hidden]. With --pool=tokens that is [tokens of all texts, hidden], 'tokens' and 'starts' "
-        "[texts + 1], the first token of each text and the end.",
-    )  # fmt: skip
-    embed.add_argument("--out", metavar="FILE", help=f"where to ({', '.join(FILE_KINDS)}); or use --json")
-    embed.add_argument(
-        "--pool", choices=POOLINGS, default="mean",
-        help="mean over the tokens (default), the state of [CLS], the pooler's output, or all tokens",
-    )  # fmt: skip
-    embed.add_argument(
-        "--layer",
-        type=_layer,
-        default=-1,
-        metavar="N",
-        help="0: embeddings; 1 and up: layers; -1: the last (default); or what config.head.layers may be, "
-        f"such as {', '.join(list(HEAD_LAYERS)[3:])}",
-    )
-    for command in (following, classify, choose, embed):
-        command.add_argument(
+    found = {name: _add_command(commands, name, *rest) for name, rest in _commands().items()}
+    _add_own_flags(found)
+    for name in ("next-sentence", "classify", "choose", "embed"):
+        found[name].add_argument(
             "--truncate", action="store_true", help="cut what is longer than the model takes"
         )
     flags = parser.parse_args(args)
     flags.run(flags)
+
+
+def _commands() -> dict[str, tuple[Callable[[argparse.Namespace], None], str, str, str, str]]:
+    """What each sub-command runs, what a line of --input holds, what texts are given instead of it; help."""
+    return {
+        "fill-mask": (
+            _fill_mask, "one text", "texts",
+            "guess the words that [MASK] stands for",
+            "Prints the likeliest tokens for each [MASK] of each text, with their probabilities.",
+        ),
+        "next-sentence": (
+            _next_sentence, "two texts, with a tab between them,", "two and two,",
+            "tell whether one text follows another",
+            "Prints the probability that the second of two texts follows the first.",
+        ),
+        "classify": (
+            _classify, "one text, or two with a tab between them,", "texts",
+            "give each text or pair its class or number",
+            "Prints the likeliest class of each text or pair with its probability, or its number.",
+        ),
+        "choose": (
+            _choose, "a context and its choices, with tabs between them,", "a context and its choices",
+            "tell which of several texts goes on from a text",
+            "Prints each context and its choices with their probabilities, the likeliest first.",
+        ),
+        "tag": (
+            _tag, "one sentence, with spaces between its words,", "sentences",
+            "tag the words of sentences",
+            "Prints each sentence with the likeliest tag of each word, as word/TAG.",
+        ),
+        "answer": (
+            _answer, "a question and a text, with a tab between them,", "questions with their texts",
+            "find the answer to a question in a text",
+            "Prints the answer to each question with its probability. --input may be a file in SQuAD's "
+            "format (.json) or its JSON Lines (.jsonl) too.",
+        ),
+        "embed": (
+            _embed, "one text, or two with a tab between them,", "texts",
+            "write hidden states to a file",
+            "Writes the hidden states of each text to an .npz or HDF5 file as 'embeddings' [texts, hidden]. "
+            "With --pool=tokens that is [tokens of all texts, hidden], 'tokens' and 'starts' [texts + 1], "
+            "the first token of each text and the end.",
+        ),
+    }  # fmt: skip
+
+
+def _add_command(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], None], text: str, given: str, *told: str
+) -> argparse.ArgumentParser:
+    """A sub-command with the flags that all have."""
+    help_line, description = told
+    command: argparse.ArgumentParser = commands.add_parser(name, help=help_line, description=description)
+    add = command.add_argument
+    add("--model", required=True, metavar="PATH",
+        help="the workdir of a run, a Hugging Face folder, or a folder of Google's 2018 release")  # fmt: skip
+    add("--input", metavar="FILE", help=f"{text} a line (default: standard input)")
+    add("--json", action="store_true", help="print a JSON object a line")
+    add("--allow_pickle", action="store_true", help="read pytorch_model.bin; builds tensors, runs no code")
+    add("texts", nargs="*", metavar="TEXT", help=f"{given} instead of --input")
+    command.set_defaults(run=run)
+    return command
+
+
+def _add_own_flags(commands: dict[str, argparse.ArgumentParser]) -> None:
+    """The flags that one sub-command has alone."""
+    commands["fill-mask"].add_argument(
+        "--top_k", type=int, default=5, metavar="N", help="guesses for each mask (default: 5)"
+    )
+    add = commands["classify"].add_argument
+    add("--columns", default="", metavar="A[,B]",
+        help="--input is a table (.tsv, .csv, .jsonl) with the texts in these columns")  # fmt: skip
+    add("--label", default="", metavar="COLUMN",
+        help="the table's labels: the answers are scored by them, on standard error")  # fmt: skip
+    commands["tag"].add_argument(
+        "--conll", action="store_true", help="--input is in the CoNLL format, and so is what is printed"
+    )
+    add = commands["answer"].add_argument
+    add("--unanswerable", action="store_true",
+        help="the model may say that there is no answer (default: if it was trained to here)")  # fmt: skip
+    add("--null_threshold", type=float, metavar="X",
+        help='log odds of "no answer" above which that is the answer (default: the run\'s, or '
+        "0)")  # fmt: skip
+    add = commands["embed"].add_argument
+    add("--out", metavar="FILE", help=f"where to ({', '.join(FILE_KINDS)}); or use --json")
+    add("--pool", choices=POOLINGS, default="mean",
+        help="mean over the tokens (default), the state of [CLS], the pooler's output, or all "
+        "tokens")  # fmt: skip
+    add("--layer", type=_layer, default=-1, metavar="N",
+        help="0: embeddings; 1 and up: layers; -1: the last (default); or what config.head.layers may be, "
+        f"such as {', '.join(list(HEAD_LAYERS)[3:])}")  # fmt: skip
 
 
 def _fill_mask(flags: argparse.Namespace) -> None:
