@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from bertjax.checkpoint import FOLDER
-from bertjax.errors import EXIT_INTERRUPTED, InputError
+from bertjax.errors import EXIT_INTERRUPTED, InputError, Interrupted
 from bertjax.files import read_json
 from bertjax.logs import METRICS, read_metrics
 from bertjax.manifest import write_atomically
@@ -214,3 +214,23 @@ def last_line(run: Planned, code: int) -> str:
 def has_checkpoint(workdir: str) -> bool:
     """Whether the workdir has checkpoints."""
     return os.path.isdir(os.path.join(workdir, FOLDER))
+
+
+def tell_unfinished(finished: int, total: int, stopped: bool, failed: Sequence[str]) -> None:
+    """Ends a command whose runs are not all finished.
+
+    Args:
+      stopped: whether a signal came.
+      failed: names of the runs that failed.
+
+    Raises:
+      Interrupted: `stopped`.
+      InputError: runs failed.
+    """
+    if stopped:
+        raise Interrupted(f"{finished} of {total} runs are finished; the same command continues")
+    if failed:
+        raise InputError(
+            f"{len(failed)} of {total} failed: {', '.join(failed)}; see their last lines above, and "
+            f"{OUTPUT} in their workdirs"
+        )

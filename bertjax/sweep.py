@@ -22,7 +22,7 @@ from bertjax import config_files
 from bertjax.checkpoint import FOLDER, may_change
 from bertjax.convert.load import kind_of
 from bertjax.data import tfds_sets
-from bertjax.errors import InputError, Interrupted, run_command
+from bertjax.errors import InputError, run_command
 from bertjax.flags import Parser
 from bertjax.host import device_shares
 from bertjax.manifest import write_atomically
@@ -37,6 +37,7 @@ from bertjax.runs import (
     read_result,
     run_all,
     start_process,
+    tell_unfinished,
     write_result,
 )
 from bertjax.submission import FOLDERS, check_planned, write_submission
@@ -96,13 +97,7 @@ def main(args: Sequence[str], start: Start = start_process) -> None:
             write_atomically(os.path.join(flags.out, name), text)
         table = as_text(results, flags.seeds)
         print("", table, "", *lost, os.path.join(flags.out, "results.md"), sep="\n", flush=True)
-    if stopped:
-        raise Interrupted(f"{len(finished)} of {len(planned)} runs are finished; the same command continues")
-    if failed:
-        raise InputError(
-            f"{len(failed)} of {len(planned)} failed: {', '.join(failed)}; see their last lines above, and "
-            f"{OUTPUT} in their workdirs"
-        )
+    tell_unfinished(len(finished), len(planned), stopped, failed)
     if flags.submission:
         best = {task: result["settings"][0]["best_run"] for task, result in results["tasks"].items()}
         filled = write_submission(flags.submission, best, flags.fill_missing)

@@ -17,7 +17,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from bertjax.checkpoint import FOLDER
-from bertjax.errors import InputError, Interrupted, run_command
+from bertjax.errors import InputError, run_command
 from bertjax.files import lock_folder, read_json
 from bertjax.flags import Parser
 from bertjax.host import device_shares
@@ -33,6 +33,7 @@ from bertjax.runs import (
     read_result,
     run_all,
     start_process,
+    tell_unfinished,
     write_result,
 )
 from bertjax.table_files import add_seconds, describe, write_table
@@ -114,15 +115,7 @@ def _run(plan: Plan, flags: argparse.Namespace, shares: Sequence[Mapping[str, st
     for name, lines in write().items():
         _draw(name, plan, finished, flags, command)
         print("", TABLES[name].title, lines, os.path.join(flags.out, f"{name}.md"), sep="\n", flush=True)
-    if stopped:
-        raise Interrupted(
-            f"{len(finished)} of {len(plan.runs)} runs are finished; the same command continues"
-        )
-    if failed:
-        raise InputError(
-            f"{len(failed)} of {len(plan.runs)} failed: {', '.join(failed)}; see their last lines above, and "
-            f"{OUTPUT} in their workdirs"
-        )
+    tell_unfinished(len(finished), len(plan.runs), stopped, failed)
 
 
 def _read_flags(args: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
