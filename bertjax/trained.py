@@ -58,7 +58,8 @@ def load_trained(workdir: str, step: int | None = None) -> Trained:
     tokenizer = load_tokenizer(workdir)
     defaults, saved = config_lib.default(), meta["config"]
     elmo = defaults.elmo if saved.get("model.kind") == "elmo" else {}
-    fields = [*(f"model.{name}" for name in defaults.model), *(f"elmo.{name}" for name in elmo)]
+    sections = {"model": defaults.model, "head": defaults.head, "elmo": elmo}
+    fields = [f"{section}.{name}" for section, names in sections.items() for name in names]
     absent = [field for field in fields if field not in saved]
     absent += [what for what in ("tokenizer", "head", "labels") if what not in meta]
     if absent:
@@ -76,9 +77,7 @@ def load_trained(workdir: str, step: int | None = None) -> Trained:
             f"{workdir}: its vocabulary {what} the one that the model was trained with, and is another, or "
             "another case; bring back the run's own vocabulary files"
         )
-    # Checkpoints from before there was config.head have heads on the last layer, which is its default.
-    stands_on = config_lib.default().head
-    stands_on.update({name: meta["config"].get(f"head.{name}", value) for name, value in stands_on.items()})
+    stands_on = ConfigDict({name: saved[f"head.{name}"] for name in defaults.head})
     labels = tuple(meta["labels"])
     return Trained(config, meta["head"], labels, params, tokenizer, meta, step, stands_on=stands_on)
 

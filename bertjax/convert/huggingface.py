@@ -109,8 +109,10 @@ def assemble(
         kernel = params["classifier_kernel" if config.kind == "bert" else "score_kernel"]
         labels = _read_labels(fields, kernel.shape[1], where)
     left_out = tuple(part for part in found if part not in parts)
+    # Whatever comes from elsewhere has its head on the last layer.
+    given = ConfigDict({"model": config, "head": config_lib.default().head})
     meta = {
-        "config": {f"model.{name}": value for name, value in config.items()},
+        "config": dict(config_lib.fields(given)),
         "metrics": {},
         "tokenizer": tokenizer.sha256,
     }

@@ -1,6 +1,5 @@
 """Heads on other layers than the last and on a BiLSTM, with a frozen encoder and with one that is trained."""
 
-import contextlib
 import json
 import random
 
@@ -12,9 +11,7 @@ from store_fixture import toy_config
 from trained_fixture import make_trained
 
 import bertjax
-from bertjax import config as config_lib
 from bertjax import plan, predict, sharding
-from bertjax.checkpoint import Checkpoints
 from bertjax.convert.__main__ import main as convert
 from bertjax.data.conll import read_conll
 from bertjax.errors import InputError
@@ -26,7 +23,7 @@ from bertjax.start import initial_params
 from bertjax.tasks import answer, choose, classify, packed, tag
 from bertjax.tasks.finetune import encoder_flops
 from bertjax.train import init_state, make_train_step, train
-from bertjax.trained import checkpoint_meta, load_trained
+from bertjax.trained import load_trained
 
 LSTM = {"head__lstm_layers": 2, "head__lstm_size": 16}
 FROZEN = {"train__freeze_encoder": True}
@@ -347,16 +344,6 @@ def test_products_of_a_step():
     assert encoder_flops(config, lengths) == pytest.approx(whole / 3)
     config.head.update(layers="embeddings", lstm_layers=1, lstm_size=8)
     assert encoder_flops(config, lengths) == 6 * config.train.batch_size * 16 * 2 * (32 + 8) * 4 * 8
-
-
-def test_a_checkpoint_from_before_there_was_a_choice_stands_on_the_last_layer(model, tmp_path):
-    source = load_trained(model)
-    fields = {name: x for name, x in source.meta["config"].items() if not name.startswith("head.")}
-    source.tokenizer.save(tmp_path)
-    meta = checkpoint_meta(fields, source.head, source.labels, source.tokenizer, {})
-    with contextlib.closing(Checkpoints(str(tmp_path / "checkpoints"), keep_last=1, keep_every=0)) as files:
-        files.save(1, {"params": jax.device_put(source.params)}, meta, wait=True)
-    assert load_trained(str(tmp_path)).stands_on == config_lib.default().head
 
 
 def test_too_few_layers(folder, tmp_path):
