@@ -176,6 +176,7 @@ def default() -> ConfigDict:
     c.examples.train = "train.tsv"
     c.examples.dev = ("dev.tsv",)
     c.examples.test = ()  # without labels
+    c.examples.cache = ""  # a folder in which the texts' token ids are kept for the next run; "": none
     c.examples.columns = ()  # their names in train and dev, where the files have no line with them
     c.examples.text_a = "sentence1"  # columns
     c.examples.text_b = ""  # "": single texts

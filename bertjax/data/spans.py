@@ -55,14 +55,12 @@ def encode_questions(questions: Sequence[Question], tokenizer: Tokenizer, max_qu
     """Tokenises questions, which are cut to `max_query_length` tokens, and their contexts."""
     numbers: dict[str, int] = {}
     context_of = np.array([numbers.setdefault(q.context, len(numbers)) for q in questions], np.int32)
-    pieces: dict[str, list[int]] = {}  # by word
+    words = list(dict.fromkeys(word for text in numbers for word in WORD.findall(text)))
+    pieces = dict(zip(words, tokenizer.encode_batch(words), strict=True))
     contexts = []
     for text in numbers:
         matches = list(WORD.finditer(text))
-        words = [match[0] for match in matches]
-        new = [word for word in dict.fromkeys(words) if word not in pieces]
-        pieces.update(zip(new, tokenizer.encode_batch(new), strict=True))
-        parts = [pieces[word] for word in words]
+        parts = [pieces[match[0]] for match in matches]
         lengths = np.array([len(part) for part in parts], np.int32)
         contexts.append(
             Context(
@@ -70,7 +68,7 @@ def encode_questions(questions: Sequence[Question], tokenizer: Tokenizer, max_qu
                 np.array([match.start() for match in matches], np.int32),
                 np.array([match.end() for match in matches], np.int32),
                 np.array(list(chain.from_iterable(parts)), np.int32),
-                np.repeat(np.arange(len(words), dtype=np.int32), lengths),
+                np.repeat(np.arange(len(matches), dtype=np.int32), lengths),
                 np.concatenate([np.zeros(1, np.int32), np.cumsum(lengths, dtype=np.int32)]),
             )
         )

@@ -13,6 +13,7 @@ import bertjax
 from bertjax import config as config_lib
 from bertjax import config_files, sharding
 from bertjax.convert.export import export
+from bertjax.data import token_cache
 from bertjax.data.texts import encode, make_batch
 from bertjax.errors import InputError
 from bertjax.evaluate import make_predict_step, predict
@@ -182,6 +183,18 @@ def test_batches_follow_from_the_seed_and_the_step(folder, model):
     same, again, other = (rows.train(16, 8)["input_ids"] for rows in data)
     np.testing.assert_array_equal(same, again)
     assert same.shape != other.shape or (same != other).any()
+
+
+def test_kept_token_ids_change_nothing(folder, model, tmp_path, monkeypatch):
+    monkeypatch.setattr(token_cache, "_LEAST", 1)
+    rows = [
+        classify.open_data(settings(folder, model, examples__cache=cache), bertjax.load(model)).rows["train"]
+        for cache in ("", str(tmp_path), str(tmp_path))
+    ]
+    assert len(list(tmp_path.iterdir())) == 3  # train, dev, test
+    for name, x in rows[0].train(0, 80).items():
+        np.testing.assert_array_equal(x, rows[1].train(0, 80)[name])
+        np.testing.assert_array_equal(x, rows[2].train(0, 80)[name])
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
