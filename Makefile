@@ -42,7 +42,7 @@ demo: .venv/installed
 	$(BIN)/python -m bertjax.demo --out=runs/demo
 
 test: .venv-test/installed
-	$(TEST_BIN)/python -m pytest -n 2 --ignore=tests/parity
+	$(TEST_BIN)/python -m pytest -n 2 --dist loadfile --ignore=tests/parity
 
 check: .venv-test/installed
 	$(TEST_BIN)/ruff check .
@@ -52,7 +52,7 @@ check: .venv-test/installed
 	$(TEST_BIN)/python -m pytest tests/test_imports.py
 
 parity: .venv-parity/installed
-	.venv-parity/bin/python -m pytest tests/parity
+	.venv-parity/bin/python -m pytest -n 2 tests/parity
 
 clean:
 	rm -rf .venv .venv-test .venv-parity build .pytest_cache .mypy_cache .ruff_cache *.egg-info

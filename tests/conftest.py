@@ -1,4 +1,5 @@
 import atexit
+import gc
 import os
 import shutil
 import tempfile
@@ -11,14 +12,30 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 # can hold them all, each short of one device, until XLA aborts after 40 seconds.
 os.environ["NPROC"] = "64"
 os.environ["GLIBC_TUNABLES"] = ""  # bertjax.host starts no program again where this is set
-_cache = tempfile.mkdtemp(prefix="bertjax-tests-")
-atexit.register(shutil.rmtree, _cache, ignore_errors=True)
-os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache
+if "PYTEST_XDIST_WORKER" not in os.environ:  # the workers have what this sets
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="bertjax-tests-")
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
+os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"  # nobody reads the programs, so they need not say where
+gc.set_threshold(50_000, 20, 100)  # tracing makes many objects, which are not garbage
+
+import jax  # noqa: E402
 import pytest  # noqa: E402
 from store_fixture import arguments, make_store, write_config  # noqa: E402
+
+from bertjax import sharding  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    """Gives runs one device, in processes of their own too: they are compiled and end in half of the time."""
+    devices = jax.devices()[:1]  # of this process's eight, which it has from here on
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sharding, "all_devices", lambda: devices)
+        patch.setenv("XLA_FLAGS", os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1"))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,8 @@ from bertjax.models import bert
 from bertjax.tasks.tag import cut_windows
 from bertjax.trained import load_trained, save_trained
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):

@@ -23,6 +23,8 @@ from bertjax.main import main as train_command
 from bertjax.submission import PARTS, check_submission
 from bertjax.sweep import main
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 GLUE = TESTS.parent / "configs" / "glue.py"
 
 

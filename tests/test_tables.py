@@ -24,6 +24,8 @@ from bertjax.table_data import find
 from bertjax.table_rows import COURSES, FEATURES, MNLI, SCALES, SYSTEMS, TABLES, Column, Row, Table
 from bertjax.tables import main
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 SQUAD = {
     "data": [
         {

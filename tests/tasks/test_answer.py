@@ -157,7 +157,7 @@ def test_padding_and_devices_change_nothing(folder, model, padding):
     step = jax.jit(jax.value_and_grad(loss, has_aux=True))
     found = step(params, batch)
     (value, outputs), _ = found
-    mesh = sharding.make_mesh(config)
+    mesh = sharding.make_mesh(config, jax.devices())
     shardings = sharding.state_shardings(params, mesh)
     spread = step(jax.device_put(params, shardings), sharding.to_global(mesh, batch))
     logits_BS2 = np.stack([outputs["start"], outputs["end"]], -1)
@@ -177,7 +177,7 @@ def test_predictions_do_not_depend_on_devices_and_batches(folder, run, padding):
     params = load_trained(str(run[0])).params
     found = []
     for devices, size in ((8, 16), (1, 5)):
-        config = settings(folder, run[0], version=2, eval__batch_size=size, mesh__fsdp=devices,
+        config = settings(folder, run[0], version=2, eval__batch_size=size,
                           examples__padding_logits=padding)  # fmt: skip
         data = answer.open_data(config, bertjax.load(str(run[0])))
         mesh = sharding.make_mesh(data.config, jax.devices()[:devices])

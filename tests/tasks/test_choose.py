@@ -182,7 +182,7 @@ def test_padding_and_devices_change_nothing(folder, model):
 
     step = jax.jit(jax.value_and_grad(loss))
     found = step(params, batch)
-    mesh = sharding.make_mesh(config)
+    mesh = sharding.make_mesh(config, jax.devices())
     shardings = sharding.state_shardings(params, mesh)
     spread = step(jax.device_put(params, shardings), sharding.to_global(mesh, batch))
     for other in (step(params, padded), spread):

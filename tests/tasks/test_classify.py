@@ -117,7 +117,7 @@ def test_sharing_rows_padding_and_devices_change_nothing(folder, model, monkeypa
     padded["position_ids"] = np.tile(np.arange(48, dtype=np.int32), (size, 1))
     step = step_of(config)
     found = step(params, packed)
-    mesh = sharding.make_mesh(config)
+    mesh = sharding.make_mesh(config, jax.devices())
     on_mesh = jax.device_put(params, sharding.state_shardings(params, mesh))
     others = step(on_mesh, sharding.to_global(mesh, packed)), step(params, single), step(params, padded)
     for other in others:
@@ -200,8 +200,7 @@ def test_kept_token_ids_change_nothing(folder, model, tmp_path, monkeypatch):
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_a_frozen_encoder_stays_as_it_is_and_has_no_moments(folder, model, tmp_path, accumulation):
     config = settings(folder, model, tmp_path / "run", train__freeze_encoder=True, train__epochs=1.0,
-                      train__accumulation=accumulation, train__batch_size=16, mesh__data=1,
-                      mesh__fsdp=8)  # fmt: skip
+                      train__accumulation=accumulation, train__batch_size=16)  # fmt: skip
     train(config)
     before, after = bertjax.load(model).params, load_trained(str(tmp_path / "run")).params
     jax.tree.map(np.testing.assert_array_equal, before["encoder"], after["encoder"])

@@ -65,7 +65,7 @@ def settings(task, folder, model, workdir="", **fields):
         "task": task, "init_from": str(model), "examples.folder": str(folder), "train.epochs": 20.0,
         "train.log_every": 20, "train.eval_every": 10**6, "train.freeze_encoder": True,
         "optim.warmup_proportion": 0.1, "elmo.head_dropout_prob": 0.0,
-        "mesh.data": 1, "mesh.fsdp": 8, **fields,
+        "mesh.data": 1, "mesh.fsdp": -1, **fields,
     })  # fmt: skip
     config.elmo.update(cells=96, filters=((1, 8),))  # the model's own are taken
     return config
@@ -131,7 +131,7 @@ def test_a_frozen_encoder_is_fixed_and_has_no_moments(folder, model, tagger, cla
     assert "softmax_kernel" not in state["params"]
     for moments in ("mu", "nu"):
         assert set(state["optimizer"][moments]) == set(state["params"]) - {"encoder"}
-    sharding.state_shardings(state, sharding.make_mesh(data.config))
+    sharding.state_shardings(state, sharding.make_mesh(data.config, jax.devices()))
 
 
 @pytest.mark.parametrize("task", [elmo_tag, elmo_classify], ids=["tag", "classify"])
@@ -161,7 +161,7 @@ def test_padding_devices_and_other_rows_change_nothing(folder, model, task):
 
     longer = {name: longer_by(x, name) for name, x in batch.items()}
     np.testing.assert_allclose(plain(params, longer, None), found, rtol=1e-5)
-    mesh = sharding.make_mesh(config)
+    mesh = sharding.make_mesh(config, jax.devices())
     on_mesh = jax.device_put(params, sharding.state_shardings(params, mesh))
     with_dropout = step(params, batch, keys)
     spread = step(on_mesh, sharding.to_global(mesh, batch), keys)

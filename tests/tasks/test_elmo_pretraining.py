@@ -138,7 +138,7 @@ def test_perplexities_are_exact_sums_over_the_words_whatever_the_batches(words):
         config, rows = open_rows(words, **{"eval.batch_size": size, "data.pack": pack})
         params = jax.jit(lambda key, config=config: task.init_params(config, key))(jax.random.key(0))
         params = jax.tree.map(lambda x: 2 * x, params)
-        mesh = sharding.make_mesh(config)
+        mesh = sharding.make_mesh(config, jax.devices())
         step = make_eval_step(config, task, mesh, sharding.state_shardings(params, mesh))
         figures.append(evaluate(config, task, mesh, step, params, rows.evals[0]))
     for other in figures[1:]:
@@ -195,7 +195,7 @@ def test_negatives_and_dropout_follow_from_the_step_not_from_devices_or_parts(
 
 def settings(words, workdir, **fields):
     return toy_elmo(words, workdir, **{"train.steps": 90, "train.eval_every": 30, "train.save_every": 30,
-                    "train.keep_last": 9, "train.log_every": 30, "mesh.data": 1, "mesh.fsdp": 8,
+                    "train.keep_last": 9, "train.log_every": 30, "mesh.data": 1, "mesh.fsdp": -1,
                     **fields})  # fmt: skip
 
 
@@ -241,7 +241,7 @@ def test_a_run_that_was_stopped_ends_like_one_that_was_not(words, whole, tmp_pat
     for step in (90, 60):
         shutil.rmtree(parts / f"checkpoints/{step}")
         (parts / f"checkpoints/digests/{step}.json").unlink()
-    train(settings(words, parts, **{"mesh.data": 8, "mesh.fsdp": 1, "train.accumulation": 1}))
+    train(settings(words, parts, **{"train.accumulation": 1}))
     one, two = (load_trained(str(path)) for path in (whole[0], parts))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), one.params, two.params)
     assert one.step == two.step == 90
@@ -292,12 +292,12 @@ def test_what_does_not_fit_is_one_line(words, store, tmp_path):
     ):
         with pytest.raises(InputError, match=message):
             config_checks.check(toy_elmo(words, **fields))
+    fields, devices = {"mesh.data": 1, "mesh.fsdp": 8, "elmo.head_cells": 12}, jax.devices()
     with pytest.raises(InputError, match=r"fsdp=8 does not divide elmo.cells=20"):
-        sharding.make_mesh(toy_elmo(words, **{"mesh.data": 1, "mesh.fsdp": 8, "elmo.cells": 20}))
-    fields = {"mesh.data": 1, "mesh.fsdp": 8, "elmo.head_cells": 12}
-    sharding.make_mesh(toy_elmo(words, **fields))  # pre-training has no such head
+        sharding.make_mesh(toy_elmo(words, **{**fields, "elmo.cells": 20}), devices)
+    sharding.make_mesh(toy_elmo(words, **fields), devices)  # pre-training has no such head
     with pytest.raises(InputError, match=r"fsdp=8 does not divide elmo.head_cells=12"):
-        sharding.make_mesh(toy_elmo(words, **{"task": "elmo_tag", **fields}))
+        sharding.make_mesh(toy_elmo(words, **{"task": "elmo_tag", **fields}), devices)
 
 
 def test_sentences_that_are_cut_are_counted(words):

@@ -245,7 +245,7 @@ def begin(folder, source, **fields):
     trained = bertjax.load(config.init_from)
     data = classify.open_data(config, trained)
     fresh = jax.jit(lambda: classify.init_params(data.config, jax.random.key(0)))()
-    shardings = sharding.state_shardings(fresh, sharding.make_mesh(data.config))
+    shardings = sharding.state_shardings(fresh, sharding.make_mesh(data.config, jax.devices()))
     params, line = initial_params(data.config, classify, trained, data, fresh, shardings)
     return params, fresh, trained.params, line
 
@@ -301,7 +301,7 @@ def test_features_are_sharded_and_a_step_is_the_same_on_a_mesh(folder, model):
     states, losses = [], []
     for mesh in ({"mesh__fsdp": 1, "mesh__data": 8}, {"mesh__data": 2, "mesh__fsdp": 2, "mesh__tensor": 2}):
         data = opened(tag, folder, model, **fields, **mesh)
-        on = sharding.make_mesh(data.config)
+        on = sharding.make_mesh(data.config, jax.devices())
         step, init, _ = make_train_step(data.config, tag, on)
         rows = data.rows["train"]
         batch = sharding.to_global(on, rows.train(0, rows.batch_rows))
@@ -317,7 +317,7 @@ def test_features_are_sharded_and_a_step_is_the_same_on_a_mesh(folder, model):
     assert moment.sharding.is_equivalent_to(kernel.sharding, 4)
     config.head.lstm_size = 7
     with pytest.raises(InputError, match=r"tensor=2 does not divide head.lstm_size=7"):
-        sharding.make_mesh(config)
+        sharding.make_mesh(config, jax.devices())
 
 
 def test_a_step_is_planned(folder, model):
@@ -326,7 +326,9 @@ def test_a_step_is_planned(folder, model):
         config = opened(
             tag, folder, model, head__layers="sum_all", train__freeze_encoder=frozen, **LSTM
         ).config
-        figures[frozen] = plan.plan_phase(config, sharding.make_mesh(config), "train", plan.GIB)
+        figures[frozen] = plan.plan_phase(
+            config, sharding.make_mesh(config, jax.devices()), "train", plan.GIB
+        )
         assert figures[frozen].fits
     # A frozen encoder has no moments and no backward pass.
     assert figures[True].arguments < 0.6 * figures[False].arguments

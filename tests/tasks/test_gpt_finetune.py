@@ -163,7 +163,12 @@ def test_rows_are_gpts(folder, model):
 @pytest.mark.parametrize("both_orders", [False, True])
 def test_sharing_rows_and_devices_change_nothing(folder, model, monkeypatch, both_orders):
     """Loss, with the language model's in it, and gradient."""
-    fields = {"train__batch_size": 32, "mesh__data": 8, "mesh__fsdp": 1, "examples__both_orders": both_orders}
+    fields = {
+        "train__batch_size": 32,
+        "mesh__data": -1,
+        "mesh__fsdp": 1,
+        "examples__both_orders": both_orders,
+    }
     config, params, shared = first_batch(classify, settings(folder, model, **fields))
     config.model.update(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     with monkeypatch.context() as patch:
@@ -179,7 +184,7 @@ def test_sharing_rows_and_devices_change_nothing(folder, model, monkeypatch, bot
 
     step = jax.jit(jax.value_and_grad(loss, has_aux=True))
     found = step(params, shared)
-    mesh = sharding.make_mesh(config)
+    mesh = sharding.make_mesh(config, jax.devices())
     on_mesh = jax.device_put(params, sharding.state_shardings(params, mesh))
     for other in (step(params, alone), step(on_mesh, sharding.to_global(mesh, shared))):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, other)

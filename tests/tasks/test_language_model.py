@@ -113,7 +113,7 @@ def test_held_out_figures_are_of_every_token_that_follows_another(gpt_store):
     wanted = (ends[documents + 1] - ends[documents] - 1).sum()
     found = []
     for fields in ({}, {"data.pack": 4, "train.seq_length": 64}, {"seed": 3, "eval.batch_size": 16}):
-        config = lm_config(gpt_store, **{"train.eval_every": 1, "mesh.data": 8, **fields})
+        config = lm_config(gpt_store, **{"train.eval_every": 1, "mesh.data": -1, **fields})
         data = language_model.open_data(config)
         [dev] = data.rows["train"].evals
         total = sum(
@@ -123,7 +123,7 @@ def test_held_out_figures_are_of_every_token_that_follows_another(gpt_store):
         assert total == wanted
         if not fields or "seed" in fields:
             params = language_model.init_params(lm_config(gpt_store), jax.random.key(0))
-            mesh = sharding.make_mesh(config)
+            mesh = sharding.make_mesh(config, jax.devices())
             step = make_eval_step(config, language_model, mesh, sharding.state_shardings(params, mesh))
             found.append(evaluate(config, language_model, mesh, step, params, dev))
     assert found[0] == pytest.approx(found[1], rel=1e-5)

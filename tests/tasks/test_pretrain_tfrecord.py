@@ -97,7 +97,7 @@ def test_rows_do_not_depend_on_who_asks_for_which(files):
     config = toy_config(**files)
     rows = pretrain.open_data(config).rows["train"].train
     whole = rows(40, 16)
-    mesh = sharding.make_mesh(config)
+    mesh = sharding.make_mesh(config, jax.devices())
     on_mesh = sharding.make_global(mesh, rows, 40, 16)
     for name, x in whole.items():
         np.testing.assert_array_equal(x, np.concatenate([rows(p, 4)[name] for p in range(40, 56, 4)]))
