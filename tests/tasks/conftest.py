@@ -3,8 +3,8 @@ from trained_fixture import make_trained
 
 
 @pytest.fixture(scope="module", autouse=True)
-def small(one_device):
-    """What devices change, nothing, is looked at where a test names them."""
+def runs_on_one_device(one_device):
+    """Tests of what several devices do make a mesh of them."""
 
 
 @pytest.fixture(scope="session")
