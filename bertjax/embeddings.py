@@ -11,6 +11,7 @@ import numpy as np
 
 from bertjax.data.texts import check_utf8
 from bertjax.errors import InputError, naming
+from bertjax.files import write_whole
 
 KINDS = (".npz", ".h5", ".hdf5")
 
@@ -83,8 +84,7 @@ def check_path(flag: str, path: str) -> None:
 @contextlib.contextmanager
 def open_writer(path: str) -> Iterator[Writer]:
     """Writes the file of one of KINDS: all of it or nothing."""
-    part = f"{path}.part-{os.getpid()}"
-    try:
+    with write_whole(path) as part:
         with naming(path):
             writer: Writer = _Npz(part) if path.endswith(".npz") else _Hdf5(part)
         try:
@@ -92,7 +92,3 @@ def open_writer(path: str) -> Iterator[Writer]:
         finally:
             with naming(path):
                 writer.close()
-        os.replace(part, path)
-    finally:
-        if os.path.exists(part):
-            os.remove(part)

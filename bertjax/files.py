@@ -42,6 +42,19 @@ def read_json(path: str | os.PathLike[str], advice: str = "take a whole copy of 
 
 
 @contextlib.contextmanager
+def write_whole(path: str) -> Iterator[str]:
+    """The path of a new file to write, which takes the place of `path` at the end, or is removed if anything
+    fails."""
+    part = f"{path}.part-{os.getpid()}"
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(part)
+
+
+@contextlib.contextmanager
 def write_folder(folder: str) -> Iterator[str]:
     """A new folder to write into, which takes the place of `folder` at the end.
 

@@ -1,6 +1,5 @@
 """GLUE's folders, and the zip of predictions that its server takes."""
 
-import contextlib
 import math
 import os
 import zipfile
@@ -8,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from bertjax.errors import InputError, naming, quoted
-from bertjax.files import read_small
+from bertjax.files import read_small, write_whole
 
 # The benchmark's folder of each task of configs/glue.py, and its files without labels.
 FOLDERS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -97,9 +96,8 @@ def write_submission(path: str, workdirs: Mapping[str, str], fill: bool) -> list
     missing = [name for name, part in PARTS.items()
                if part.task not in workdirs or not os.path.isfile(sources[name])]  # fmt: skip
     _check(path, missing, fill)
-    temporary = f"{path}.tmp"
-    try:
-        with naming(path), zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as file:
+    with write_whole(path) as new:
+        with naming(path), zipfile.ZipFile(new, "w", zipfile.ZIP_DEFLATED) as file:
             for name, part in PARTS.items():
                 if name in missing:
                     lines = [_HEADER, *(f"{i}\t{part.constant}" for i in range(part.rows))]
@@ -107,11 +105,7 @@ def write_submission(path: str, workdirs: Mapping[str, str], fill: bool) -> list
                     lines = _lines(sources[name])
                     lines = lines if part.labels else [*lines[:1], *map(_within, lines[1:])]
                 file.writestr(name, "\n".join(lines) + "\n")
-        check_submission(temporary)
-        os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(temporary)
+        check_submission(new)
     return missing
 
 

@@ -1,6 +1,5 @@
 """The plot of a table: how far its rows are from one of them, here and in the paper; or over steps."""
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from bertjax.errors import naming
+from bertjax.files import write_whole
 from bertjax.table_rows import CHECKPOINTS, TABLES
 
 _OURS, _PAPER, _REFERENCE = "#4477aa", "#cc3311", "#777777"  # told apart also without colour vision
@@ -23,10 +23,8 @@ def draw_table(found: Mapping[str, Any], path: str) -> None:
     table = TABLES[found["table"]]
     with matplotlib.rc_context({"font.size": 10}):
         figure = _curves(found) if table.curve else _differences(found, table.rows[table.reference].name)
-    part = f"{path}.tmp.png"
-    with naming(path):
-        figure.savefig(part, dpi=120)
-        os.replace(part, path)
+    with naming(path), write_whole(path) as part:
+        figure.savefig(part, dpi=120, format="png")
 
 
 def _figure(found: Mapping[str, Any], width: float, height: float, what: str) -> Figure:

@@ -6,15 +6,16 @@ A file is named by everything that its ids depend on, so whatever changes makes 
 import dataclasses
 import hashlib
 import os
-import tempfile
 import zipfile
 from collections.abc import Sequence
 from importlib.metadata import version
+from itertools import chain
 
 import numpy as np
 
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import naming
+from bertjax.files import write_whole
 
 _RULES = 1  # of bertjax.data; another number where they give other ids
 _LIBRARIES = ("tokenizers", "sentencepiece")
@@ -55,11 +56,9 @@ def _read(path: str, count: int) -> list[list[int]] | None:
 
 
 def _write(path: str, found: Sequence[Sequence[int]]) -> None:
-    """Puts the file there whole, whoever else writes the same one."""
-    folder = os.path.dirname(path)
-    with naming(folder):
-        os.makedirs(folder, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, suffix=".tmp", delete=False) as file:
-            lengths = np.array([len(ids) for ids in found], np.int32)
-            np.savez(file, ids=np.fromiter((i for ids in found for i in ids), np.int32), lengths=lengths)
-        os.replace(file.name, path)
+    lengths = np.array([len(ids) for ids in found], np.int32)
+    flat = np.fromiter(chain.from_iterable(found), np.int32)
+    with naming(path), write_whole(path) as part:
+        os.makedirs(os.path.dirname(part), exist_ok=True)
+        with open(part, "wb") as file:
+            np.savez(file, ids=flat, lengths=lengths)
