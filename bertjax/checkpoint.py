@@ -48,7 +48,7 @@ _SAVE_TIMEOUT_SECONDS = 3600
 # Fields, and whole sections, that say how a run is computed, watched or kept, not what it computes: they may
 # change on resume. Data may have moved; their fingerprints tell that they are the same.
 CHANGEABLE = ("mesh.", "log.", "eval.", "workdir", "init_from", "data.store", "data.tfrecord",
-              "data.tfrecord_heldout", "data.vocab", "train.log_every", "train.eval_every",
+              "data.tfrecord_heldout", "data.vocab", "examples.cache", "train.log_every", "train.eval_every",
               "train.save_every", "train.keep_last", "train.keep_every", "train.max_bad_steps",
               "train.accumulation", "model.scan_layers", "model.remat")  # fmt: skip
 

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from bertjax import config as config_lib
 from bertjax.checkpoint import FOLDER
 from bertjax.convert.load import load
+from bertjax.data.token_cache import cached
 from bertjax.data.tokenizer import add_task_tokens
 from bertjax.errors import InputError
 from bertjax.manifest import steps_in
@@ -27,18 +28,21 @@ def load_source(config: ConfigDict, task: ModuleType) -> Trained | None:
     """The model that a run starts from, or, if it goes on, that it has reached; None for neither.
 
     A run that goes on needs it only where the task's config follows from the model (task.FINE_TUNES). A GPT
-    that is fine-tuned comes with start, delimiter and extract tokens, newly drawn if it had none.
+    that is fine-tuned comes with start, delimiter and extract tokens, newly drawn if it had none. The
+    tokenizer uses config.examples.cache.
 
     Raises:
       InputError: there is no such model, or it is broken.
     """
-    checkpoints = os.path.join(config.workdir, FOLDER)
+    checkpoints, source = os.path.join(config.workdir, FOLDER), None
     if os.path.isdir(checkpoints) and steps_in(checkpoints):
-        return load_trained(config.workdir) if task.FINE_TUNES else None
-    if not config.init_from:
-        return None
-    source = load(config.init_from, model_kind=config.model.kind)
-    return with_task_tokens(source, config.seed) if task.FINE_TUNES else source
+        source = load_trained(config.workdir) if task.FINE_TUNES else None
+    elif config.init_from:
+        source = load(config.init_from, model_kind=config.model.kind)
+        source = with_task_tokens(source, config.seed) if task.FINE_TUNES else source
+    if source and config.examples.cache:
+        source = dataclasses.replace(source, tokenizer=cached(source.tokenizer, config.examples.cache))
+    return source
 
 
 def with_task_tokens(model: Trained, seed: int) -> Trained:

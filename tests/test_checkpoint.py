@@ -413,6 +413,7 @@ def test_config_of_a_workdir(tmp_path):
         False,
     )
     config.data.store = config.data.tfrecord = config.data.tfrecord_heldout = config.data.vocab = "/moved"
+    config.examples.cache = "/moved"
     check_config(workdir, config, store)
     config.train.steps, config.data.mask_split = 10, (0.5, 0.25, 0.25)
     with pytest.raises(InputError) as caught:

@@ -3,7 +3,6 @@
 Shapes: B rows, S sequence.
 """
 
-import dataclasses
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,6 @@ from bertjax.data import tfds_sets
 from bertjax.data.rng import permute_range, root_key
 from bertjax.data.tables import Record
 from bertjax.data.texts import Row, Text, batch_length, encode, make_batch
-from bertjax.data.token_cache import cached
 from bertjax.data.tokenizer import Tokenizer
 from bertjax.errors import InputError
 from bertjax.metrics import ClassFigures, class_table
@@ -33,7 +31,7 @@ _SHOWN = 20  # classes of a table on the terminal
 
 
 def need_model(config: ConfigDict, source: Trained | None, pairs: bool) -> Trained:
-    """The model to begin from; its tokenizer uses config.examples.cache.
+    """The model to begin from.
 
     Raises:
       InputError: there is none; or `pairs`, and it is a BERT without a second token type, which marks the
@@ -44,8 +42,6 @@ def need_model(config: ConfigDict, source: Trained | None, pairs: bool) -> Train
     if pairs and source.config.kind == "bert" and source.config.type_vocab_size < 2:
         raise InputError(f"--config.init_from={config.init_from}: has one token type, so it takes no pairs; "
                          "name another model")  # fmt: skip
-    if config.examples.cache:
-        source = dataclasses.replace(source, tokenizer=cached(source.tokenizer, config.examples.cache))
     return source
 
 

@@ -20,6 +20,7 @@ from bertjax.evaluate import make_predict_step, predict
 from bertjax.metrics import ClassFigures
 from bertjax.models import bert
 from bertjax.models.layers import dropout_keys
+from bertjax.start import load_source
 from bertjax.tasks import classify
 from bertjax.tasks import packed as packed_lib
 from bertjax.tasks.finetune import write_per_class
@@ -188,8 +189,9 @@ def test_batches_follow_from_the_seed_and_the_step(folder, model):
 def test_kept_token_ids_change_nothing(folder, model, tmp_path, monkeypatch):
     monkeypatch.setattr(token_cache, "_LEAST", 1)
     rows = [
-        classify.open_data(settings(folder, model, examples__cache=cache), bertjax.load(model)).rows["train"]
+        classify.open_data(config, load_source(config, classify)).rows["train"]
         for cache in ("", str(tmp_path), str(tmp_path))
+        for config in [settings(folder, model, examples__cache=cache)]
     ]
     assert len(list(tmp_path.iterdir())) == 3  # train, dev, test
     for name, x in rows[0].train(0, 80).items():

@@ -14,9 +14,11 @@ from trained_fixture import make_trained
 import bertjax
 from bertjax import predict, sharding
 from bertjax.convert.export import export
+from bertjax.data import token_cache
 from bertjax.data.conll import read_conll
 from bertjax.errors import InputError
 from bertjax.models.layers import dropout_keys
+from bertjax.start import load_source
 from bertjax.tasks import elmo_classify, elmo_tag
 from bertjax.train import init_state, train
 from bertjax.trained import load_trained
@@ -179,6 +181,19 @@ def test_a_run_goes_on_without_the_model_that_it_began_from(folder, tagger, tmp_
     config = settings("elmo_tag", folder, "/nowhere", workdir)
     assert train(config) == {}  # complete
     assert load_trained(str(workdir)).config.elmo.cells == 16
+
+
+@pytest.mark.parametrize("task", [elmo_tag, elmo_classify], ids=["tag", "classify"])
+def test_kept_token_ids_change_nothing(folder, model, tmp_path, monkeypatch, task):
+    """A task's own words have their numbers from the run that reads them."""
+    monkeypatch.setattr(token_cache, "_LEAST", 1)
+    batches = []
+    for cache in ("", str(tmp_path), str(tmp_path)):
+        config = settings(task.__name__.split(".")[-1], folder, model, **{"examples.cache": cache})
+        batches.append(task.open_data(config, load_source(config, task)).rows["train"].train(0, 8))
+    for name, x in batches[0].items():
+        np.testing.assert_array_equal(x, batches[1][name])
+        np.testing.assert_array_equal(x, batches[2][name])
 
 
 def test_words_of_a_tagged_word_are_cut_as_in_pretraining(folder, model):
