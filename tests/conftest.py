@@ -17,7 +17,6 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # the workers have what this sets
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
-os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"  # nobody reads the programs, so they need not say where
 gc.set_threshold(50_000, 20, 100)  # tracing makes many objects, which are not garbage
 
 import jax  # noqa: E402
@@ -35,6 +34,12 @@ def one_device():
         patch.setattr(sharding, "all_devices", lambda: devices)
         patch.setenv("XLA_FLAGS", os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1"))
         yield
+
+
+@pytest.fixture
+def eight_devices(one_device, monkeypatch):
+    """Gives the runs of a test all devices."""
+    monkeypatch.setattr(sharding, "all_devices", jax.devices)
 
 
 @pytest.fixture(scope="session")

@@ -176,4 +176,6 @@ def test_a_layer_is_one_loop_with_one_product_for_all_gates(kind):
 @each_kind
 def test_parameters_have_rows_in_the_table(kind):
     mesh = jax.make_mesh((1, 1, 1), sharding.AXES)
-    sharding.state_shardings(parameters(kind), mesh)
+    params = parameters(kind)
+    found = sharding.state_shardings(params, mesh)
+    assert jax.tree.structure(found) == jax.tree.structure(params)

@@ -4,7 +4,7 @@ from trained_fixture import make_trained
 
 @pytest.fixture(scope="module", autouse=True)
 def runs_on_one_device(one_device):
-    """Tests of what several devices do make a mesh of them."""
+    """Where devices matter a test makes a mesh of them, or has eight_devices."""
 
 
 @pytest.fixture(scope="session")

@@ -112,6 +112,7 @@ def test_a_run_that_was_stopped_ends_like_one_that_was_not(folder, model, run, t
         assert (whole / file).read_bytes() == (parts / file).read_bytes()
 
 
+@pytest.mark.usefixtures("eight_devices")
 def test_another_set_first(folder, run, tmp_path, capsys):
     """A run that begins from one on other questions takes over its head too."""
     workdir, _ = run

@@ -65,6 +65,7 @@ def opened(folder, model, **fields):
     return choose.open_data(settings(folder, model, **fields), bertjax.load(model))
 
 
+@pytest.mark.usefixtures("eight_devices")
 def test_it_learns_writes_predictions_and_gives_a_model(folder, model, tmp_path):
     figures = train(settings(folder, model, tmp_path / "run", train__epochs=12.0))
     assert list(figures) == [f"eval/{name}" for name in choose.figures(settings(folder, model))]

@@ -58,6 +58,7 @@ def settings(folder, model, workdir="", **fields):
     return toy_settings("classify", folder, model, workdir, fields, text_b="sentence2", test=("test.tsv",))
 
 
+@pytest.mark.usefixtures("eight_devices")
 def test_it_learns_writes_predictions_and_gives_a_model(folder, model, tmp_path, capsys):
     fields = {"train__epochs": 12.0, "optim__learning_rate": 1.5e-3}
     figures = train(settings(folder, model, tmp_path / "run", **fields))
@@ -200,6 +201,7 @@ def test_kept_token_ids_change_nothing(folder, model, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.usefixtures("eight_devices")
 def test_a_frozen_encoder_stays_as_it_is_and_has_no_moments(folder, model, tmp_path, accumulation):
     config = settings(folder, model, tmp_path / "run", train__freeze_encoder=True, train__epochs=1.0,
                       train__accumulation=accumulation, train__batch_size=16)  # fmt: skip

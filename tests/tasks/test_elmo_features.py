@@ -175,6 +175,7 @@ def test_padding_devices_and_other_rows_change_nothing(folder, model, task):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a[:3], b, atol=1e-5), whole, part)
 
 
+@pytest.mark.usefixtures("eight_devices")
 def test_a_run_goes_on_without_the_model_that_it_began_from(folder, tagger, tmp_path):
     workdir = tmp_path / "parts"
     shutil.copytree(tagger[0], workdir)

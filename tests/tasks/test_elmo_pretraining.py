@@ -235,13 +235,14 @@ def test_epochs_give_the_steps(words):
         task.open_data(toy_elmo(words, **{"train.epochs": 0.001}))
 
 
+@pytest.mark.usefixtures("eight_devices")
 def test_a_run_that_was_stopped_ends_like_one_that_was_not(words, whole, tmp_path):
     parts = tmp_path / "parts"
     shutil.copytree(whole[0], parts)
     for step in (90, 60):
         shutil.rmtree(parts / f"checkpoints/{step}")
         (parts / f"checkpoints/digests/{step}.json").unlink()
-    train(settings(words, parts, **{"train.accumulation": 1}))
+    train(settings(words, parts, **{"mesh.data": 8, "mesh.fsdp": 1, "train.accumulation": 1}))
     one, two = (load_trained(str(path)) for path in (whole[0], parts))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), one.params, two.params)
     assert one.step == two.step == 90

@@ -122,6 +122,7 @@ def _turned(line):
     return label, two, one
 
 
+@pytest.mark.usefixtures("eight_devices")
 def test_it_learns_choices_and_is_asked(folder, model, tmp_path):
     config = choice_settings(folder, model, tmp_path / "run", train__epochs=8.0, train__seq_length=32)
     figures = train(config)

@@ -131,6 +131,7 @@ def test_held_out_figures_are_of_every_token_that_follows_another(gpt_store):
     assert data.constants == {"unigram_entropy": store.manifest["summary"]["unigram_entropy"]}
 
 
+@pytest.mark.usefixtures("eight_devices")
 def test_it_learns_and_gives_a_model(gpt_store, tmp_path):
     config = lm_config(gpt_store, tmp_path / "run", **{
         "train.steps": 90, "train.eval_every": 90, "train.batch_size": 16, "train.accumulation": 2,

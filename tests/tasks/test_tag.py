@@ -76,6 +76,7 @@ def test_a_word_counts_where_it_has_the_most_context(model):
 
 
 @pytest.mark.parametrize("context", [False, True])
+@pytest.mark.usefixtures("eight_devices")
 def test_it_learns_and_writes_predictions(folder, model, tmp_path, capsys, context):
     figures = train(settings(folder, model, tmp_path / "run", examples__document_context=context))
     assert figures["eval/f1"] > 0.9
