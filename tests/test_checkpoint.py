@@ -22,7 +22,7 @@ from bertjax import config as config_lib
 from bertjax.checkpoint import Checkpoints, check_config, load_params, lock_workdir
 from bertjax.errors import InputError, NotFiniteError
 from bertjax.manifest import write_atomically
-from bertjax.trained import load_trained
+from bertjax.trained import checkpoint_meta, load_trained
 
 
 def sharding(devices: int, *axes: str | None) -> NamedSharding:
@@ -451,6 +451,19 @@ def test_a_model_with_another_vocabulary_of_the_same_size_is_refused(tmp_path):
     tokens[10], tokens[11] = tokens[11], tokens[10]
     path.write_text("\n".join(tokens))
     with pytest.raises(InputError, match=r"its vocabulary has as many tokens as .*, and is another, or"):
+        load_trained(str(tmp_path))
+
+
+def test_a_checkpoint_that_does_not_say_what_its_head_stands_on_is_refused(tmp_path):
+    make_trained(str(tmp_path), **{"model.num_hidden_layers": 1})
+    source = load_trained(str(tmp_path))
+    fields = {name: x for name, x in source.meta["config"].items() if name != "head.layers"}
+    meta = checkpoint_meta(fields, source.head, source.labels, source.tokenizer, {})
+    with contextlib.closing(Checkpoints(str(tmp_path / "checkpoints"), keep_last=1, keep_every=0)) as files:
+        files.save(8, {"params": jax.device_put(source.params)}, meta, wait=True)
+    with pytest.raises(
+        InputError, match=r"step 8 does not say head\.layers; it was saved by another version"
+    ):
         load_trained(str(tmp_path))
 
 
