@@ -144,8 +144,8 @@ def test_each_run_is_run_once_for_all_tables_and_after_what_it_needs(whole):
     pretraining = [fields for fields in pieces.begun if "init_from" not in fields]
     # BERT, No NSP, LTR: "+ BiLSTM" and the table of steps begin from those.
     assert len(pretraining) == 3
-    # 4 rows of 5 tasks, and 2 x 4 checkpoints on the way on MNLI, with two seeds.
-    assert len(workdirs) == 3 + 2 * (4 * 5 + 2 * 4)
+    # 5 rows of 5 tasks, and 2 x 4 checkpoints on the way on MNLI, with two seeds.
+    assert len(workdirs) == 3 + 2 * (5 * 5 + 2 * 4)
     kept = {fields.get("data.next_sentence", ""): fields["train.keep_every"]
             for fields in pretraining if fields.get("model.causal") != "True"}  # fmt: skip
     assert kept == {"": "8", "False": "0"}
@@ -156,7 +156,8 @@ def test_each_run_is_run_once_for_all_tables_and_after_what_it_needs(whole):
 def test_a_table_has_means_deviations_and_the_papers_figures(whole):
     out, pieces = whole
     found = content(out)
-    assert [row["name"] for row in found["rows"]] == ["BERT", "No NSP", "LTR & No NSP", "+ BiLSTM"]
+    names = ["BERT", "No NSP", "LTR & No NSP", "+ BiLSTM", "not pre-trained"]
+    assert [row["name"] for row in found["rows"]] == names
     cell = found["rows"][3]["cells"]["SQuAD F1"]
     values = [100 * Pieces.figure(fields) for fields in pieces.begun
               if fields["workdir"] in {str(out / run) for run in cell["runs"]}]  # fmt: skip
@@ -184,7 +185,7 @@ def test_a_finished_table_is_written_again_without_a_run(whole, store, data, cap
     out, _ = whole
     before = content(out)
     main(arguments(store, data, out, "--seeds=2"), lambda *_: pytest.fail("a finished run was run again"))
-    assert "59 runs, 59 of them finished" in capsys.readouterr().out
+    assert "69 runs, 69 of them finished" in capsys.readouterr().out
     assert content(out) == before
 
 
@@ -203,7 +204,7 @@ class Killed(BaseException):
     """As SIGKILL, this passes every handler of errors."""
 
 
-FEWER = ("--tasks=mnli", "--seeds=1")  # 3 pre-trainings and 12 fine-tunings
+FEWER = ("--tasks=mnli", "--seeds=1")  # 3 pre-trainings and 13 fine-tunings
 
 
 @pytest.fixture(scope="module")
@@ -225,7 +226,7 @@ def same(out, other):
     }
 
 
-@pytest.mark.parametrize("at", [1, 3, 14])
+@pytest.mark.parametrize("at", [1, 3, 15])
 @pytest.mark.parametrize("place", ["before", "after"])
 def test_killed_in_a_run_it_continues_to_the_same_table(fewer, store, data, tmp_path, at, place):
     """Before a run has written anything, or when it has ended and its result is not noted yet."""
@@ -243,7 +244,7 @@ def test_killed_in_a_run_it_continues_to_the_same_table(fewer, store, data, tmp_
         main(args, killed)
     main(args, pieces)
     assert same(tmp_path, fewer)
-    assert len(pieces.begun) == 15 + (place == "after")
+    assert len(pieces.begun) == 16 + (place == "after")
 
 
 @pytest.mark.parametrize(
@@ -285,17 +286,17 @@ def test_sigterm_ends_it_with_what_is_there(store, data, tmp_path, capsys):
         return process
 
     args = arguments(store, data, tmp_path, "--tasks=mnli", "--seeds=2")
-    with pytest.raises(Interrupted, match="5 of 27 runs are finished; the same command continues"):
+    with pytest.raises(Interrupted, match="5 of 29 runs are finished; the same command continues"):
         main(args, stopping)
     assert len(pieces.begun) == 5
     assert "(1 of 2)" in (tmp_path / "pretraining_tasks.md").read_text()
     main(args, pieces)
-    assert len(pieces.begun) == 27
+    assert len(pieces.begun) == 29
 
 
 def test_what_fails_does_not_stop_the_others(fewer, store, data, tmp_path, capsys):
     args = arguments(store, data, tmp_path, *FEWER)
-    with pytest.raises(InputError, match=r"1 of 15 failed: pretrain LTR & No NSP seed=0; see"):
+    with pytest.raises(InputError, match=r"1 of 16 failed: pretrain LTR & No NSP seed=0; see"):
         main(args, Pieces(fails="--config.data.masking=next_token"))
     output = capsys.readouterr().out
     assert "failed: pretrain LTR & No NSP seed=0: bertjax.main: error: it is broken" in output
@@ -335,7 +336,7 @@ def test_dry_run_prints_the_commands_and_writes_nothing(store, data, tmp_path, c
     out = tmp_path / "out"
     main(arguments(store, data, out, "--dry-run", "--seeds=1"), lambda *_: pytest.fail("something ran"))
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 3 + 4 * 5 + 2 * 4
+    assert len(lines) == 3 + 5 * 5 + 2 * 4
     assert all(line.startswith("python -m bertjax.main --config=configs/") for line in lines)
     assert not out.exists()
 
@@ -417,7 +418,7 @@ def test_every_row_of_every_scale_is_a_config_that_passes_the_checks(store, data
     commands = [line for line in capsys.readouterr().out.splitlines() if "bertjax.main" in line]
     assert len({line.rpartition("--config.workdir=")[2] for line in commands}) == len(commands)
     seeds = SCALES[scale].seeds
-    rows = {"pretraining_tasks": 20, "model_size": 15, "training_steps": 8, "features": 7, "masking": 15,
+    rows = {"pretraining_tasks": 25, "model_size": 15, "training_steps": 8, "features": 7, "masking": 15,
             "systems": 4}  # fmt: skip
     # MNLI, QNLI, SST-2 and MRPC of BERT are in several tables, and so are both NERs of 80/10/10.
     assert len(commands) == 3 + 5 + 5 + seeds * (sum(rows.values()))
@@ -438,7 +439,8 @@ def test_the_definitions_hang_together():
         assert len({row.name for row in table.rows}) == len(table.rows), name
         for row in table.rows:
             assert set(row.paper) <= set(columns), (name, row.name)
-            assert table.curve or row.paper, (name, row.name)
+            untrained = "init_params=False" in row.fine_tuning  # not a row of the paper
+            assert table.curve or bool(row.paper) != untrained, (name, row.name)
     for name, scale in SCALES.items():
         assert {column.task for table in TABLES.values() for column in table.columns} - {""} <= set(
             scale.tasks
