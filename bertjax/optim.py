@@ -35,8 +35,11 @@ def learning_rate(config: ConfigDict, step: jax.Array) -> jax.Array:
 
     def scheduled(step: jax.Array, steps: int, rate: float, warmup: int) -> jax.Array:
         step = step.astype(jnp.float32)
-        done = jnp.minimum(step, steps) / steps
-        left = 1.0 - done if config.optim.decay == "linear" else 0.5 * (1.0 + jnp.cos(jnp.pi * done))
+        done = jnp.minimum(step, steps)
+        if config.optim.decay == "linear":
+            left = (steps - done) / steps  # 0 at the end, however a division is rounded
+        else:
+            left = 0.5 * (1.0 + jnp.cos(jnp.pi * done / steps))
         return jnp.where(step < warmup, rate * step / max(warmup, 1), rate * left)
 
     first, second, optim = config.train.steps, config.phase2.steps, config.optim

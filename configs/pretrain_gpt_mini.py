@@ -20,7 +20,7 @@ def get_config():
     c.model.dtype = "float32"
     c.model.scan_layers = False
     c.model.max_position_embeddings = 128
-    c.model.initializer_range = 0.06  # see pretrain_mini.py
+    c.model.initializer_range = 0.06  # near 1 / sqrt(hidden_size): a layer adds as much as it reads
     c.model.hidden_dropout_prob = 0.0
     c.model.attention_probs_dropout_prob = 0.0
     c.data.pack = 8  # few documents are as long as a row at this length; those that are not share one

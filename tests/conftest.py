@@ -4,9 +4,13 @@ import os
 import shutil
 import tempfile
 
-# Set before JAX starts, and inherited by the tests' subprocesses: devices for meshes; no optimisation of toy
-# models, which costs more than it saves; and no program compiled twice in a session.
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+# Set before JAX starts, and inherited by the tests' subprocesses: devices for meshes; code for toy models that
+# is made soon rather than fast (a step compiles in a quarter of the time); and no program compiled twice in a
+# session.
+os.environ["XLA_FLAGS"] = " ".join((
+    "--xla_force_host_platform_device_count=8", "--xla_backend_optimization_level=0",
+    "--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1",
+))  # fmt: skip
 os.environ["JAX_PLATFORMS"] = "cpu"
 # XLA takes as many threads as there are devices. Collectives of one program that do not wait for each other
 # can hold them all, each short of one device, until XLA aborts after 40 seconds.
