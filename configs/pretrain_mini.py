@@ -18,7 +18,7 @@ def get_config():
     c.model.dtype = "float32"
     c.model.scan_layers = False
     c.model.max_position_embeddings = 128
-    # BERT_BASE's 0.02 * sqrt(768 / hidden_size): beside what a layer reads, what it adds is as large as there.
+    # BERT_BASE's 0.02 * sqrt(768 / hidden_size): what a layer adds to what it reads is as large as there.
     c.model.initializer_range = 0.035
     # Few passes over little text, masked anew each time: a small model has no time to overfit.
     c.model.hidden_dropout_prob = 0.0

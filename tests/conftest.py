@@ -4,9 +4,9 @@ import os
 import shutil
 import tempfile
 
-# Set before JAX starts, and inherited by the tests' subprocesses: devices for meshes; code for toy models that
-# is made soon rather than fast (a step compiles in a quarter of the time); and no program compiled twice in a
-# session.
+# Set before JAX starts, and inherited by the tests' subprocesses: devices for meshes; code for toy models
+# that is made soon rather than fast (a step compiles in a quarter of the time); and no program compiled twice
+# in a session.
 os.environ["XLA_FLAGS"] = " ".join((
     "--xla_force_host_platform_device_count=8", "--xla_backend_optimization_level=0",
     "--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1",
