@@ -3,6 +3,7 @@
 The moments have the tree of the parameters, so that they are sharded and saved like them.
 """
 
+import math
 import re
 from typing import Any
 
@@ -24,8 +25,8 @@ _LAYERS = re.compile(r"(^|/)layers/")
 _STACKED = ((_LAYERS, 0), (re.compile(r"/qkv_kernel$"), 2))
 
 
-def learning_rate(config: ConfigDict, step: jax.Array) -> jax.Array:
-    """The rate of update number `step` (from 0), float32.
+def learning_rate(config: ConfigDict, step: int) -> float:
+    """The rate of update number `step` (from 0).
 
     The 2018 release's optimization.py: from 0 up to `learning_rate` over the warm-up, then
     rate * (1 - step / steps), where `steps` counts the warm-up too, so the rate drops a little where the
@@ -33,23 +34,20 @@ def learning_rate(config: ConfigDict, step: jax.Array) -> jax.Array:
     with the same drop. Both phases are one decay, unless phase2.restart_schedule.
     """
 
-    def scheduled(step: jax.Array, steps: int, rate: float, warmup: int) -> jax.Array:
-        step = step.astype(jnp.float32)
-        done = jnp.minimum(step, steps)
+    def scheduled(step: int, steps: int, rate: float, warmup: int) -> float:
+        if step < warmup:
+            return rate * step / warmup
+        done = min(step / steps, 1.0)
         if config.optim.decay == "linear":
-            left = (steps - done) / steps  # 0 at the end, however a division is rounded
-        else:
-            left = 0.5 * (1.0 + jnp.cos(jnp.pi * done / steps))
-        return jnp.where(step < warmup, rate * step / max(warmup, 1), rate * left)
+            return rate * (1.0 - done)
+        return rate * 0.5 * (1.0 + math.cos(math.pi * done))
 
     first, second, optim = config.train.steps, config.phase2.steps, config.optim
     if not (second and config.phase2.restart_schedule):
         return scheduled(step, first + second, optim.learning_rate, optim.warmup_steps)
-    return jnp.where(
-        step < first,
-        scheduled(step, first, optim.learning_rate, optim.warmup_steps),
-        scheduled(step - first, second, config.phase2.learning_rate, config.phase2.warmup_steps),
-    )
+    if step < first:
+        return scheduled(step, first, optim.learning_rate, optim.warmup_steps)
+    return scheduled(step - first, second, config.phase2.learning_rate, config.phase2.warmup_steps)
 
 
 def global_norm(tree: Tree) -> jax.Array:

@@ -30,7 +30,7 @@ from ml_collections import ConfigDict
 from bertjax import config_files, sharding
 from bertjax.errors import InputError, run_command
 from bertjax.flags import Parser
-from bertjax.train import abstract_batch, abstract_state, make_train_step
+from bertjax.train import abstract_batch, abstract_state, make_train_step, scalars
 
 GIB = 2**30
 # Memory of a chip: cloud.google.com/tpu/docs. The compiler keeps some of it for itself and refuses what does
@@ -151,7 +151,7 @@ def compile_step(config: ConfigDict, task: ModuleType, mesh: Mesh, phase: str) -
     """The compiled train step of a phase ("train" or "phase2"), which no data was needed for."""
     step_fn, _, shardings = make_train_step(config, task, mesh)
     batch = abstract_batch(config, task, mesh, config[phase])
-    return step_fn.lower(abstract_state(config, task, shardings), batch).compile()
+    return step_fn.lower(abstract_state(config, task, shardings), batch, scalars(config, 0)).compile()
 
 
 def plan_phase(config: ConfigDict, mesh: Mesh, phase: str, memory: int) -> Figures:

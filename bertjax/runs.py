@@ -55,6 +55,15 @@ class Planned:
         return " ".join(filter(None, (self.task, self.setting, f"seed={self.seed}")))
 
 
+def shared_programs(out: str) -> dict[str, str]:
+    """What to set in the environment of runs so that what one has compiled is there for the others.
+
+    It is kept in `out`/compiled, unless JAX_COMPILATION_CACHE_DIR names another place.
+    """
+    name = "JAX_COMPILATION_CACHE_DIR"
+    return {} if name in os.environ else {name: os.path.join(os.path.abspath(out), "compiled")}
+
+
 def start_process(arguments: Sequence[str], environment: Mapping[str, str], output: str) -> Process:
     """`python -m bertjax.main` with more in its environment, and all that it prints added to a file.
 

@@ -36,6 +36,7 @@ from bertjax.runs import (
     last_line,
     read_result,
     run_all,
+    shared_programs,
     start_process,
     tell_unfinished,
     write_result,
@@ -64,11 +65,12 @@ def main(args: Sequence[str], start: Start = start_process) -> None:
     print(f"{len(planned)} runs, {len(finished)} of them finished", flush=True)
     began = {run.workdir: 0.0 for run in waiting}
     failed: list[str] = []
+    programs = shared_programs(flags.out)
 
     def started(run: Planned, environment: Mapping[str, str]) -> Process:
         os.makedirs(run.workdir, exist_ok=True)
         began[run.workdir] = time.monotonic()
-        return start(run.arguments, environment, os.path.join(run.workdir, OUTPUT))
+        return start(run.arguments, {**programs, **environment}, os.path.join(run.workdir, OUTPUT))
 
     def ended(run: Planned, code: int) -> None:
         if code:

@@ -32,6 +32,7 @@ from bertjax.runs import (
     last_line,
     read_result,
     run_all,
+    shared_programs,
     start_process,
     tell_unfinished,
     write_result,
@@ -41,7 +42,6 @@ from bertjax.table_plan import Plan, make_plan
 from bertjax.table_rows import SCALES, TABLES
 
 _SETTINGS = "settings.json"  # in OUT: what all that lies there was made with
-_CACHE = "JAX_COMPILATION_CACHE_DIR"
 _OWN = ("seed", "workdir", "init_from", "data.store", "examples.folder", "train.keep_every")
 
 
@@ -84,8 +84,7 @@ def _run(plan: Plan, flags: argparse.Namespace, shares: Sequence[Mapping[str, st
         if begin in finished and not has_checkpoint(begin):
             raise InputError(f"{begin}: its checkpoints are gone; remove the folder to pre-train it again")
     print(f"{len(plan.runs)} runs, {len(finished)} of them finished", flush=True)
-    # Runs of one shape are many; a program that one has compiled is there for the others.
-    cache = {} if _CACHE in os.environ else {_CACHE: os.path.join(os.path.abspath(flags.out), "compiled")}
+    programs = shared_programs(flags.out)
     write = functools.partial(_write_tables, plan, finished, flags, command)
     failed: list[str] = []
     began: dict[str, float] = {}
@@ -93,7 +92,7 @@ def _run(plan: Plan, flags: argparse.Namespace, shares: Sequence[Mapping[str, st
     def started(run: Planned, environment: Mapping[str, str]) -> Process:
         os.makedirs(run.workdir, exist_ok=True)
         began[run.workdir] = time.monotonic()
-        return start(run.arguments, {**cache, **environment}, os.path.join(run.workdir, OUTPUT))
+        return start(run.arguments, {**programs, **environment}, os.path.join(run.workdir, OUTPUT))
 
     def ended(run: Planned, code: int) -> None:
         seconds = time.monotonic() - began[run.workdir]

@@ -1,17 +1,19 @@
 """Training: the state, the step, the loop."""
 
 import contextlib
+import functools
 import importlib
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 
@@ -34,9 +36,9 @@ Batch = dict[str, jax.Array]
 _AGREE_EVERY = 20  # steps between the processes' agreements on whether to stop
 
 
-def init_state(config: ConfigDict, task: ModuleType) -> State:
+def init_state(config: ConfigDict, task: ModuleType, seed: jax.Array | int) -> State:
     """The state before the first step: parameters, optimizer, and how many steps and bad steps there were."""
-    params = task.init_params(config, jax.random.key(config.seed))
+    params = task.init_params(config, jax.random.key(seed))
     return {
         "params": params,
         "optimizer": optim.init_optimizer(trained_params(config, params)),
@@ -51,17 +53,33 @@ def trained_params(config: ConfigDict, params: State) -> State:
     return {name: x for name, x in params.items() if name != "encoder" or not config.train.freeze_encoder}
 
 
-def train_step(config: ConfigDict, task: ModuleType, state: State, batch: Batch) -> tuple[State, Batch]:
-    """One update. A pure function of state and batch: dropout's keys follow from config.seed and the step.
+def scalars(config: ConfigDict, step: int) -> dict[str, np.generic]:
+    """What update number `step` (from 0) needs besides state and batch: the run's seed, its learning rate.
+
+    They are given to the step, not compiled into it, so runs that differ in no more than seeds, rates and
+    numbers of steps share a compiled program.
+    """
+    return {
+        "seed": np.uint32(config.seed),
+        "learning_rate": np.float32(optim.learning_rate(config, step)),
+    }
+
+
+def train_step(
+    config: ConfigDict, task: ModuleType, state: State, batch: Batch, given: Mapping[str, jax.Array]
+) -> tuple[State, Batch]:
+    """One update. A pure function of its arguments: dropout's keys follow from the seed and the state's step.
 
     An update whose loss or gradient is not finite is skipped and counted.
+
+    Args:
+      given: see `scalars`.
 
     Returns:
       The new state, and sums over the batch with their weights as float32 scalars.
     """
-    seed = jax.random.bits(
-        jax.random.fold_in(jax.random.key(config.seed + 1), state["step"]), (2,), jnp.uint32
-    )
+    key = jax.random.fold_in(jax.random.key(given["seed"] + 1), state["step"])
+    seed = jax.random.bits(key, (2,), jnp.uint32)
     weights = task.batch_weights(batch)
     trained = trained_params(config, state["params"])
     rows = jnp.arange(batch["input_ids"].shape[0])
@@ -88,7 +106,7 @@ def train_step(config: ConfigDict, task: ModuleType, state: State, batch: Batch)
         (grads, sums), _ = jax.lax.scan(add, zeros, split_batch)
 
     loss, norm = task.batch_loss(sums, weights), optim.global_norm(grads)
-    rate = optim.learning_rate(config, state["step"])
+    rate = given["learning_rate"]
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
     new = optim.update(config.optim, trained, grads, state["optimizer"], rate, norm)
     old = (trained, state["optimizer"])
@@ -115,28 +133,32 @@ def train_step(config: ConfigDict, task: ModuleType, state: State, batch: Batch)
 def make_train_step(config: ConfigDict, task: ModuleType, mesh: Mesh) -> tuple[Any, Any, Any]:
     """(jitted step, jitted init, state shardings), with explicit shardings of every input and output.
 
-    step: (state, batch) -> (state, measured); the state given is consumed.
+    step: (state, batch, scalars) -> (state, measured); the state given is consumed.
     init: () -> state.
     """
 
-    def step(state: State, batch: Batch) -> tuple[State, Batch]:
+    def step(state: State, batch: Batch, given: Mapping[str, jax.Array]) -> tuple[State, Batch]:
         with sharding.tracing(config, mesh):
-            return train_step(config, task, state, batch)
+            return train_step(config, task, state, batch, given)
 
-    def init() -> State:
-        return init_state(config, task)
+    def init(seed: jax.Array) -> State:
+        return init_state(config, task, seed)
 
-    shardings = sharding.state_shardings(jax.eval_shape(init), mesh)
+    shardings = sharding.state_shardings(jax.eval_shape(init, np.uint32(0)), mesh)
     on_batch, replicated = NamedSharding(mesh, sharding.BATCH), NamedSharding(mesh, sharding.REPLICATED)
     step_fn = jax.jit(
-        step, in_shardings=(shardings, on_batch), out_shardings=(shardings, replicated), donate_argnums=0
+        step,
+        in_shardings=(shardings, on_batch, replicated),
+        out_shardings=(shardings, replicated),
+        donate_argnums=0,
     )
-    return step_fn, jax.jit(init, out_shardings=shardings), shardings
+    init_fn = jax.jit(init, in_shardings=replicated, out_shardings=shardings)
+    return step_fn, functools.partial(init_fn, np.uint32(config.seed)), shardings
 
 
 def abstract_state(config: ConfigDict, task: ModuleType, shardings: Any) -> State:
     """The train state as jax.ShapeDtypeStruct with shardings."""
-    shapes = jax.eval_shape(lambda: init_state(config, task))
+    shapes = jax.eval_shape(lambda: init_state(config, task, config.seed))
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
 
 
@@ -154,7 +176,7 @@ class Run:
     config: ConfigDict
     task: ModuleType
     mesh: Mesh
-    step_fn: Any  # jitted (state, batch) -> (state, measured)
+    step_fn: Any  # jitted (state, batch, scalars) -> (state, measured)
     eval_step: Any
     checkpoints: Checkpoints
     log: Log
@@ -256,7 +278,7 @@ def run_phase(
         shape = batch["input_ids"].shape
         if shape not in compiled:
             started = time.perf_counter()
-            compiled[shape] = run.step_fn.lower(state, batch).compile()
+            compiled[shape] = run.step_fn.lower(state, batch, scalars(config, step)).compile()
             seconds = time.perf_counter() - started
             log.note(f"compiled for {' x '.join(map(str, shape))} in {seconds:.1f} s")
         return compiled[shape]
@@ -266,7 +288,7 @@ def run_phase(
     batches = prefetch(_batch_maker(run.mesh, rows, begin), step, end)
     with contextlib.closing(batches):  # type: ignore[type-var]
         for batch in batches:
-            state, measured = step_for(batch)(state, batch)
+            state, measured = step_for(batch)(state, batch, scalars(config, step))
             step += 1
             meter.add(step, measured)
             stopping = step < end and run.stop_asked(step)

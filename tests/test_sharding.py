@@ -32,14 +32,14 @@ def after_a_step():
     mesh = sharding.make_mesh(config)
     step, init, shardings = train.make_train_step(config, pretrain, mesh)
     batch = sharding.to_global(mesh, make_batch(config))
-    state, measured = step(init(), batch)
+    state, measured = step(init(), batch, train.scalars(config, 0))
     return flat(shardings), flat(state), measured
 
 
 def test_the_table_has_a_row_for_every_array_and_moments_follow_their_parameter():
     config = toy_config(**CUBE)
     mesh = sharding.make_mesh(config)
-    state = jax.eval_shape(lambda: train.init_state(config, pretrain))
+    state = jax.eval_shape(lambda: train.init_state(config, pretrain, 0))
     specs = {name: each.spec for name, each in flat(sharding.state_shardings(state, mesh)).items()}
     assert specs.keys() == flat(state).keys()
     parameters = {name.removeprefix("params/") for name in specs if name.startswith("params/")}
@@ -57,7 +57,7 @@ def test_the_table_has_a_row_for_every_array_and_moments_follow_their_parameter(
 
 def test_every_row_of_the_table_is_used():
     key = jax.random.key(0)
-    names = flat(jax.eval_shape(lambda: train.init_state(toy_config(), pretrain)))
+    names = flat(jax.eval_shape(lambda: train.init_state(toy_config(), pretrain, 0)))
     names |= flat(jax.eval_shape(lambda: elmo.init_params(toy_config(), key)))
     names |= flat(crf.init_params(3))
     first = {name: next(p for p, _ in sharding.TABLE if re.search(p, name)) for name in names}
@@ -92,7 +92,8 @@ def compiled_step(**fields):
         name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=on_batch)
         for name, x in make_batch(config).items()
     }
-    return step.lower(train.abstract_state(config, pretrain, shardings), batch).compile()
+    state = train.abstract_state(config, pretrain, shardings)
+    return step.lower(state, batch, train.scalars(config, 0)).compile()
 
 
 @pytest.mark.parametrize("mesh", [(2, 2, 2), (2, 4, 1), (1, 4, 2)])

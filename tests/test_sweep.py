@@ -168,6 +168,22 @@ def test_a_best_run_whose_checkpoint_has_gone_is_named(made, tmp_path, capsys):
     assert (best / "checkpoints").exists()
 
 
+@pytest.mark.parametrize("place", [None, "elsewhere"])
+def test_runs_have_each_others_programs(made, tmp_path, monkeypatch, place):
+    environments, run = [], made_up({(1e-3, seed): (0.5, 0) for seed in (0, 1)})
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    if place:
+        monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", place)
+
+    def start(args, environment, output):
+        environments.append(environment)
+        return run(args, environment, output)
+
+    main(arguments(made, tmp_path, "--grid=optim.learning_rate=1e-3", "--seeds=2"), start)
+    programs = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled")}
+    assert environments == [{} if place else programs] * 2
+
+
 @pytest.mark.parametrize(
     "text", ["{", "[]", '{"figures": {"eval/accuracy": 0.5}}', '{"asked": {}, "figures": {"eval/f1": "1"}}']
 )

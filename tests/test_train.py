@@ -14,7 +14,7 @@ from bertjax.data.examples import Examples
 from bertjax.errors import NotFiniteError
 from bertjax.logs import read_metrics
 from bertjax.tasks import pretrain
-from bertjax.train import Meter, make_train_step, train
+from bertjax.train import Meter, abstract_state, make_train_step, scalars, train
 
 STEPS = 6
 # 8 heads, so that even 8 devices can share them; dropout is on.
@@ -27,11 +27,16 @@ def compiled(devices=1, **fields):
     return config, mesh, *make_train_step(config, pretrain, mesh)
 
 
-def run(mesh, step, state, steps=STEPS):
+def at(step, **fields):
+    return scalars(toy_config(**FIELDS | fields), step)
+
+
+def run(mesh, step, state, steps=STEPS, **fields):
     """Losses, gradient norms and the last parameters of a few steps from `state`, which is consumed."""
     losses, norms = [], []
     for i in range(steps):
-        state, measured = step(state, sharding.to_global(mesh, make_batch(toy_config(), seed=i)))
+        batch = sharding.to_global(mesh, make_batch(toy_config(), seed=i))
+        state, measured = step(state, batch, at(i, **fields))
         losses.append(pretrain.metrics({name: float(x) for name, x in measured.items()})["loss"])
         norms.append(float(measured["grad_norm"]))
     assert state["step"] == state["optimizer"]["count"] == steps
@@ -82,7 +87,7 @@ def test_a_step_is_a_pure_function_of_state_and_batch(one, on_one_device):
 def test_dropout_differs_from_step_to_step(one):
     mesh, step, init = one
     batch = sharding.to_global(mesh, make_batch(toy_config()))
-    losses = [float(step(init() | {"step": jnp.int32(i)}, batch)[1]["mlm_loss"]) for i in (0, 1, 2)]
+    losses = [float(step(init() | {"step": jnp.int32(i)}, batch, at(0))[1]["mlm_loss"]) for i in (0, 1, 2)]
     assert len(set(losses)) == 3
 
 
@@ -91,23 +96,24 @@ def test_a_non_finite_update_is_left_out_and_counted(one, bad):
     mesh, step, init = one
     good = make_batch(toy_config())
     broken = good | {"masked_lm_weights": np.full_like(good["masked_lm_weights"], bad)}
-    state, _ = step(init(), sharding.to_global(mesh, good))
+    state, _ = step(init(), sharding.to_global(mesh, good), at(0))
     before = jax.tree.map(np.array, state)
     for times in (1, 2):
-        state, measured = step(state, sharding.to_global(mesh, broken))
+        state, measured = step(state, sharding.to_global(mesh, broken), at(times))
         for part in ("params", "optimizer"):
             jax.tree.map(np.testing.assert_array_equal, state[part], before[part])
         assert state["step"] == 1 + times
         assert state["bad_steps"] == state["bad_in_a_row"] == times == measured["bad_in_a_row"]
-    state, measured = step(state, sharding.to_global(mesh, good))
+    state, measured = step(state, sharding.to_global(mesh, good), at(3))
     assert (state["bad_steps"], state["bad_in_a_row"]) == (2, 0)
     assert measured["bad_steps"] == 2
     assert (state["params"]["mlm_kernel"] != before["params"]["mlm_kernel"]).any()
 
 
 def test_the_vocabularys_padding_stays_zero(one, on_one_device):
-    _, mesh, step, _, _ = compiled(**{"optim.name": "lamb", "optim.learning_rate": 0.1})
-    for _, _, params in (on_one_device, run(mesh, step, one[2](), steps=3)):
+    fields = {"optim.name": "lamb", "optim.learning_rate": 0.1}
+    _, mesh, step, _, _ = compiled(**fields)
+    for _, _, params in (on_one_device, run(mesh, step, one[2](), steps=3, **fields)):
         word, bias = params["encoder"]["embeddings"]["word"], params["mlm_output_bias"]
         assert word.shape[0] == bias.shape[0] == 128
         assert not word[96:].any()
@@ -119,13 +125,29 @@ def test_the_vocabularys_padding_stays_zero(one, on_one_device):
 def test_what_a_step_measures(one):
     mesh, step, init = one
     batch = make_batch(toy_config())
-    _, measured = step(init(), sharding.to_global(mesh, batch))
+    _, measured = step(init(), sharding.to_global(mesh, batch), at(0))
     assert measured["tokens"] == (batch["segment_ids"] > 0).sum()
     assert measured["sequences"] == 8
     assert measured["mlm"] == batch["masked_lm_weights"].sum()
     assert measured["nsp"] == 8
     assert measured["learning_rate"] == 0
     assert all(x.dtype == jnp.float32 and x.shape == () for x in measured.values())
+
+
+def test_seeds_rates_and_numbers_of_steps_are_not_part_of_the_program():
+    """So a sweep's runs are compiled once. Dropout's rate is part of it, which shows that this can fail."""
+
+    def programs(**fields):
+        config, mesh, step, init, shardings = compiled(**fields)
+        state = abstract_state(config, pretrain, shardings)
+        batch = sharding.to_global(mesh, make_batch(toy_config()))
+        return step.lower(state, batch, scalars(config, 0)).as_text(), init.func.lower(*init.args).as_text()
+
+    plain = programs()
+    assert plain == programs(
+        **{"seed": 3, "train.steps": 77, "optim.learning_rate": 0.1, "optim.warmup_steps": 9}
+    )
+    assert plain[0] != programs(**{"model.hidden_dropout_prob": 0.2})[0]
 
 
 def test_golden_loss_curve():

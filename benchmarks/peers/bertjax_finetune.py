@@ -11,7 +11,7 @@ from bertjax.data.loader import prefetch
 from bertjax.host import keep_memory
 from bertjax.start import initial_params
 from bertjax.tasks import classify
-from bertjax.train import make_train_step
+from bertjax.train import make_train_step, scalars
 
 
 def setup(settings, batches):
@@ -32,17 +32,18 @@ def setup(settings, batches):
         )
         return state
 
+    given = scalars(config, 0)
     state, count = begin(), len(batches["labels"])
     shapes = {}  # compiled beforehand
     for number in range(count):
         batch = batch_of(number)
         if batch["input_ids"].shape not in shapes:
-            shapes[batch["input_ids"].shape] = step.lower(state, batch).compile()
+            shapes[batch["input_ids"].shape] = step.lower(state, batch, given).compile()
     state = [state, 0]
 
     def run(steps):
         for batch in prefetch(batch_of, state[1], state[1] + steps):
-            state[0], measured = shapes[batch["input_ids"].shape](state[0], batch)
+            state[0], measured = shapes[batch["input_ids"].shape](state[0], batch, given)
         state[1] += steps
         return float(classify.metrics(jax.device_get(measured))["loss"])
 

@@ -8,7 +8,7 @@ from bertjax import sharding
 from bertjax.config import padded_vocab_size
 from bertjax.host import keep_memory
 from bertjax.tasks import pretrain
-from bertjax.train import make_train_step
+from bertjax.train import make_train_step, scalars
 
 
 def setup(settings, batch):
@@ -17,12 +17,13 @@ def setup(settings, batch):
     step, init, _ = make_train_step(config, pretrain, mesh)
     state = [init()]
     data = sharding.to_global(mesh, batch)
+    given = scalars(config, 0)
     padding = padded_vocab_size(settings.vocab_size) - settings.vocab_size  # rows of the table, not of BERT
     stored = sum(x.size for x in jax.tree.leaves(state[0]["params"]))
 
     def run(steps):
         for _ in range(steps):
-            state[0], measured = step(state[0], data)
+            state[0], measured = step(state[0], data, given)
         return float(pretrain.metrics(jax.device_get(measured))["loss"])
 
     return run, stored - padding * (settings.hidden + 1), {"jax": jax.__version__}

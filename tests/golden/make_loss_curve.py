@@ -13,7 +13,7 @@ from store_fixture import make_batch, toy_config
 
 from bertjax import sharding
 from bertjax.tasks import pretrain
-from bertjax.train import make_train_step
+from bertjax.train import make_train_step, scalars
 
 
 def loss_curve():
@@ -23,7 +23,8 @@ def loss_curve():
     step, init, _ = make_train_step(config, pretrain, mesh)
     state, losses = init(), []
     for i in range(10):
-        state, measured = step(state, sharding.to_global(mesh, make_batch(config, seed=i % 4)))
+        batch = sharding.to_global(mesh, make_batch(config, seed=i % 4))
+        state, measured = step(state, batch, scalars(config, i))
         losses.append(pretrain.metrics({name: float(x) for name, x in measured.items()})["loss"])
     return losses
 

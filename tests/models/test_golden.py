@@ -16,7 +16,7 @@ from bertjax.convert.huggingface import read_config
 from bertjax.convert.weights import Tensor
 from bertjax.models import bert
 from bertjax.tasks import pretrain
-from bertjax.train import make_train_step
+from bertjax.train import make_train_step, scalars
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -93,7 +93,7 @@ def test_ten_steps(golden, kind):
     state = init() | {"params": jax.device_put(params, shardings["params"])}
     for step, wanted in enumerate(losses):
         rows = {name: np.roll(x, -step, axis=0)[:2] for name, x in batch.items()}
-        state, measured = step_fn(state, sharding.to_global(mesh, rows))
+        state, measured = step_fn(state, sharding.to_global(mesh, rows), scalars(config, step))
         found = pretrain.metrics({name: float(x) for name, x in measured.items()})["loss"]
         np.testing.assert_allclose(found, wanted, atol=1e-4, err_msg=f"step {step}")
     found = names.to_huggingface(config.model, jax.device_get(state["params"]))

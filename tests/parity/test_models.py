@@ -26,7 +26,7 @@ from bertjax import sharding  # noqa: E402
 from bertjax.convert import names  # noqa: E402
 from bertjax.convert.export import export  # noqa: E402
 from bertjax.tasks import pretrain  # noqa: E402
-from bertjax.train import make_train_step  # noqa: E402
+from bertjax.train import make_train_step, scalars  # noqa: E402
 from bertjax.trained import save_trained  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # theirs are not ours to mend
@@ -214,8 +214,8 @@ def test_a_hundred_steps(kind, tmp_path):
     step, init, shardings = make_train_step(config, pretrain, mesh)
     state = init() | {"params": jax.device_put(ours.params, shardings["params"])}
     found = []
-    for batch in batches:
-        state, measured = step(state, sharding.to_global(mesh, batch))
+    for i, batch in enumerate(batches):
+        state, measured = step(state, sharding.to_global(mesh, batch), scalars(config, i))
         found.append(pretrain.metrics({name: float(x) for name, x in measured.items()})["loss"])
     print(f"losses: within {np.abs(np.subtract(found, wanted)).max():.1e}")
     assert wanted[-1] < wanted[0] - 0.5  # it learns, so that the steps matter

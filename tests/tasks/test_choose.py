@@ -23,7 +23,7 @@ from bertjax.files import read_json
 from bertjax.logs import read_metrics
 from bertjax.models import bert
 from bertjax.tasks import choose
-from bertjax.train import make_train_step, train
+from bertjax.train import make_train_step, scalars, train
 from bertjax.trained import load_trained
 
 DATA = Path(os.environ.get("BERTJAX_DATA", Path(__file__).parents[3] / "shared" / "data"))
@@ -199,8 +199,8 @@ def test_a_step_is_the_same_on_one_device_on_eight_and_in_parts(folder, model):
         step, init, _ = make_train_step(data.config, choose, mesh)
         batch = data.rows["train"].train(0, 8)
         state = init()
-        for _ in range(2):  # the first has a rate of 0
-            state, measured = step(state, sharding.to_global(mesh, batch))
+        for i in range(2):  # the first has a rate of 0
+            state, measured = step(state, sharding.to_global(mesh, batch), scalars(data.config, i))
         results.append((jax.device_get(state["params"]), jax.device_get(measured)))
         assert measured["sequences"] == 24
         assert measured["tokens"] == (batch["input_ids"] != data.tokenizer.pad_id).sum()

@@ -210,7 +210,7 @@ def test_a_frozen_encoder_stays_as_it_is_and_has_no_moments(folder, model, tmp_p
     jax.tree.map(np.testing.assert_array_equal, before["encoder"], after["encoder"])
     assert (before["pooler_kernel"] != after["pooler_kernel"]).any()
     data = classify.open_data(config, bertjax.load(model))
-    state = jax.eval_shape(lambda: init_state(data.config, classify))
+    state = jax.eval_shape(lambda: init_state(data.config, classify, 0))
     assert "encoder" in state["params"]
     heads = {"pooler_kernel", "pooler_bias", "classifier_kernel", "classifier_bias"}
     assert state["optimizer"]["mu"].keys() == state["optimizer"]["nu"].keys() == heads

@@ -128,7 +128,7 @@ def test_a_frozen_encoder_is_fixed_and_has_no_moments(folder, model, tagger, cla
     jax.tree.map(np.testing.assert_array_equal, before["encoder"], after["encoder"])
     assert np.abs(after["mix_bias"]).max() > 0  # the mix is learned
     data = task.open_data(settings(task.__name__.split(".")[-1], folder, model), bertjax.load(model))
-    state = jax.eval_shape(lambda: init_state(data.config, task))
+    state = jax.eval_shape(lambda: init_state(data.config, task, 0))
     assert "encoder" in state["params"]
     assert "softmax_kernel" not in state["params"]
     for moments in ("mu", "nu"):

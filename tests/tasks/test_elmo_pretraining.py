@@ -19,7 +19,7 @@ from bertjax.evaluate import evaluate, make_eval_step
 from bertjax.logs import read_metrics
 from bertjax.models import elmo, elmo_heads
 from bertjax.tasks import elmo as task
-from bertjax.train import make_train_step, train
+from bertjax.train import make_train_step, scalars, train
 from bertjax.trained import load_trained
 
 LONG = ["x1 x2 x3 " * 20, "one two"]  # 60 words, and 2
@@ -166,7 +166,7 @@ def run(words, devices, steps=3, **fields):
     state, losses = init(), []
     for i in range(steps):
         batch = sharding.make_global(mesh, rows.train, i * rows.batch_rows, rows.batch_rows)
-        state, measured = step(state, batch)
+        state, measured = step(state, batch, scalars(config, i))
         losses.append(task.metrics({name: float(x) for name, x in measured.items()})["sampled_loss"])
     return losses, jax.tree.map(np.asarray, state["params"])
 

@@ -22,7 +22,7 @@ from bertjax.optim import layer_rates
 from bertjax.start import initial_params
 from bertjax.tasks import answer, choose, classify, packed, tag
 from bertjax.tasks.finetune import encoder_flops
-from bertjax.train import init_state, make_train_step, train
+from bertjax.train import init_state, make_train_step, scalars, train
 from bertjax.trained import load_trained
 
 LSTM = {"head__lstm_layers": 2, "head__lstm_size": 16}
@@ -104,7 +104,7 @@ def test_what_stands_on_a_frozen_encoder_is_learned_and_nothing_else(folder, mod
     before, after = bertjax.load(model).params["encoder"], trained.params["encoder"]
     jax.tree.map(np.testing.assert_array_equal, before, after)
     data = opened(tag, folder, model, head__layers="sum_last_four", **LSTM, **FROZEN)
-    begun = init_state(data.config, tag)
+    begun = init_state(data.config, tag, 0)
     assert begun["optimizer"]["mu"].keys() == begun["optimizer"]["nu"].keys() == {
         "features", "classifier_kernel", "classifier_bias",
     }  # fmt: skip
@@ -285,7 +285,7 @@ def test_parts_are_taken_only_where_they_stand_on_the_same(folder, model, tmp_pa
 
 
 def test_features_have_the_top_rate(folder, model):
-    params = init_state(opened(tag, folder, model, head__layers="sum_all", **LSTM).config, tag)["params"]
+    params = init_state(opened(tag, folder, model, head__layers="sum_all", **LSTM).config, tag, 0)["params"]
     names = [sharding.path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     features = [name for name in names if name.startswith("features/")]
     assert len(features) == 8
@@ -305,7 +305,7 @@ def test_features_are_sharded_and_a_step_is_the_same_on_a_mesh(folder, model):
         step, init, _ = make_train_step(data.config, tag, on)
         rows = data.rows["train"]
         batch = sharding.to_global(on, rows.train(0, rows.batch_rows))
-        state, measured = step(init(), batch)
+        state, measured = step(init(), batch, scalars(data.config, 0))
         config = data.config
         states.append(state)
         losses.append(float(measured["loss"]))
