@@ -212,14 +212,24 @@ def _windows(budget: Budget, query: int) -> Budget:
 _QUICK = ("model.dtype=float32", "model.scan_layers=False")  # faster on a CPU
 _CI = ("train.batch_size=16", "train.seq_length=32", "train.max_predictions_per_seq=5",
        "train.accumulation=1", "optim.warmup_steps=4", "eval.batch_size=16")  # fmt: skip
-_CI_STEPS, _CPU_STEPS, _GPU_STEPS = 40, 5000, 20_000
+_CI_STEPS, _CPU_STEPS, _GPU_STEPS = 40, 3000, 20_000
 
 
-def _every(steps: int) -> Fields:
-    """Pre-training of one phase that is saved and measured now and then."""
+def _every(steps: int, second: int = 0) -> Fields:
+    """Pre-training that is saved and measured now and then, so many of its steps in a second phase."""
     every = steps // CHECKPOINTS
-    return (f"train.steps={steps}", "phase2.steps=0", f"train.save_every={every // 2}",
+    return (f"train.steps={steps - second}", f"phase2.steps={second}", f"train.save_every={every // 2}",
             f"train.eval_every={every}", f"train.log_every={max(1, every // 10)}")  # fmt: skip
+
+
+# Rows of half the length for two thirds of the steps, in which attention finds what to look at far sooner.
+_CPU_PHASES = (
+    *_every(_CPU_STEPS, second=_CPU_STEPS // 3),
+    "train.seq_length=32", "train.batch_size=128", "train.max_predictions_per_seq=5",
+    "phase2.seq_length=64", "phase2.batch_size=64", "phase2.max_predictions_per_seq=10",
+    "model.initializer_range=0.049", "optim.learning_rate=1e-3", "optim.warmup_steps=300",
+    "eval.examples=2048",
+)  # fmt: skip
 
 
 def _elmo(cells: int) -> Fields:
@@ -280,11 +290,11 @@ SCALES = {
     ),
     "cpu": Scale(
         pretraining={
-            "bert": ("configs/pretrain_mini.py", _every(_CPU_STEPS)),
-            "gpt": ("configs/pretrain_gpt_mini.py", (*_every(_CPU_STEPS), "eval.examples=2048")),
+            "bert": ("configs/pretrain_mini.py", _CPU_PHASES),
+            "gpt": ("configs/pretrain_gpt_mini.py", _CPU_PHASES),
             "elmo": ("configs/pretrain_elmo_mini.py", (*_every(_CPU_STEPS), "eval.examples=2048")),
         },
-        sizes=((1, 256, 4), (2, 256, 1), (2, 256, 4), (4, 256, 4), (4, 320, 5), (8, 320, 5)),
+        sizes=((1, 128, 4), (2, 128, 1), (2, 128, 4), (4, 128, 4), (4, 160, 5), (8, 160, 5)),
         common=_QUICK,
         # Rows as long as in pre-training, which few pairs are longer than: one program for most batches.
         tasks={
