@@ -89,18 +89,15 @@ class Sequences:
     """
 
     def __init__(self, batches: Iterable[dict[str, np.ndarray]]):
-        self.places: list[tuple[int, int, int]] = []  # row (or row and choice), place in it, first token
+        self.places: list[tuple[int, int, int]] = []  # row, place in it, first token
         self._parts: dict[str, list[np.ndarray]] = {"ids": [], "types": [], "labels": []}
         rows = 0
         for batch in batches:
             self._add(batch, rows)
-            rows += batch["segment_ids"].reshape(-1, batch["segment_ids"].shape[-1]).shape[0]
+            rows += len(batch["segment_ids"])
 
     def _add(self, batch: dict[str, np.ndarray], before: int) -> None:
-        ids, types, segments = (
-            batch[name].reshape(-1, batch[name].shape[-1])
-            for name in ("input_ids", "token_type_ids", "segment_ids")
-        )
+        ids, types, segments = (batch[name] for name in ("input_ids", "token_type_ids", "segment_ids"))
         for row in range(len(ids)):
             for place in range(segments[row].max()):
                 tokens = np.flatnonzero(segments[row] == place + 1)
@@ -123,21 +120,19 @@ def _label(batch: dict[str, np.ndarray], row: int, place: int, tokens: np.ndarra
     labels, weights = batch["labels"], batch["label_weights"]
     if labels.shape == batch["input_ids"].shape:  # tags; -100 is what the other library leaves out
         return np.where(weights[row, tokens] > 0, labels[row, tokens], -100)
-    if labels.ndim == 1:  # of choices
-        return labels[row // batch["input_ids"].shape[1], None]
-    return labels[row, place, None]
+    each = batch["class_positions"].shape[1] // labels.shape[1]  # sequences of an example: choices
+    return labels[row, place // each, None]
 
 
 def outputs_of(task: str, evals: EvalSet, sequences: Sequences, found: dict[str, np.ndarray]) -> Outputs:
     """The other library's answers to an evaluation set, as bertjax's own would come."""
     shapes = {name: x.shape[1:] for name, x in found.items()}
     rows, places, starts = np.array(sequences.places).T
-    if task == "classify":
-        logits = np.zeros((evals.num_rows, places.max() + 1, *shapes["logits"]), np.float32)
-        logits[rows, places] = found["logits"]
+    if task in ("classify", "choose"):
+        each = len(rows) // len(found["logits"])  # sequences of an example
+        logits = np.zeros((evals.num_rows, places.max() // each + 1, *shapes["logits"]), np.float32)
+        logits[rows[::each], places[::each] // each] = found["logits"]
         return {"logits": logits}
-    if task == "choose":
-        return {"logits": found["logits"].reshape(evals.num_rows, -1)}
     if task == "answer":
         return found
     tags = np.zeros((evals.num_rows, int((starts + found["lengths"]).max())), np.int32)

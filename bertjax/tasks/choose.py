@@ -1,8 +1,8 @@
-"""Which of several texts goes on from a text (SWAG; Devlin et al. 2018, section 4.4): each choice is a row
-[CLS] context [SEP] choice [SEP], one dense unit on its pooled output scores it, and softmax goes over the
-choices; or GPT's start context delimiter choice extract, scored on its last token's state.
+"""Which of several texts goes on from a text (SWAG; Devlin et al. 2018, section 4.4): each choice is a
+sequence [CLS] context [SEP] choice [SEP], one dense unit on its pooled output scores it, and softmax goes
+over the choices; or GPT's start context delimiter choice extract, scored on its last token's state.
 
-Shapes: B examples, C choices, S sequence, D hidden.
+Shapes: B rows, S sequence, N examples that a row has room for, C choices, M = N C, D hidden.
 """
 
 import os
@@ -19,11 +19,9 @@ from bertjax.data.tables import Record, read_table
 from bertjax.errors import InputError
 from bertjax.models import bert
 from bertjax.models.kinds import MODULES
-from bertjax.models.layers import cross_entropy, fold_in
 from bertjax.tasks import classify
 from bertjax.tasks.common import Data, EvalSet, Outputs, Rows, Sums
 from bertjax.tasks.finetune import (
-    EncodedRows,
     encode_file,
     eval_name,
     file_paths,
@@ -35,11 +33,11 @@ from bertjax.tasks.finetune import (
     with_lm_loss,
     write_predictions,
 )
+from bertjax.tasks.packed import PackedRows, is_packed
 from bertjax.trained import Trained
 
 HEAD = "multiple_choice"  # of HEADS of the kind's module
 FINE_TUNES = True
-_CHOICE = 20_000  # the number of the first choice's place of dropout, past the encoder's and the head's
 
 batch_loss, metrics, batch_weights = classify.batch_loss, classify.metrics, classify.batch_weights
 
@@ -53,46 +51,40 @@ def init_params(config: ConfigDict, key: jax.Array) -> bert.Params:
 
 def batch_sums(config: ConfigDict, params: bert.Params, batch: bert.Batch, keys: jax.Array | None) -> Sums:
     """Losses and right choices, summed over a batch or a part of it."""
-    logits_BC, lm_loss = _logits(config, params, batch, keys, lm=True)
-    loss_B, correct_B = cross_entropy(logits_BC, batch["labels"])
-    weights_B = batch["label_weights"]
-    sums = {"loss": (loss_B * weights_B).sum(), "correct": (correct_B * weights_B).sum()}
-    return with_lm_loss(config, sums, lm_loss, logits_BC.shape[1])
+    logits_BNC, lm_loss = _logits(config, params, batch, keys, lm=True)
+    return with_lm_loss(config, classify.sums_of(config, logits_BNC, batch), lm_loss, logits_BNC.shape[2])
 
 
 def batch_outputs(config: ConfigDict, params: bert.Params, batch: bert.Batch) -> dict[str, jax.Array]:
-    """float32 scores [B, C]."""
+    """float32 scores [B, N, C]."""
     return {"logits": _logits(config, params, batch, None, lm=False)[0]}
 
 
 def _logits(
     config: ConfigDict, params: bert.Params, batch: bert.Batch, keys: jax.Array | None, lm: bool
 ) -> tuple[jax.Array, jax.Array | None]:
-    """float32 scores [B, C], and the language model's loss where it counts."""
+    """float32 scores [B, N, C], and the language model's loss where it counts."""
     model = MODULES[config.model.kind].bind(config.model, params, config.head)
-    b, c, s = batch["input_ids"].shape
-    names = ("input_ids", "token_type_ids", "position_ids", "segment_ids")
-    if keys is not None:  # a key for each choice, that follows from the example's alone
-        keys = jnp.stack([fold_in(keys, _CHOICE + i) for i in range(c)], 1).reshape(b * c, -1)
-    rows = {name: batch[name].reshape(b * c, s) for name in names}
-    positions_BM = model.class_positions(rows["segment_ids"])
-    x_BMD, lm_loss = told_states(config, model, rows, positions_BM, keys, packed=False, lm=lm)
-    return model.class_logits(x_BMD, keys).reshape(b, c), lm_loss
+    positions_BM = batch["class_positions"]
+    x_BMD, lm_loss = told_states(config, model, batch, positions_BM, keys, is_packed(batch), lm)
+    logits_BM1 = model.class_logits(x_BMD, keys)
+    return logits_BM1.reshape(len(logits_BM1), -1, len(config.examples.choices)), lm_loss
 
 
 def flops_per_step(config: ConfigDict, section: ConfigDict) -> float:
-    """Floating-point operations of the encoder's products in a step of choices that each fill a row."""
+    """Floating-point operations of the encoder's products in a step of choices as long as they may be."""
     return len(config.examples.choices) * text_flops(config, np.array([section.seq_length]))
 
 
 def batch_shapes(config: ConfigDict, section: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes and types of a batch whose longest row is full."""
-    b, c, s = section.batch_size, len(config.examples.choices), section.seq_length
+    """Shapes and types of a batch of examples that each fill a row."""
+    b, c = section.batch_size, len(config.examples.choices)
     names = ("input_ids", "token_type_ids", "position_ids", "segment_ids")
     return {
-        **{name: jax.ShapeDtypeStruct((b, c, s), jnp.int32) for name in names},
-        "labels": jax.ShapeDtypeStruct((b,), jnp.int32),
-        "label_weights": jax.ShapeDtypeStruct((b,), jnp.float32),
+        **{name: jax.ShapeDtypeStruct((b, c * section.seq_length), jnp.int32) for name in names},
+        "class_positions": jax.ShapeDtypeStruct((b, c), jnp.int32),
+        "labels": jax.ShapeDtypeStruct((b, 1), jnp.int32),
+        "label_weights": jax.ShapeDtypeStruct((b, 1), jnp.float32),
     }
 
 
@@ -118,21 +110,21 @@ def open_data(config: ConfigDict, source: Trained | None) -> Data:
     config = fine_tuned_config(config, source, labels, len(train))
     notes: list[str] = []
 
-    def encoded(records: Sequence[Record], path: str, labelled: bool) -> EncodedRows:
+    def encoded(records: Sequence[Record], path: str, labelled: bool) -> PackedRows:
         arrays = {}
         if labelled:
             numbers = [classify.read_label(config, record) for record in records]
             arrays["labels"] = np.array(numbers, np.int32)
             arrays["label_weights"] = np.ones(len(records), np.float32)
         pairs = [pair for record in records for pair in read_pairs(config, record)]
-        most = config.train.seq_length
-        rows = encode_file(path, pairs, source.tokenizer, most, notes)
-        return EncodedRows(rows, arrays, source.tokenizer.pad_id, most, choices=len(c.choices))
+        rows = encode_file(path, pairs, source.tokenizer, config.train.seq_length, notes)
+        at_end = config.model.causal or config.model.kind == "gpt"
+        return PackedRows(rows, source.tokenizer.pad_id, arrays, {}, at_end, each=len(c.choices))
 
     training = encoded(train, paths["train"][0], labelled=True)
     lengths = np.array([len(row.ids) for row in training.rows])
     flops = len(c.choices) * text_flops(config, lengths)
-    size = config.train.batch_size
+    rows, batch_rows = training.shuffled(config)
     evals: list[EvalSet] = []
     for name in ("dev", "test"):
         for path in paths[name]:
@@ -141,7 +133,7 @@ def open_data(config: ConfigDict, source: Trained | None) -> Data:
             evals.append(_eval_set(config, examples, records, path))
     return Data(
         config,
-        {"train": Rows(training.shuffled(config.seed, size), tuple(evals), size, flops)},
+        {"train": Rows(rows, tuple(evals), batch_rows, flops)},
         source.tokenizer,
         fingerprints(c),
         notes=tuple(notes),
@@ -161,11 +153,12 @@ def read_pairs(config: ConfigDict, record: Record) -> list[tuple[str, str]]:
     return [(record[c.text_a], start + record[choice]) for choice in c.choices]
 
 
-def _eval_set(config: ConfigDict, examples: EncodedRows, records: Sequence[Record], path: str) -> EvalSet:
+def _eval_set(config: ConfigDict, examples: PackedRows, records: Sequence[Record], path: str) -> EvalSet:
     stem = Path(path).stem
+    rows, num_rows, places = examples.once()
 
     def answers(outputs: Outputs) -> np.ndarray:
-        best: np.ndarray = examples.in_order(outputs)["logits"].argmax(-1)
+        best: np.ndarray = outputs["logits"][places.rows, places.slots].argmax(-1)
         return best
 
     def write(outputs: Outputs, folder: str) -> None:
@@ -175,10 +168,10 @@ def _eval_set(config: ConfigDict, examples: EncodedRows, records: Sequence[Recor
 
     return EvalSet(
         name=eval_name(config.examples, path),
-        rows=examples.sorted(config.eval.batch_size),
-        num_rows=len(examples),
-        score=(lambda outputs: official.accuracy(examples.arrays["labels"], answers(outputs)))
-        if "labels" in examples.arrays
+        rows=rows,
+        num_rows=num_rows,
+        score=(lambda outputs: official.accuracy(examples.of_example["labels"], answers(outputs)))
+        if examples.of_example
         else None,
         write=write,
     )

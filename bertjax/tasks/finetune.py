@@ -218,12 +218,11 @@ class EncodedRows:
     """Encoded examples with their labels and what else belongs to each.
 
     Args:
-      rows: the token ids of each example, or of its choices, one after the other.
+      rows: the token ids of each example.
       arrays: [examples, ...] of each further array of a batch; what lies past the last example is 0.
       pad_id: of the tokenizer.
       most: S at most.
       full: whether S is always `most`.
-      choices: C, rows of an example, whose arrays are then [B, C, S]; 0: it is one row, [B, S].
     """
 
     def __init__(
@@ -233,12 +232,9 @@ class EncodedRows:
         pad_id: int,
         most: int,
         full: bool = False,
-        choices: int = 0,
     ):
-        self.rows, self.arrays, self.pad_id, self.most = rows, arrays, pad_id, most
-        self.full, self.choices = full, choices
-        # An example is as long as its longest row.
-        self.lengths = np.array([len(row.ids) for row in rows]).reshape(-1, max(choices, 1)).max(1)
+        self.rows, self.arrays, self.pad_id, self.most, self.full = rows, arrays, pad_id, most, full
+        self.lengths = np.array([len(row.ids) for row in rows])
         self.by_length = np.argsort(self.lengths, kind="stable")
 
     def __len__(self) -> int:
@@ -278,11 +274,8 @@ class EncodedRows:
 
     def _batch(self, indices: np.ndarray, count: int, length: int) -> dict[str, np.ndarray]:
         fill = count - len(indices)
-        each = max(self.choices, 1)
-        rows = [self.rows[i * each + c] for i in indices for c in range(each)]
-        batch = make_batch(rows + [Row([], [])] * (fill * each), self.pad_id, length)
-        if self.choices:
-            batch = {name: x.reshape(count, self.choices, length) for name, x in batch.items()}
+        rows = [self.rows[i] for i in indices] + [Row([], [])] * fill
+        batch = make_batch(rows, self.pad_id, length)
         for name, x in self.arrays.items():
             batch[name] = np.concatenate([x[indices], np.zeros((fill, *x.shape[1:]), x.dtype)])
         return batch

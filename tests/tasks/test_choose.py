@@ -16,13 +16,14 @@ from trained_fixture import make_trained
 import bertjax
 from bertjax import config_files, sharding
 from bertjax.convert.export import export
+from bertjax.data.texts import encode
 from bertjax.data.tokenizer import SPECIAL_TOKENS, wordpiece_tokenizer
 from bertjax.errors import InputError
 from bertjax.evaluate import make_predict_step, predict
 from bertjax.files import read_json
 from bertjax.logs import read_metrics
 from bertjax.models import bert
-from bertjax.tasks import choose
+from bertjax.tasks import choose, packed
 from bertjax.train import make_train_step, scalars, train
 from bertjax.trained import load_trained
 
@@ -63,6 +64,21 @@ def settings(folder, model, workdir="", **fields):
 
 def opened(folder, model, **fields):
     return choose.open_data(settings(folder, model, **fields), bertjax.load(model))
+
+
+def examples_of(batch, choices=3):
+    """Of each row, for each of its examples, the arrays of the tokens of each choice."""
+    names = ("input_ids", "token_type_ids", "position_ids")
+    return [
+        [[{name: batch[name][row, segments == first + c] for name in names} for c in range(choices)]
+         for first in range(1, segments.max() + 1, choices)]
+        for row, segments in enumerate(batch["segment_ids"])
+    ]  # fmt: skip
+
+
+def first_batch(data):
+    rows = data.rows["train"]
+    return rows.train(0, rows.batch_rows)
 
 
 @pytest.mark.usefixtures("eight_devices")
@@ -109,20 +125,19 @@ def test_a_run_that_was_stopped_ends_like_one_that_was_not(folder, model, tmp_pa
 def test_features_are_the_context_with_each_choice(model, tmp_path):
     write(tmp_path / "train.csv", [["1", "w8 w9", "w10", "w12 w13 w14", "w16s"]] * 8)
     data = opened(tmp_path, model, examples__dev=(), examples__test=())
-    batch = data.rows["train"].train(0, 8)
+    batch = first_batch(data)
     shapes = choose.batch_shapes(data.config, data.config.train)
     assert {name: x.dtype for name, x in batch.items()} == {name: x.dtype for name, x in shapes.items()}
     assert {name: x.ndim for name, x in batch.items()} == {name: len(x.shape) for name, x in shapes.items()}
-    tokens = data.tokenizer.tokens
-    for row in range(8):
-        assert batch["labels"][row] == 1
-        found = [[tokens[i] for i in ids if i != data.tokenizer.pad_id] for ids in batch["input_ids"][row]]
-        for words, choice in zip(found, (["w10"], ["w12", "w13", "w14"], ["w16", "##s"]), strict=True):
+    assert (batch["labels"][batch["label_weights"] > 0] == 1).all()
+    examples = [example for row in examples_of(batch) for example in row]
+    assert len(examples) == 8
+    for example in examples:
+        for arrays, choice in zip(example, (["w10"], ["w12", "w13", "w14"], ["w16", "##s"]), strict=True):
+            words = [data.tokenizer.tokens[i] for i in arrays["input_ids"]]
             assert words == ["[CLS]", "w8", "w9", "[SEP]", *choice, "[SEP]"]
-        for c, n in enumerate(len(words) for words in found):
-            assert batch["token_type_ids"][row, c].tolist() == [0] * 4 + [1] * (n - 4) + [0] * (32 - n)
-            assert batch["segment_ids"][row, c].tolist() == [1] * n + [0] * (32 - n)
-            assert batch["position_ids"][row, c].tolist() == list(range(32))
+            assert arrays["token_type_ids"].tolist() == [0] * 4 + [1] * (len(choice) + 1)
+            assert arrays["position_ids"].tolist() == list(range(len(words)))
 
 
 @pytest.mark.parametrize(
@@ -145,17 +160,17 @@ def test_features_of_real_files(model, folder, train_file, count):
     config.train.update(batch_size=2, seq_length=512)
     config.eval.batch_size = 1
     [dev] = choose.open_data(config, source).rows["train"].evals
-    assert dev.num_rows == count == len(records)
+    batch = dev.rows(0, dev.num_rows)
     seen = []
-    for i in range(count):
-        batch = dev.rows(i, 1)
-        texts = []
-        for ids, types in zip(batch["input_ids"][0], batch["token_type_ids"][0], strict=True):
-            ids = ids[ids != tokenizer.pad_id]
-            words = [tokenizer.tokens[i].removeprefix("##") for i in ids]
-            assert list(types[: len(ids)]) == sorted(types[: len(ids)])
-            texts.append(tuple("".join(words).split("[SEP]")))
-        seen.append((int(batch["labels"][0]), tuple(texts)))
+    for row, examples in enumerate(examples_of(batch, choices=4)):
+        for slot, example in enumerate(examples):
+            texts = []
+            for arrays in example:
+                words = [tokenizer.tokens[i].removeprefix("##") for i in arrays["input_ids"]]
+                assert list(arrays["token_type_ids"]) == sorted(arrays["token_type_ids"])
+                texts.append(tuple("".join(words).split("[SEP]")))
+            seen.append((int(batch["labels"][row, slot]), tuple(texts)))
+    assert len(seen) == count == len(records)
     wanted = []
     for record in records:
         first = "[CLS]" + record["sent1"].replace(" ", "")
@@ -164,18 +179,16 @@ def test_features_of_real_files(model, folder, train_file, count):
     assert sorted(seen) == sorted(wanted)
 
 
-def test_padding_and_devices_change_nothing(folder, model):
-    """Loss and gradient of a batch, padded to its longest row and to the end, on one device and on eight."""
-    data = opened(folder, model)
-    config = data.config
+def test_sharing_rows_and_devices_change_nothing(folder, model, monkeypatch):
+    """Loss and gradient of examples that share rows, of each in a row of its own, and on eight devices."""
+    fields = {"train__batch_size": 32, "mesh__fsdp": 8}
+    data = opened(folder, model, **fields)
+    config, batch = data.config, first_batch(data)
+    with monkeypatch.context() as patch:
+        patch.setattr(packed, "_FILLED", 0.0)
+        alone = first_batch(opened(folder, model, **fields))
+    assert batch["segment_ids"].max() > alone["segment_ids"].max() == 3
     params = choose.init_params(config, jax.random.key(0))
-    batch = data.rows["train"].train(0, 8)
-    length = batch["input_ids"].shape[2]
-    assert length < 48
-    padded = {
-        name: np.pad(x, ((0, 0), (0, 0), (0, 48 - length))) if x.ndim == 3 else x for name, x in batch.items()
-    }
-    padded["position_ids"] = np.broadcast_to(np.arange(48, dtype=np.int32), (8, 3, 48))
 
     def loss(params, batch):
         sums = choose.batch_sums(config, params, batch, None)
@@ -186,18 +199,18 @@ def test_padding_and_devices_change_nothing(folder, model):
     mesh = sharding.make_mesh(config, jax.devices())
     shardings = sharding.state_shardings(params, mesh)
     spread = step(jax.device_put(params, shardings), sharding.to_global(mesh, batch))
-    for other in (step(params, padded), spread):
+    for other in (step(params, alone), spread):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, other)
 
 
 def test_a_step_is_the_same_on_one_device_on_eight_and_in_parts(folder, model):
-    """With dropout; and a row of each choice is a sequence."""
+    """With dropout; and each choice is a sequence."""
     results = []
     for devices, parts in ((1, 1), (8, 1), (1, 2)):
         data = opened(folder, model, mesh__fsdp=devices, train__accumulation=parts)
         mesh = sharding.make_mesh(data.config, jax.devices()[:devices])
         step, init, _ = make_train_step(data.config, choose, mesh)
-        batch = data.rows["train"].train(0, 8)
+        batch = first_batch(data)
         state = init()
         for i in range(2):  # the first has a rate of 0
             state, measured = step(state, sharding.to_global(mesh, batch), scalars(data.config, i))
@@ -209,25 +222,25 @@ def test_a_step_is_the_same_on_one_device_on_eight_and_in_parts(folder, model):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), results[0], other)
 
 
-def test_each_choice_has_dropout_of_its_own(folder, model):
-    data = opened(folder, model)
-    params = choose.init_params(data.config, jax.random.key(0))
-    batch = data.rows["train"].train(0, 8)
-    # One text three times: what differs is dropout.
-    same = {name: np.repeat(x[:, :1], 3, axis=1) if x.ndim == 3 else x for name, x in batch.items()}
+def test_each_choice_has_dropout_of_its_own(model, tmp_path):
+    """Each question has one text three times: what differs is dropout."""
+    write(tmp_path / "train.csv", [["0", f"w8 w{i}", *["w12 w13"] * 3] for i in range(20, 28)])
+    data = opened(tmp_path, model, examples__dev=(), examples__test=())
+    params, batch = choose.init_params(data.config, jax.random.key(0)), first_batch(data)
+    assert batch["labels"].shape == (8, 1)
     keys = np.arange(16, dtype=np.uint32).reshape(8, 2)
-    scores = np.asarray(choose._logits(data.config, params, same, keys, lm=False)[0])
+    scores = np.asarray(choose._logits(data.config, params, batch, keys, lm=False)[0])[:, 0]
     assert (np.abs(np.diff(scores[:, [0, 1, 2, 0]], axis=1)) > 1e-6).all()
-    plain = np.asarray(choose._logits(data.config, params, same, None, lm=False)[0])
+    plain = np.asarray(choose._logits(data.config, params, batch, None, lm=False)[0])[:, 0]
     np.testing.assert_allclose(plain[:, 1:], plain[:, :2], atol=1e-6)
-    # An example's masks do not depend on its place in the batch.
-    part = {name: x[4:6] for name, x in same.items()}
+    # A row's masks do not depend on its place in the batch.
+    part = {name: x[4:6] for name, x in batch.items()}
     found, _ = choose._logits(data.config, params, part, keys[4:6], lm=False)
-    np.testing.assert_allclose(found, scores[4:6], atol=1e-5)
+    np.testing.assert_allclose(found[:, 0], scores[4:6], atol=1e-5)
 
 
 @pytest.mark.parametrize(("devices", "size"), [(8, 8), (1, 5)])
-def test_predictions_are_in_order_and_none_is_lost(folder, model, devices, size):
+def test_predictions_are_in_order_and_none_is_lost(folder, model, tmp_path, devices, size):
     data = opened(folder, model, eval__batch_size=size, mesh__fsdp=devices)
     params = choose.init_params(data.config, jax.random.key(3))
     mesh = sharding.make_mesh(data.config, jax.devices()[:devices])
@@ -235,19 +248,28 @@ def test_predictions_are_in_order_and_none_is_lost(folder, model, devices, size)
     dev = data.rows["train"].evals[0]
     step = make_predict_step(data.config, choose, mesh, shardings)
     outputs = predict(data.config, mesh, step, jax.device_put(params, shardings), dev)
-    assert outputs["logits"].shape == (dev.num_rows, 3) == (21, 3)
-    module = bert.bind(data.config.model, params)
-    rows = opened(folder, model, eval__batch_size=1, mesh__fsdp=1).rows["train"].evals[0]
-    for i in range(21):  # short ones first, each by itself
-        batch = {name: x[0] for name, x in rows.rows(i, 1).items()}
-        scores = module.classify(module.pool(module.encoder(batch)[:, 0]))[:, 0]
-        np.testing.assert_allclose(outputs["logits"][i], scores, atol=1e-5)
-    right = [(100 + 2 * i) % 3 for i in range(21)]
-    lengths = [max(len(text.split()) for text in question(100 + 2 * i, 25 if i % 4 == 0 else 4)[2:])
-               for i in range(21)]  # fmt: skip
-    order = np.argsort(lengths, kind="stable")
-    wanted = (outputs["logits"].argmax(-1) == np.array(right)[order]).mean()
-    assert dev.score(outputs)["accuracy"] == pytest.approx(wanted)
+    module, wanted = bert.bind(data.config.model, params), {}
+    batch = dev.rows(0, dev.num_rows)
+    for row, examples in enumerate(examples_of(batch)):
+        for slot, example in enumerate(examples):
+            scores = []
+            for arrays in example:
+                alone = {name: x[None] for name, x in arrays.items()}
+                alone["segment_ids"] = np.ones_like(alone["input_ids"])
+                scores.append(module.classify(module.pool(module.encoder(alone)[:, 0]))[0, 0])
+            np.testing.assert_allclose(outputs["logits"][row, slot], scores, atol=1e-5)
+            wanted[tuple(tuple(arrays["input_ids"]) for arrays in example)] = int(np.argmax(scores))
+    assert len(wanted) == 21
+    dev.write(outputs, str(tmp_path))
+    lines = (tmp_path / "dev_predictions.tsv").read_text().splitlines()[1:]
+    right = 0
+    for i, line in enumerate(lines):
+        label, context, *choices = question(100 + 2 * i, 25 if i % 4 == 0 else 4)
+        rows = encode(data.tokenizer, [(context, choice) for choice in choices], 48)
+        answer = wanted[tuple(tuple(row.ids) for row in rows)]
+        assert line == f"{i}\t{answer}"
+        right += str(answer) == label
+    assert dev.score(outputs)["accuracy"] == pytest.approx(right / 21)
 
 
 def test_labels_may_have_names_and_choices_a_beginning(model, tmp_path):
@@ -257,11 +279,13 @@ def test_labels_may_have_names_and_choices_a_beginning(model, tmp_path):
               "examples__text_b": "start", "examples__id": "id"}  # fmt: skip
     data = opened(tmp_path, model, **fields)
     [dev] = data.rows["train"].evals
-    batch = dev.rows(0, 8)
-    order = [0, 2, 4, 6, 1, 3, 5, 7]  # without a beginning, and with one, which is a token longer
-    assert batch["labels"].tolist() == [i % 3 for i in order]
-    assert (batch["segment_ids"].sum(2)[:, 0] == [5] * 4 + [6] * 4).all()
-    dev.write({"logits": np.eye(3)[[i % 3 for i in order]]}, str(tmp_path))
+    batch = dev.rows(0, dev.num_rows)
+    # Half of them have a beginning, which is a token more in each choice.
+    lengths = [
+        [len(arrays["input_ids"]) for arrays in example] for row in examples_of(batch) for example in row
+    ]
+    assert sorted(lengths) == [[5] * 3] * 4 + [[6] * 3] * 4
+    dev.write({"logits": np.eye(3)[batch["labels"]]}, str(tmp_path))
     lines = (tmp_path / "train_predictions.tsv").read_text().splitlines()[1:]
     assert lines == [f"{90 - i}\t{'ABC'[i % 3]}" for i in range(8)]
 

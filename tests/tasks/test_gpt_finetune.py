@@ -223,18 +223,17 @@ def test_logits_and_losses_are_those_of_each_text_alone(folder, model, both_orde
 
 @pytest.mark.parametrize("task", [classify, choose])
 def test_a_later_token_changes_no_earlier_output(folder, model, task):
-    """Of every layer, in the task's own batches: packed ones of pairs, unpacked ones of choices."""
+    """Of every layer, in the task's own batches, whose rows several sequences share."""
     make = settings if task is classify else choice_settings
     config, params, batch = first_batch(task, make(folder, model, train__batch_size=16))
     names = ("input_ids", "token_type_ids", "position_ids", "segment_ids")
-    rows = {name: np.reshape(batch[name], (-1, batch[name].shape[-1])) for name in names}
-    packed = task is classify
-    assert (rows["segment_ids"].max() > 1) == packed
+    rows = {name: batch[name] for name in names}
+    assert rows["segment_ids"].max() > 1
     at = 6
     other = rows | {"input_ids": rows["input_ids"].copy()}
     other["input_ids"][:, at] = (other["input_ids"][:, at] + 5) % 90
     states = jax.jit(lambda rows: gpt.bind(config.model, params).encoder(
-        rows, packed=packed, every_layer=True))  # fmt: skip
+        rows, packed=True, every_layer=True))  # fmt: skip
     one, two = states(rows), states(other)
     np.testing.assert_array_equal(one[:, :, :at], two[:, :, :at])
     assert (one[:, :, at] != two[:, :, at]).any()
@@ -242,26 +241,31 @@ def test_a_later_token_changes_no_earlier_output(folder, model, task):
     def loss_of_states_before(x_BSD):
         module = gpt.bind(config.model, params)
         module.encoder.embeddings = lambda batch, dtype, keys: x_BSD
-        return (module.encoder(rows, packed=packed)[:, :at] ** 3).sum()
+        return (module.encoder(rows, packed=True)[:, :at] ** 3).sum()
 
     gradient = np.abs(jax.jit(jax.grad(loss_of_states_before))(one[0])).max(-1)
     assert (gradient[:, at:] == 0).all()
     assert gradient[:, :at].max() > 0
 
 
-def test_choices_loss_is_of_the_rows_of_all_choices(folder, model):
+def test_choices_loss_is_of_the_sequences_of_all_choices(folder, model):
     config, params, batch = first_batch(choose, choice_settings(folder, model))
     sums = jax.jit(lambda batch: choose.batch_sums(config, params, batch, None))(batch)
-    rows = {name: batch[name].reshape(24, -1) for name in ("input_ids", "position_ids", "segment_ids")}
     module = gpt.bind(config.model, params)
-    x_BSD = module.encoder(rows)
-    last = np.asarray(module.class_positions(rows["segment_ids"]))[:, 0]
-    scores = module.class_logits(x_BSD[np.arange(24), last][:, None]).reshape(8, 3)
-    loss = -float(jax.nn.log_softmax(scores)[np.arange(8), batch["labels"]].sum())
-    labels, weights = gpt.next_tokens(rows["input_ids"], rows["segment_ids"])
-    log_probs = jax.nn.log_softmax(module.language_model(x_BSD))
-    token = jnp.take_along_axis(log_probs, labels[..., None], -1)[..., 0]
-    lm = -float(((token * weights).sum(1) / weights.sum(1)).sum()) / 3
+    loss = lm = count = 0.0
+    for row, slot in np.argwhere(batch["label_weights"] > 0):
+        scores = []
+        for k in range(3):
+            here = batch["segment_ids"][row] == slot * 3 + k + 1
+            names = ("input_ids", "token_type_ids", "position_ids", "segment_ids")
+            alone = {name: batch[name][row : row + 1, here] for name in names}
+            x_BSD = module.encoder(alone)
+            scores.append(float(module.class_logits(x_BSD[:, -1:])[0, 0, 0]))
+            log_probs = jax.nn.log_softmax(module.language_model(x_BSD))[0, :-1]
+            lm -= float(jnp.take_along_axis(log_probs, alone["input_ids"][0, 1:, None], 1).mean()) / 3
+        loss -= float(jax.nn.log_softmax(np.array(scores))[batch["labels"][row, slot]])
+        count += 1
+    assert count == 8
     np.testing.assert_allclose([sums["lm_loss"], sums["loss"]], [lm, loss + 0.5 * lm], rtol=1e-4)
 
 
