@@ -29,6 +29,7 @@ from bertjax.tasks.finetune import (
     fingerprints,
     need_model,
     text_flops,
+    told_at_end,
     told_states,
     with_lm_loss,
     write_predictions,
@@ -118,7 +119,7 @@ def open_data(config: ConfigDict, source: Trained | None) -> Data:
             arrays["label_weights"] = np.ones(len(records), np.float32)
         pairs = [pair for record in records for pair in read_pairs(config, record)]
         rows = encode_file(path, pairs, source.tokenizer, config.train.seq_length, notes)
-        at_end = config.model.causal or config.model.kind == "gpt"
+        at_end = told_at_end(config)
         return PackedRows(rows, source.tokenizer.pad_id, arrays, {}, at_end, each=len(c.choices))
 
     training = encoded(train, paths["train"][0], labelled=True)

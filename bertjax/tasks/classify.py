@@ -30,6 +30,7 @@ from bertjax.tasks.finetune import (
     fingerprints,
     need_model,
     text_flops,
+    told_at_end,
     told_states,
     with_lm_loss,
     write_per_class,
@@ -161,7 +162,7 @@ def open_data(config: ConfigDict, source: Trained | None) -> Data:
         if c.both_orders:
             texts = [text for pair in texts for text in (pair, pair[::-1])]
         rows = encode_file(path, texts, source.tokenizer, config.train.seq_length, notes)
-        at_end = config.model.causal or config.model.kind == "gpt"
+        at_end = told_at_end(config)
         alone = config.model.kind == "elmo"
         return PackedRows(rows, source.tokenizer.pad_id, arrays, {}, at_end, alone, _sequences(config))
 

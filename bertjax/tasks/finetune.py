@@ -120,6 +120,11 @@ def shuffled(seed: int, count: int, first: int, number: int) -> np.ndarray:
     return np.concatenate(found)
 
 
+def told_at_end(config: ConfigDict) -> bool:
+    """Whether a class is told at a sequence's last token: left to right, the first one sees nothing."""
+    return bool(config.model.causal or config.model.kind == "gpt")
+
+
 def told_states(
     config: ConfigDict,
     model: bert.Bert | gpt.Gpt,
