@@ -130,7 +130,9 @@ def _title(workdir: str) -> str:
     try:
         with open(path, encoding="utf-8") as file:
             config = json.load(file)
-        batch = f"batch {config['train.batch_size']} × {config['train.seq_length']}"
+        phases = ["train", "phase2"] if config["phase2.steps"] else ["train"]
+        rows = (f"{config[f'{phase}.batch_size']} × {config[f'{phase}.seq_length']}" for phase in phases)
+        batch = f"batch {', then '.join(rows)}"
         if config.get("model.kind") == "elmo":
             return (
                 f"{name}: {config['task']}, {config['elmo.layers']} layers, {config['elmo.cells']} cells, "

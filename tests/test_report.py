@@ -42,7 +42,10 @@ def test_a_pretraining_run(tmp_path):
     assert loss["unigram entropy, 6.50"][1] == [6.5, 6.5]
     assert all(axis.get_xlabel() == "step" and axis.get_ylabel() for axis in figure.axes)
     title = figure.get_suptitle()
-    assert title == f"{tmp_path.name}: pretrain, 2 layers, hidden 128, 2 heads, batch 256 × 128 tokens"
+    assert (
+        title
+        == f"{tmp_path.name}: pretrain, 2 layers, hidden 128, 2 heads, batch 256 × 128, then 256 × 512 tokens"
+    )
 
 
 def test_the_command_writes_a_png_and_prints_its_name(tmp_path, capsys):
