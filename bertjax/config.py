@@ -152,7 +152,8 @@ def default() -> ConfigDict:
     c.data = ConfigDict()
     c.data.store = ""  # folder written by bertjax.prepare
     # Instead of a store: files of finished examples by the 2018 release's create_pretraining_data.py, as a
-    # comma-separated list of files, folders and globs. Only next_sentence is read of the fields below.
+    # comma-separated list of files, folders and globs. Of the fields from weights on only next_sentence
+    # is read.
     c.data.tfrecord = ""
     c.data.tfrecord_heldout = ""  # likewise, for evaluation; "": none
     c.data.vocab = ""  # the vocab.txt that they were made with

@@ -164,6 +164,8 @@ def _check_data(config: ConfigDict, require: Require) -> None:
     require(
         d.pack == 1 or not d.tfrecord, "data.pack", "examples of data.tfrecord are not packed; set it to 1"
     )
+    require(not (d.tfrecord and config.train.epochs), "train.epochs",
+            "with data.tfrecord set it to 0.0, and train.steps")  # fmt: skip
     require(d.masking != "next_token" or causal, "data.masking",
             "a token that is predicted must not be seen; set model.causal=True")  # fmt: skip
     require(not (causal and d.next_sentence and config.task == "pretrain"), "data.next_sentence",

@@ -24,7 +24,7 @@ def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
 
     Raises:
       InputError: no such file; an unknown field (the nearest is named); a value of another type; a value
-        out of range.
+        out of range; an override that another field makes void.
     """
     file, _, arg = path.partition(":")
     if not Path(file).is_file():
@@ -44,6 +44,12 @@ def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
     for override in overrides:
         _apply(config, override)
     check(config)
+    given = {override.partition("=")[0] for override in overrides}
+    if config.train.epochs:
+        by_share = ["optim.warmup_proportion"] if config.optim.warmup_proportion else []
+        for name, by in (("train.steps", ["train.epochs"]), ("optim.warmup_steps", by_share)):
+            if name in given and by:
+                raise InputError(f"--config.{name}: {by[0]} gives them here; add --config.{by[0]}=0")
     return config
 
 

@@ -45,6 +45,7 @@ from bertjax.submission import FOLDERS, check_planned, write_submission
 from bertjax.tasks.finetune import fingerprints
 
 _OWN = ("seed", "workdir")  # fields that the sweep sets itself
+_GLUE_CONFIGS = ("glue", "gpt_glue", "elmo_glue")
 
 
 def main(args: Sequence[str], start: Start = start_process) -> None:
@@ -151,8 +152,13 @@ def _read_flags(args: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     for name in ("seeds", "parallel"):
         if getattr(flags, name) < 1:
             raise InputError(f"--{name}={getattr(flags, name)}: must be positive")
-    if not flags.glue and any(Path(path).name == "glue.py:all" for path in flags.config):
-        raise InputError("--config=glue.py:all: name the benchmark's folder with --glue=DIR")
+    glue = [path for path in flags.config if _is_glue(path)]
+    if flags.glue and not glue:
+        names = ", ".join(f"{name}.py" for name in _GLUE_CONFIGS)
+        raise InputError(f"--glue={flags.glue}: is read by {names}; for others use --config.examples.folder")
+    for path in glue:
+        if not flags.glue and path.endswith(":all"):
+            raise InputError(f"--config={path}: name the benchmark's folder with --glue=DIR")
     for arg in rest:
         if not arg.startswith("--config.") or "=" not in arg:
             raise InputError(f"{arg}: not understood; see --help")
@@ -176,7 +182,7 @@ def plan(flags: argparse.Namespace, overrides: Sequence[str]) -> list[Planned]:
     planned: dict[str, Planned] = {}
     for path in flags.config:
         file, _, argument = path.partition(":")
-        glue = Path(file).stem in ("glue", "gpt_glue")
+        glue = _is_glue(path)
         for name in FOLDERS if glue and argument == "all" else [argument]:
             task = name.partition("+")[0] if glue else "-".join(filter(None, (Path(file).stem, name)))
             source = f"{file}:{name}" if name else file
@@ -211,6 +217,11 @@ def plan(flags: argparse.Namespace, overrides: Sequence[str]) -> list[Planned]:
             flags.fill_missing,
         )  # fmt: skip
     return list(planned.values())
+
+
+def _is_glue(path: str) -> bool:
+    """Whether a config ("file.py:task") is of GLUE's tasks."""
+    return Path(path.partition(":")[0]).stem in _GLUE_CONFIGS
 
 
 def _glue_fields(folder: str, task: str) -> list[str]:

@@ -1,6 +1,6 @@
 """The paper's feature-based approach (Devlin et al. 2018, section 5.3): the encoder is frozen, and two layers
 of a BiLSTM of 768 units read its states before the classifier. feature_based.py:ner is the paper's; any other
-fine-tuning config goes too, as feature_based.py:glue:mrpc or feature_based.py:squad:v1.1.
+config that fine-tunes a BERT goes too, as feature_based.py:glue:mrpc or feature_based.py:squad:v1.1.
 
     python -m bertjax.main --config=configs/feature_based.py:ner --config.examples.folder=CONLL \\
         --config.init_from=MODEL --config.workdir=DIR

@@ -6,8 +6,8 @@ tokens.
         --config.model.vocab_size=N
 
 STORE has GPT's byte-pair encoding, of 40,000 merges; N is the number in prepare's line "vocabulary", and may
-be left out where it is 40,478, as in the released model. Adam with a cosine from 2.5e-4 to 0, dropout 0.1,
-weights from N(0, 0.02). docs/pretraining.md has the rest.
+be left out with the released model's own vocabulary of 40,478 tokens. Adam with a cosine from 2.5e-4 to 0,
+dropout 0.1, weights from N(0, 0.02). docs/pretraining.md has the rest.
 
 Hardware: 16 TPU chips (v4, v5e, v5p, v6e); docs/performance.md lists the memory that it takes.
 Time: not measured. Score: not measured.

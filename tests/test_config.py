@@ -237,6 +237,17 @@ def test_phase_2_is_checked_only_if_there_is_one(recipe):
     parse_args([f"--config={recipe}", "--config.phase2.steps=0", "--config.phase2.seq_length=9999"])
 
 
+def test_what_another_field_would_make_void_is_an_error():
+    steps, warmup = "train.steps=9", "optim.warmup_steps=3"
+    fails("--config.train.steps: train.epochs gives them here; add --config.train.epochs=0",
+          load, "configs/swag.py", [steps])  # fmt: skip
+    fails("optim.warmup_steps: optim.warmup_proportion gives them here; add --config.optim.warmup_prop",
+          load, "configs/swag.py", [warmup])  # fmt: skip
+    config = load("configs/swag.py", [steps, warmup, "train.epochs=0"])
+    assert (config.train.steps, config.optim.warmup_steps) == (9, 3)
+    assert load("configs/swag.py", [warmup, "optim.warmup_proportion=0"]).optim.warmup_steps == 3
+
+
 def test_arguments_that_are_none():
     fails("no config; use --config=FILE", parse_args, [])
     fails("--confg=a.py: not understood; use --config=FILE", parse_args, ["--confg=a.py"])

@@ -25,11 +25,11 @@ TOY = {
         "train.max_predictions_per_seq": 3,
         "phase2.max_predictions_per_seq": 5,
     },
-    "classify": {"train.epochs": 1.0, "eval.batch_size": 8},
-    "tag": {"train.epochs": 1.0, "eval.batch_size": 8},
-    "answer": {"train.epochs": 1.0, "eval.batch_size": 8, "examples.max_query_length": 4},
-    "choose": {"train.epochs": 1.0, "eval.batch_size": 8},
-    "language_model": {"train.epochs": 0.0, "model.vocab_size": VOCAB},
+    "classify": {},
+    "tag": {},
+    "answer": {"examples.max_query_length": 4},
+    "choose": {},
+    "language_model": {"model.vocab_size": VOCAB},
 }
 TINY_ELMO = {
     "elmo.vocab_size": 40, "elmo.characters": 9, "elmo.filters": ((1, 8), (3, 8)), "elmo.cells": 16,
@@ -37,8 +37,8 @@ TINY_ELMO = {
 }  # fmt: skip
 TOY |= {
     "elmo": TINY_ELMO,
-    "elmo_tag": TINY_ELMO | TOY["tag"],
-    "elmo_classify": TINY_ELMO | TOY["classify"],
+    "elmo_tag": TINY_ELMO,
+    "elmo_classify": TINY_ELMO,
 }
 ARGUMENTS = {
     "feature_based": ":ner",
@@ -53,6 +53,7 @@ EVERY = {
     "model.hidden_size": 32,
     "model.num_attention_heads": 2,
     "model.intermediate_size": 64,
+    "train.epochs": 0.0,
     "train.steps": 1,
     "train.batch_size": 8,
     "train.seq_length": 16,

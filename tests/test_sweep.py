@@ -287,6 +287,12 @@ def test_what_is_wrong_is_said_before_anything_runs(made, tmp_path, monkeypatch,
     assert not (tmp_path / "out").exists()
 
 
+def test_a_benchmark_that_no_config_reads_is_an_error(made, tmp_path):
+    config = str(GLUE.with_name("feature_based.py")) + ":glue:rte"
+    with pytest.raises(InputError, match=r"is read by glue\.py, gpt_glue\.py, elmo_glue\.py; for oth"):
+        main(arguments(made, tmp_path / "out", configs=[config]), lambda *_: pytest.fail("something ran"))
+
+
 @pytest.fixture
 def begin():
     """Starts the command as a process, which is stopped at the end of the test if it still runs."""

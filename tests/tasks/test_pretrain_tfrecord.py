@@ -149,3 +149,5 @@ def test_what_does_not_fit_is_one_line(files, store, tmp_path):
         InputError, match=r"data.pack=2: examples of data.tfrecord are not packed; set it to 1"
     ):
         check(toy_config(**files, **{"data.pack": 2}))
+    with pytest.raises(InputError, match=r"train.epochs=1.0: with data.tfrecord set it to 0.0"):
+        check(toy_config(**files, **{"train.epochs": 1.0}))
