@@ -52,10 +52,7 @@ def parse(args: Sequence[str]) -> argparse.Namespace:
                         help=f"of {','.join(PEERS)}; ratios are to the first")  # fmt: skip
     peer_lib.add_flags(parser)
     flags = parser.parse_args(args)
-    flags.peers = flags.peers.split(",")
-    for name in flags.peers:
-        if name not in PEERS:
-            raise InputError(f"--peers={name}: no such peer; there are {', '.join(PEERS)}")
+    flags.peers = peer_lib.read_peers(flags.peers, PEERS)
     flags.threads = len(os.sched_getaffinity(0))
     return flags
 

@@ -1,13 +1,14 @@
 """The processes of the libraries that a benchmark compares, and their turns."""
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,17 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
                         help="an interpreter that has the packages of benchmarks/peers/ENV.txt, instead of "
                         "one made here; may be repeated")  # fmt: skip
     parser.add_argument("--out", default="", metavar="FILE.json", help="write the report here too")
+
+
+def read_peers(text: str, known: Collection[str]) -> list[str]:
+    """The names of --peers, each once. Raises InputError."""
+    names = text.split(",")
+    for name in names:
+        if name not in known:
+            raise InputError(f"--peers={name}: no such peer; there are {', '.join(known)}")
+    if len(set(names)) < len(names):
+        raise InputError(f"--peers={text}: a peer is named twice")
+    return names
 
 
 def pythons(given: Sequence[str], names: Sequence[str], device: str) -> dict[str, str]:
@@ -86,13 +98,15 @@ class Peer:
 
     def run(self, steps: int) -> dict:
         """{"seconds", "loss"} of `steps` steps."""
-        self.stdin.write(f"{steps}\n")
-        self.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # it has ended, which `read` says
+            self.stdin.write(f"{steps}\n")
+            self.stdin.flush()
         return self.read()
 
     def close(self) -> None:
         """Ends the process."""
-        self.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self.stdin.close()
         self.process.wait()
         self.stdout.close()
 

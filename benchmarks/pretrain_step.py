@@ -70,12 +70,7 @@ def parse(args: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--override", action="append", default=[], metavar="FIELD=VALUE",
                         help="of bertjax's config; may be repeated")  # fmt: skip
     flags = parser.parse_args(args)
-    flags.peers = flags.peers.split(",")
-    for peer in flags.peers:
-        if peer not in PEERS:
-            raise InputError(f"--peers={peer}: no such peer; there are {', '.join(PEERS)}")
-    if len(set(flags.peers)) < len(flags.peers):
-        raise InputError(f"--peers={','.join(flags.peers)}: a peer is named twice")
+    flags.peers = peer_lib.read_peers(flags.peers, PEERS)
     flags.heads = flags.heads or max(1, flags.hidden // 64)
     if flags.hidden % flags.heads:
         raise InputError(f"--heads={flags.heads}: must divide --hidden={flags.hidden}")

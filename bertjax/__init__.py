@@ -16,7 +16,10 @@ def load(
     head: str | None = None,
     allow_pickle: bool = False,
 ) -> "Trained":
-    """Reads a BERT or a GPT with its parameters and its tokenizer. See bertjax.convert.load.load."""
+    """Reads a BERT, a GPT or, from a workdir alone, an ELMo, with its parameters and its tokenizer.
+
+    See bertjax.convert.load.load.
+    """
     from bertjax.convert import load  # here, so that `import bertjax` alone does not load JAX
 
     return load.load(path, step=step, head=head, allow_pickle=allow_pickle)

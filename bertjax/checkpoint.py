@@ -140,8 +140,8 @@ class Checkpoints:
         if wait:
             self.wait()
 
-    def restore(self, target: Any, *, step: int | None = None) -> tuple[Any, dict[str, Any], int] | None:
-        """(state, meta, step) of the newest whole checkpoint, or of `step`; None if there is none at all.
+    def restore(self, target: Any) -> tuple[Any, dict[str, Any], int] | None:
+        """(state, meta, step) of the newest whole checkpoint; None if there is none at all.
 
         A damaged checkpoint is skipped with a line on stderr that names the file.
 
@@ -149,11 +149,11 @@ class Checkpoints:
           target: the state's tree of jax.ShapeDtypeStruct with shardings, on any mesh.
 
         Raises:
-          InputError: checkpoints exist but all are damaged, or `step` is; arrays are missing, unexpected or
-            of another shape or type than the target's (all are listed).
+          InputError: checkpoints exist but all are damaged; arrays are missing, unexpected or of another
+            shape or type than the target's (all are listed).
         """
         self.wait()
-        found = self._agree_on_step(step)
+        found = self._agree_on_step()
         if found is None:
             return None
         path = os.path.join(self.folder, str(found))
@@ -188,14 +188,14 @@ class Checkpoints:
         """Steps with a checkpoint and a manifest, in order. Their content is not verified."""
         return [step for step in steps_in(self.folder) if os.path.exists(manifest_path(self.folder, step))]
 
-    def _agree_on_step(self, step: int | None) -> int | None:
+    def _agree_on_step(self) -> int | None:
         """The step that process 0 finds whole, on every process."""
         if jax.process_count() == 1:
-            return find_whole(self.folder, step, self._damaged)
+            return find_whole(self.folder, None, self._damaged)
         answer, failure = -2, None
         if jax.process_index() == 0:
             try:
-                found = find_whole(self.folder, step, self._damaged)
+                found = find_whole(self.folder, None, self._damaged)
                 answer = -1 if found is None else found
             except InputError as error:  # raised below, when the other processes know
                 failure = error

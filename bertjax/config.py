@@ -54,6 +54,7 @@ VOCAB_MULTIPLE = 128  # the embedding table divides over any mesh up to this, an
 CHARACTER_IDS = 262  # ELMo's: 256 bytes, begin and end of sentences and words, and two kinds of padding
 HIDDEN_ACTS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu")  # Hugging Face's names
 KINDS = ("bert", "gpt", "elmo")  # bertjax.models.kinds has their modules
+PRE_TRAINING_TASKS = ("pretrain", "language_model", "elmo")  # those that may have a second phase
 ELMO_TASKS = ("elmo", "elmo_tag", "elmo_classify")  # those that train an ELMo
 REMAT = ("none", "attention", "dots", "full")
 MASKING = ("static", "dynamic", "next_token")
@@ -69,6 +70,11 @@ HEAD_LAYERS = {
 }
 DECAYS = ("linear", "cosine")
 GPT_TASKS = ("language_model", "classify", "choose")  # those that train a GPT
+
+
+def sections(config: ConfigDict) -> list[str]:
+    """The config's sections that are phases of the run."""
+    return ["train", *(["phase2"] if config.phase2.steps else [])]
 
 
 def padded_vocab_size(vocab_size: int) -> int:

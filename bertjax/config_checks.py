@@ -15,14 +15,16 @@ from bertjax.config import (
     KINDS,
     MASKING,
     OPTIMIZERS,
+    PRE_TRAINING_TASKS,
     REMAT,
     default,
     fields,
+    sections,
 )
 from bertjax.errors import InputError, quoted
 
 # What `check` asks of numbers, by field; those that end in _prob are shares.
-_SHARES = ("optim.beta1", "optim.beta2")
+_SHARES = ("optim.beta1", "optim.beta2", "optim.warmup_proportion")
 _POSITIVE = (
     "model.vocab_size", "model.hidden_size", "model.num_hidden_layers", "model.num_attention_heads",
     "model.intermediate_size", "model.max_position_embeddings", "model.type_vocab_size",
@@ -36,9 +38,9 @@ _POSITIVE = (
     "elmo.head_cells", "elmo.head_layers", "elmo.head_hidden", "head.lstm_size",
 )  # fmt: skip
 _NOT_NEGATIVE = (
-    "train.eval_every", "train.keep_every", "train.lm_weight", "train.reinit_layers", "phase2.steps",
-    "phase2.warmup_steps", "optim.warmup_steps", "optim.weight_decay", "optim.clip_norm", "eval.examples",
-    "elmo.highway_layers", "elmo.clip", "head.lstm_layers",
+    "train.epochs", "train.eval_every", "train.keep_every", "train.lm_weight", "train.reinit_layers",
+    "phase2.steps", "phase2.warmup_steps", "optim.warmup_steps", "optim.weight_decay", "optim.clip_norm",
+    "eval.examples", "elmo.highway_layers", "elmo.clip", "head.lstm_layers",
 )  # fmt: skip
 
 
@@ -106,9 +108,11 @@ def check(config: ConfigDict) -> None:
     _check_data(config, require)
     _check_training(config, require)
     _check_elmo(config, require)
-    axes = (config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-    require(all(n > 0 or n == -1 for n in axes) and axes.count(-1) <= 1, "mesh.data",
-            "mesh axes must be positive; one may be -1")  # fmt: skip
+    rest = 0  # axes that take the devices that are left
+    for axis, size in config.mesh.items():
+        rest += size == -1
+        require(size > 0 or (size == -1 and rest == 1), f"mesh.{axis}",
+                "mesh axes must be positive; one may be -1")  # fmt: skip
 
 
 def _check_kind(config: ConfigDict, require: Require) -> None:
@@ -173,17 +177,22 @@ def _check_data(config: ConfigDict, require: Require) -> None:
 
 
 def _check_training(config: ConfigDict, require: Require) -> None:
-    t, decay, most = config.train, config.optim.layer_decay, config.model.max_position_embeddings
+    t, decay = config.train, config.optim.layer_decay
+    most, limit = config.model.max_position_embeddings, "model.max_position_embeddings="
+    if config.model.kind == "elmo":  # it has no positions; sentences.Sentences keeps lengths as uint16
+        most, limit = 2**16 - 1, ""
+    require(not config.phase2.steps or config.task in PRE_TRAINING_TASKS, "phase2.steps",
+            f"the task {config.task} has one phase; set it to 0")  # fmt: skip
     require(not t.freeze_encoder or (decay == 1 and not t.reinit_layers), "train.freeze_encoder",
             "nothing of the encoder changes; set neither optim.layer_decay nor "
             "train.reinit_layers")  # fmt: skip
     require(0 < decay <= 1, "optim.layer_decay", "must be above 0 and at most 1")
-    for name in ("train", *(["phase2"] if config.phase2.steps else [])):
+    for name in sections(config):
         phase = config[name]
         require(phase.batch_size % t.accumulation == 0, f"{name}.batch_size",
                 f"must be a multiple of train.accumulation={t.accumulation}")  # fmt: skip
         require(8 <= phase.seq_length <= most, f"{name}.seq_length",
-                f"must be from 8 to model.max_position_embeddings={most}")  # fmt: skip
+                f"must be from 8 to {limit}{most}")  # fmt: skip
 
 
 def _check_elmo(config: ConfigDict, require: Require) -> None:

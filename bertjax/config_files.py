@@ -44,13 +44,25 @@ def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
     for override in overrides:
         _apply(config, override)
     check(config)
-    given = {override.partition("=")[0] for override in overrides}
-    if config.train.epochs:
-        by_share = ["optim.warmup_proportion"] if config.optim.warmup_proportion else []
-        for name, by in (("train.steps", ["train.epochs"]), ("optim.warmup_steps", by_share)):
-            if name in given and by:
-                raise InputError(f"--config.{name}: {by[0]} gives them here; add --config.{by[0]}=0")
+    _check_overrides(config, {override.partition("=")[0] for override in overrides})
     return config
+
+
+def _check_overrides(config: ConfigDict, given: Iterable[str]) -> None:
+    """Raises InputError if another field makes one of the `given` void."""
+    epochs, share = config.train.epochs, config.optim.warmup_proportion
+    void = {}
+    if epochs:
+        void["train.steps"] = "train.epochs gives them here; add --config.train.epochs=0"
+    if epochs and share:
+        void["optim.warmup_steps"] = (
+            "optim.warmup_proportion gives them here; add --config.optim.warmup_proportion=0"
+        )
+    if share and not epochs:
+        void["optim.warmup_proportion"] = "is of train.epochs' steps, and that is 0; set optim.warmup_steps"
+    for name in given:
+        if name in void:
+            raise InputError(f"--config.{name}: {void[name]}")
 
 
 def _run_file(file: str, arg: str) -> ConfigDict:

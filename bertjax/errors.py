@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
@@ -30,6 +31,19 @@ def quoted(value: object) -> str:
     """`value` from a file for a one-line message: newlines and the like escaped, and cut if long."""
     text = str(value)
     return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """A list that SIGTERM and SIGINT are added to as they come."""
+    came: list[int] = []
+    old = {number: signal.signal(number, lambda number, _: came.append(number))
+           for number in (signal.SIGTERM, signal.SIGINT)}  # fmt: skip
+    try:
+        yield came
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

@@ -51,7 +51,7 @@ def evaluate(
     totals: dict[str, float] = {}
     for sums in _results(config, mesh, eval_step, params, rows):
         for name, value in sums.items():
-            totals[name] = totals.get(name, 0.0) + float(np.float64(value))
+            totals[name] = totals.get(name, 0.0) + float(value)
     return task.metrics(totals)
 
 
@@ -75,6 +75,6 @@ def _results(
     pending = []
     for position in range(0, rows.num_rows, size):
         pending.append(step(params, sharding.make_global(mesh, rows.rows, position, size)))
-        if len(pending) > 2:  # at most two batches are on their way
+        if len(pending) > 2:  # at most three batches are on their way
             yield jax.device_get(pending.pop(0))
     yield from jax.device_get(pending)

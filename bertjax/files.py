@@ -10,7 +10,7 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
-from bertjax.errors import InputError, naming, quoted
+from bertjax.errors import InputError, quoted
 
 _MOST_BYTES = 100_000_000  # of a vocabulary, a config or a tokenizer; real ones have a few million at most
 
@@ -99,12 +99,29 @@ def lock_folder(folder: str) -> Iterator[None]:
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock.truncate(0)
+            lock.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
+            lock.flush()
         except BlockingIOError:
             lock.seek(0)
             holder = lock.read().strip() or "another process"
             raise InputError(f"{folder}: in use by {holder}; stop that run or use another workdir") from None
-        with naming(path):
-            lock.truncate(0)
-            lock.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
-            lock.flush()
+        except OSError as error:
+            raise InputError(f"{folder}: {error.strerror}; use another workdir") from error
         yield
+
+
+def utf8_lines(path: str) -> Iterator[str]:
+    """The lines of a text file with their ends, the first without a byte order mark.
+
+    Raises:
+      InputError: a line is not UTF-8.
+    """
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise InputError(
+                    f"{path}:{number}: byte 0x{line[error.start]:02x} is not UTF-8; convert the file"
+                ) from error

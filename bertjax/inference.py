@@ -86,6 +86,12 @@ def _class_states(model: bert.Bert | gpt.Gpt, batch: Any) -> jax.Array:
     return model.head_states(batch, model.class_positions(batch["segment_ids"]))
 
 
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """The probabilities of logits [..., C], of the same shape."""
+    shares = np.exp(logits - logits.max(-1, keepdims=True))
+    return shares / shares.sum(-1, keepdims=True)
+
+
 def windows(texts: Iterator[Any] | Sequence[Any]) -> Iterator[list[Any]]:
     """The texts in lists that are worth one call of the functions below, so that no more are in memory."""
     window = []
@@ -302,8 +308,7 @@ class Predictor:
         """The likeliest tag of each word of each sentence, int [words], and its probability. See `tag`."""
         found = []
         for logits in self.tag(sentences, seq_length, document_context):
-            shares = np.exp(logits - logits.max(-1, keepdims=True))
-            found.append((logits.argmax(-1), shares.max(-1) / shares.sum(-1)))
+            found.append((logits.argmax(-1), softmax(logits).max(-1)))
         return found
 
     def embed(

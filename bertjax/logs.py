@@ -24,6 +24,7 @@ from bertjax.manifest import write_atomically
 
 METRICS = "metrics.jsonl"  # in a workdir
 _EVENTS = "events"
+_HELD_OUT = ("eval/", "eval_")  # how the names of such metrics begin
 _WANDB_ID = "wandb_id.txt"
 
 _GIB = 2**30
@@ -80,7 +81,8 @@ class Log:
             )
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Records `values` of `step`; names of held-out ones begin with "eval/".
+        """Records `values` of `step`; names of held-out ones begin with "eval/", of a second
+        set with "eval_NAME/".
 
         In metrics.jsonl a value that is not finite is null. Raises InputError if the disk is full.
         """
@@ -175,9 +177,11 @@ class _Events:
 def format_line(step: int, total: int, values: Mapping[str, float]) -> str:
     """'step  1200/4000  loss 5.123  mlm acc 0.213  812 seq/s  MFU 31.2% of 0.45 TFLOP/s  ends in 3m20s'."""
     parts = [f"step {step:>{len(str(total))}}/{total}"]
-    parts += _parts({name: value for name, value in values.items() if not name.startswith("eval/")})
+    parts += _parts({name: x for name, x in values.items() if not name.startswith(_HELD_OUT)})
     held_out = {
-        name.removeprefix("eval/"): value for name, value in values.items() if name.startswith("eval/")
+        name.removeprefix("eval/").removeprefix("eval_"): x
+        for name, x in values.items()
+        if name.startswith(_HELD_OUT)
     }
     if held_out:
         parts += ["held-out:", *_parts(held_out)]

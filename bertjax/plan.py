@@ -28,6 +28,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from bertjax import config_files, sharding
+from bertjax.config import sections
 from bertjax.errors import InputError, run_command
 from bertjax.flags import Parser
 from bertjax.train import abstract_batch, abstract_state, make_train_step, scalars
@@ -83,7 +84,7 @@ def main(args: Sequence[str]) -> None:
     devices, memory = find_devices(flags.devices)
     mesh = sharding.make_mesh(config, devices)
     figures = []
-    for phase in ("train", *(["phase2"] if config.phase2.steps else [])):
+    for phase in sections(config):
         figures.append(plan_phase(config, mesh, phase, memory))
         if not flags.json:
             print(_line(figures[-1], len(figures) == 1, mesh), flush=True)
@@ -185,7 +186,7 @@ def plan_phase(config: ConfigDict, mesh: Mesh, phase: str, memory: int) -> Figur
         total=total,
         memory=memory,
         model_flops=task.flops_per_step(config, section) / mesh.size,
-        fits=total <= memory,
+        fits=arguments is not None and total <= memory,
     )
 
 

@@ -25,7 +25,7 @@ from bertjax.embeddings import KINDS as FILE_KINDS
 from bertjax.embeddings import check_path, open_writer
 from bertjax.errors import InputError, run_command
 from bertjax.flags import Parser
-from bertjax.inference import POOLINGS, Guesses, Predictor, windows
+from bertjax.inference import POOLINGS, Guesses, Predictor, softmax, windows
 from bertjax.inference_elmo import ElmoPredictor
 from bertjax.tasks.classify import read_label, read_text
 from bertjax.trained import Trained
@@ -193,7 +193,7 @@ def _classify(flags: argparse.Namespace) -> None:
                 answer: dict[str, Any] = {"number": float(logits[0])}
                 line = f"{logits[0]:8.4f}  {shown}"
             else:
-                shares = _softmax(logits)
+                shares = softmax(logits)
                 best = int(shares.argmax())
                 by_label = dict(zip(trained.labels, shares.tolist(), strict=True))
                 answer = {"label": trained.labels[best], "probabilities": by_label}
@@ -239,7 +239,7 @@ def _choose(flags: argparse.Namespace) -> None:
     _, model = _open_for(flags, "multiple_choice", "choose", model_kind=None)
     for window in windows(questions):
         for (context, choices), scores in zip(window, model.choose(window, flags.truncate), strict=True):
-            shares = _softmax(scores)
+            shares = softmax(scores)
             order = np.argsort(-shares, kind="stable")
             if flags.json:
                 answer = {"choice": int(order[0]), "probabilities": shares.tolist()}
@@ -375,11 +375,6 @@ def _open_for(
 def _seq_length(trained: Trained, model: Any) -> int:
     """Tokens of a window: the run's, or for a model from elsewhere as many as it takes."""
     return int(min(trained.meta["config"].get("train.seq_length", model.most), model.most))
-
-
-def _softmax(x: np.ndarray) -> np.ndarray:
-    shares = np.exp(x - x.max(-1, keepdims=True))
-    return shares / shares.sum(-1, keepdims=True)
 
 
 def _print(text: str) -> None:

@@ -13,7 +13,7 @@ from bertjax.data.build import Settings, arguments_of, build_store, compare_argu
 from bertjax.data.corpus import FORMATS, Input
 from bertjax.data.store import open_store
 from bertjax.data.vocab import GPT_MERGES
-from bertjax.errors import InputError, run_command
+from bertjax.errors import InputError, naming, run_command
 from bertjax.flags import Parser
 
 UNKNOWN_SHARE = 0.05  # above it, the vocabulary hardly fits the text
@@ -154,7 +154,8 @@ def _locked(out: Path) -> Iterator[None]:
     folder = os.open(out, os.O_RDONLY)
     try:
         try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with naming(str(out)):
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise InputError(f"{out}: another bertjax.prepare is at work there; wait for its end") from error
         yield

@@ -20,14 +20,15 @@ def any_process(yes: bool) -> bool:
 
 
 def together(task: Callable[[], T]) -> T:
-    """task(), on every process. If it raises InputError on one of them, all raise one.
+    """task(), on every process. If it raises InputError or OSError on one of them, all raise.
 
     Otherwise the others would wait for the one that has ended, until JAX gives up minutes later.
     """
-    failure, result = None, None
+    failure: InputError | OSError | None = None
+    result = None
     try:
         result = task()
-    except InputError as error:
+    except (InputError, OSError) as error:
         failure = error
     failed = any_process(failure is not None)
     if failure:

@@ -11,13 +11,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from bertjax.checkpoint import FOLDER
-from bertjax.errors import EXIT_INTERRUPTED, InputError, Interrupted
+from bertjax.errors import EXIT_INTERRUPTED, InputError, Interrupted, naming, stop_signals
 from bertjax.files import read_json
 from bertjax.logs import METRICS, read_metrics
 from bertjax.manifest import write_atomically
@@ -97,7 +97,8 @@ class _Child:
         without it, and it goes with the process however that ends."""
         with open(os.path.join(os.path.dirname(self._output), _LOCK), "a") as lock:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                with naming(lock.name):
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return False
             with open(self._output, "ab") as file:
@@ -137,7 +138,7 @@ def run_all(
         for _, process in running.values():
             process.terminate()
 
-    with _signals() as came, contextlib.ExitStack() as stack:
+    with stop_signals() as came, contextlib.ExitStack() as stack:
         stack.callback(tell_all)  # in an error no run may be left behind
         while running or (rest and not came):
             for slot in sorted(set(range(len(shares))) - running.keys()):
@@ -161,17 +162,24 @@ def run_all(
     return bool(came)
 
 
-@contextlib.contextmanager
-def _signals() -> Iterator[list[int]]:
-    """A list that SIGTERM and SIGINT are added to as they come."""
-    came: list[int] = []
-    old = {number: signal.signal(number, lambda number, _: came.append(number))
-           for number in (signal.SIGTERM, signal.SIGINT)}  # fmt: skip
-    try:
-        yield came
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
+def start_run(run: Planned, environment: Mapping[str, str], start: Start) -> Process:
+    """Starts a run in its workdir."""
+    os.makedirs(run.workdir, exist_ok=True)
+    return start(run.arguments, environment, os.path.join(run.workdir, OUTPUT))
+
+
+def read_overrides(rest: Sequence[str], own: Collection[str], advice: str) -> list[str]:
+    """The overrides ("train.epochs=4") of `rest`, "--config.FIELD=VALUE" each.
+
+    Raises:
+      InputError: another flag; or a field of `own`, with the advice.
+    """
+    for arg in rest:
+        if not arg.startswith("--config.") or "=" not in arg:
+            raise InputError(f"{arg}: not understood; see --help")
+        if arg.partition("=")[0].removeprefix("--config.") in own:
+            raise InputError(f"{arg}: {advice}")
+    return [arg.removeprefix("--config.") for arg in rest]
 
 
 def read_result(run: Planned) -> Finished | None:

@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from bertjax.config import padded_vocab_size
+from bertjax.config import padded_vocab_size, sections
 from bertjax.errors import InputError
 
 AXES = ("data", "fsdp", "tensor")
@@ -94,7 +94,7 @@ def make_mesh(config: ConfigDict, devices: list[Any] | None = None) -> Mesh:
         )
     data, fsdp, tensor = sizes
     rules = _elmo_rules(config, fsdp, tensor) if config.model.kind == "elmo" else _rules(config, fsdp, tensor)
-    for phase in ("train", *(["phase2"] if config.phase2.steps else [])):
+    for phase in sections(config):
         part = config[phase].batch_size // config.train.accumulation
         rules.append((f"{phase}.batch_size / train.accumulation", part, "data x fsdp", data * fsdp))
     rules.append(("eval.batch_size", config.eval.batch_size, "data x fsdp", data * fsdp))

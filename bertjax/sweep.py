@@ -28,16 +28,17 @@ from bertjax.host import device_shares
 from bertjax.manifest import write_atomically
 from bertjax.results import Finished, as_markdown, as_text, collect, metric_of
 from bertjax.runs import (
-    OUTPUT,
     Planned,
     Process,
     Start,
     has_checkpoint,
     last_line,
+    read_overrides,
     read_result,
     run_all,
     shared_programs,
     start_process,
+    start_run,
     tell_unfinished,
     write_result,
 )
@@ -64,14 +65,13 @@ def main(args: Sequence[str], start: Start = start_process) -> None:
     for model in dict.fromkeys(run.asked["init_from"] for run in waiting if not has_checkpoint(run.workdir)):
         kind_of(model)  # raises
     print(f"{len(planned)} runs, {len(finished)} of them finished", flush=True)
-    began = {run.workdir: 0.0 for run in waiting}
+    began: dict[str, float] = {}
     failed: list[str] = []
     programs = shared_programs(flags.out)
 
     def started(run: Planned, environment: Mapping[str, str]) -> Process:
-        os.makedirs(run.workdir, exist_ok=True)
         began[run.workdir] = time.monotonic()
-        return start(run.arguments, {**programs, **environment}, os.path.join(run.workdir, OUTPUT))
+        return start_run(run, {**programs, **environment}, start)
 
     def ended(run: Planned, code: int) -> None:
         if code:
@@ -159,12 +159,7 @@ def _read_flags(args: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     for path in glue:
         if not flags.glue and path.endswith(":all"):
             raise InputError(f"--config={path}: name the benchmark's folder with --glue=DIR")
-    for arg in rest:
-        if not arg.startswith("--config.") or "=" not in arg:
-            raise InputError(f"{arg}: not understood; see --help")
-        if arg.partition("=")[0].removeprefix("--config.") in _OWN:
-            raise InputError(f"{arg}: the sweep sets it itself; use --seeds=N and --out=DIR")
-    return flags, [arg.removeprefix("--config.") for arg in rest]
+    return flags, read_overrides(rest, _OWN, "the sweep sets it itself; use --seeds=N and --out=DIR")
 
 
 def plan(flags: argparse.Namespace, overrides: Sequence[str]) -> list[Planned]:

@@ -91,12 +91,17 @@ def _about_pretraining(plan: Plan, part: TablePlan) -> list[str]:
     for system, each in configs.items():
         c, sizes = each[0], dict.fromkeys(_size(system, config) for config in each)
         line = f"{system}: {'sizes as the rows say' if len(sizes) > 1 else next(iter(sizes))}; "
-        line += f"{c.train.steps:,} steps of {c.train.batch_size} x {c.train.seq_length} tokens"
+        line += _length(c.train.epochs, c.train.steps)
+        line += f" of {c.train.batch_size} x {c.train.seq_length} tokens"
         if c.phase2.steps:
             line += f" and {c.phase2.steps:,} of {c.phase2.batch_size} x {c.phase2.seq_length}"
         dropout, rate = c.model.hidden_dropout_prob, c.optim.learning_rate
         lines.append(f"{line}; dropout {dropout:g}, rate {rate:g}, {c.model.dtype}")
     return lines
+
+
+def _length(epochs: float, steps: int) -> str:
+    return f"{epochs:g} epochs" if epochs else f"{steps:,} steps"
 
 
 def _size(system: str, c: ConfigDict) -> str:
@@ -113,7 +118,7 @@ def _about_tasks(plan: Plan, part: TablePlan) -> list[str]:
         planned = plan.runs[run]
         asked, most = planned.asked, plan.examples[planned.task].most
         epochs, steps = asked["train.epochs"], asked["train.steps"]
-        line = f"{planned.task}: {f'{epochs:g} epochs' if epochs else f'{steps:,} steps'}"
+        line = f"{planned.task}: {_length(epochs, steps)}"
         line += f" of {asked['train.batch_size']}, rate {asked['optim.learning_rate']:g}"
         line += "".join(f", {n:,} {name} examples" for n, name in zip(most, ("training", "dev"), strict=True)
                         if n)  # fmt: skip

@@ -24,16 +24,17 @@ from bertjax.host import device_shares
 from bertjax.manifest import write_atomically
 from bertjax.results import Finished
 from bertjax.runs import (
-    OUTPUT,
     Planned,
     Process,
     Start,
     has_checkpoint,
     last_line,
+    read_overrides,
     read_result,
     run_all,
     shared_programs,
     start_process,
+    start_run,
     tell_unfinished,
     write_result,
 )
@@ -90,12 +91,11 @@ def _run(plan: Plan, flags: argparse.Namespace, shares: Sequence[Mapping[str, st
     began: dict[str, float] = {}
 
     def started(run: Planned, environment: Mapping[str, str]) -> Process:
-        os.makedirs(run.workdir, exist_ok=True)
         began[run.workdir] = time.monotonic()
-        return start(run.arguments, {**programs, **environment}, os.path.join(run.workdir, OUTPUT))
+        return start_run(run, {**programs, **environment}, start)
 
     def ended(run: Planned, code: int) -> None:
-        seconds = time.monotonic() - began[run.workdir]
+        seconds = time.monotonic() - began.pop(run.workdir)
         add_seconds(run.workdir, seconds)
         if code:
             failed.append(run.name)
@@ -111,6 +111,8 @@ def _run(plan: Plan, flags: argparse.Namespace, shares: Sequence[Mapping[str, st
     stopped = run_all(
         waiting, shares, started, ended, lambda run: plan.needs.get(run.workdir) in (None, *finished)
     )
+    for workdir, start_time in began.items():  # of those that were interrupted
+        add_seconds(workdir, time.monotonic() - start_time)
     for name, lines in write().items():
         _draw(name, plan, finished, flags, command)
         print("", TABLES[name].title, lines, os.path.join(flags.out, f"{name}.md"), sep="\n", flush=True)
@@ -154,12 +156,7 @@ def _read_flags(args: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         value = getattr(flags, name)
         if value is not None and value < 1:
             raise InputError(f"--{name}={value}: must be positive")
-    for arg in rest:
-        if not arg.startswith("--config.") or "=" not in arg:
-            raise InputError(f"{arg}: not understood; see --help")
-        if arg.partition("=")[0].removeprefix("--config.") in _OWN:
-            raise InputError(f"{arg}: the tables set it themselves; leave it out")
-    return flags, [arg.removeprefix("--config.") for arg in rest]
+    return flags, read_overrides(rest, _OWN, "the tables set it themselves; leave it out")
 
 
 def _merged_settings(out: str, plan: Plan) -> dict[str, object]:

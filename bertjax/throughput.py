@@ -86,10 +86,14 @@ class Throughput:
         self.reset()
 
     def reset(self) -> None:
-        """Begins a new interval: after the first step (it compiles), an evaluation or another pause."""
+        """Begins a new interval, after an evaluation or another pause."""
         self._steps = self._sequences = self._tokens = 0
         self._flops = 0.0
         self._begin = self._clock()
+
+    def leave_out(self, seconds: float) -> None:
+        """Takes a pause, such as compiling, out of the interval."""
+        self._begin += seconds
 
     def add(self, *, sequences: int, tokens: int, flops: float) -> None:
         """Counts one step over all devices: its sequences, its tokens that are not padding, its FLOPs."""

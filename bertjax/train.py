@@ -4,7 +4,6 @@ import contextlib
 import functools
 import importlib
 import os
-import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,13 +20,13 @@ from bertjax import config as config_lib
 from bertjax import optim, sharding
 from bertjax.checkpoint import FOLDER, Checkpoints, check_config, lock_workdir
 from bertjax.data.loader import prefetch
-from bertjax.errors import InputError, Interrupted, NotFiniteError, naming
+from bertjax.errors import InputError, Interrupted, NotFiniteError, naming, stop_signals
 from bertjax.evaluate import evaluate, make_eval_step, make_predict_step, predict
 from bertjax.logs import Log
 from bertjax.models.layers import dropout_keys
 from bertjax.processes import any_process, together
 from bertjax.start import initial_params, load_source
-from bertjax.tasks.common import Data, Rows
+from bertjax.tasks.common import Data, EvalSet, Outputs, Rows
 from bertjax.throughput import Throughput
 from bertjax.trained import checkpoint_meta
 
@@ -273,17 +272,19 @@ def run_phase(
     """
     config, log = run.config, run.log
     compiled: dict[tuple[int, ...], Any] = {}  # by the shape of input_ids
+    meter = Meter(run, rows.flops)
 
     def step_for(batch: Batch) -> Any:
         shape = batch["input_ids"].shape
         if shape not in compiled:
+            jax.block_until_ready(state)  # so that no step is at work while the clock leaves this time out
             started = time.perf_counter()
             compiled[shape] = run.step_fn.lower(state, batch, scalars(config, step)).compile()
             seconds = time.perf_counter() - started
+            meter.throughput.leave_out(seconds)
             log.note(f"compiled for {' x '.join(map(str, shape))} in {seconds:.1f} s")
         return compiled[shape]
 
-    meter = Meter(run, rows.flops)
     held_out: dict[str, float] = {}
     batches = prefetch(_batch_maker(run.mesh, rows, begin), step, end)
     with contextlib.closing(batches):  # type: ignore[type-var]
@@ -291,8 +292,9 @@ def run_phase(
             state, measured = step_for(batch)(state, batch, scalars(config, step))
             step += 1
             meter.add(step, measured)
-            stopping = step < end and run.stop_asked(step)
-            evaluating = not stopping and rows.evals and _due(step, config.train.eval_every, end)
+            stopping = step < run.total_steps and run.stop_asked(step)
+            due = rows.evals and _due(step, config.train.eval_every, end)
+            evaluating = due and not (stopping and step < end)
             saving = stopping or _due(step, config.train.save_every, end)
 
             if evaluating or saving:
@@ -323,15 +325,22 @@ def evaluate_all(run: Run, rows: Rows, params: Any, last: bool) -> dict[str, flo
                 continue
             outputs = predict(run.config, run.mesh, run.eval_step, params, rows_of_set)
             values = rows_of_set.score(outputs) if rows_of_set.score else {}
-            if last and rows_of_set.write and jax.process_index() == 0:
-                with naming(run.config.workdir):
-                    lines = rows_of_set.write(outputs, run.config.workdir)
+            if last and rows_of_set.write:
+                lines = together(functools.partial(_write_predictions, run, rows_of_set, outputs))
                 if lines:
                     run.log.note(lines)
         else:
             values = evaluate(run.config, run.task, run.mesh, run.eval_step, params, rows_of_set)
         figures |= {f"{rows_of_set.name}/{name}": value for name, value in values.items()}
     return figures | {f"eval/{name}": value for name, value in run.data.constants.items()}
+
+
+def _write_predictions(run: Run, evals: EvalSet, outputs: Outputs) -> str | None:
+    """Writes them on the first process; the lines that say so."""
+    if jax.process_index() or not evals.write:
+        return None
+    with naming(run.config.workdir):
+        return evals.write(outputs, run.config.workdir)
 
 
 def _due(step: int, every: int, end: int) -> bool:
@@ -418,17 +427,11 @@ def _stop_signal() -> Iterator[Callable[[int], bool]]:
 
     With several processes all must stop at the same step, so they agree on it every few steps.
     """
-    came: list[int] = []
-    old = {number: signal.signal(number, lambda number, _: came.append(number))
-           for number in (signal.SIGTERM, signal.SIGINT)}  # fmt: skip
+    with stop_signals() as came:
 
-    def asked(step: int) -> bool:
-        if jax.process_count() == 1:
-            return bool(came)
-        return step % _AGREE_EVERY == 0 and any_process(bool(came))
+        def asked(step: int) -> bool:
+            if jax.process_count() == 1:
+                return bool(came)
+            return step % _AGREE_EVERY == 0 and any_process(bool(came))
 
-    try:
         yield asked
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)

@@ -145,6 +145,14 @@ def test_peer_that_fails_is_one_line(start_peer):
         start_peer(dropout=0.6)
 
 
+def test_peer_that_ends_between_rounds_is_one_line(start_peer):
+    peer = start_peer()
+    peer.process.kill()
+    peer.process.wait()
+    with pytest.raises(InputError, match="stand_in ended with code -9"):
+        peer.run(5)
+
+
 def test_another_model_is_refused(start_peer):
     peer = start_peer()
     with pytest.raises(InputError, match="stand_in trains 12 parameters, BERT of this size has 110106428"):

@@ -111,7 +111,7 @@ def test_keeps_the_last_and_the_multiples(tmp_path):
     save_steps(tmp_path, 5, 10, 15, 20, 25, 30, keep_last=2, keep_every=10)
     with opened(tmp_path) as checkpoints:
         assert checkpoints.steps() == [10, 20, 25, 30]
-        assert checkpoints.restore(target_of(make_state()), step=20)[1] == {"loss": 10.0}
+    assert load_params(str(tmp_path), 20)[1] == {"loss": 10.0}
     assert sorted(os.listdir(tmp_path / "digests")) == ["10.json", "20.json", "25.json", "30.json"]
 
 
@@ -182,8 +182,8 @@ def test_all_damaged_is_an_error_and_nothing_is_deleted(tmp_path, capsys):
         assert [fault for fault in faults if fault in str(caught.value)] == faults
         assert "\n" not in str(caught.value)
         assert capsys.readouterr().err == ""  # the error says it all
-        with pytest.raises(InputError, match="no checkpoint of step 9; there are: 1, 2"):
-            checkpoints.restore(target_of(make_state()), step=9)
+    with pytest.raises(InputError, match="no checkpoint of step 9; there are: 1, 2"):
+        load_params(str(tmp_path), 9)
     assert {"1", "2"} < set(os.listdir(tmp_path))
 
 
@@ -388,6 +388,16 @@ def test_a_second_writer_is_refused_until_the_first_is_gone(tmp_path):
         assert (tmp_path / "run" / ".lock").read_text().startswith(f"pid {os.getpid()} ")
     with lock_workdir(workdir):  # released
         pass
+
+
+def test_a_file_system_without_locks_is_one_line(tmp_path, monkeypatch):
+    def refuse(*args):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(InputError, match="run: No locks available; use another workdir"):  # noqa: SIM117
+        with lock_workdir(str(tmp_path / "run")):
+            raise AssertionError
 
 
 def test_a_workdir_that_cannot_be_made_is_one_line(tmp_path):

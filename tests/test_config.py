@@ -125,8 +125,12 @@ def test_wrong_names_and_types(recipe, override, message):
         ("train.max_predictions_per_seq=0", "must be positive"),
         ("phase2.batch_size=-1", "must be positive"),
         ("optim.learning_rate=0.0", "must be positive"),
-        ("mesh.data=0", "mesh axes must be positive"),
-        ("mesh.fsdp=-1", "one may be -1"),
+        ("mesh.data=0", "mesh.data=0: mesh axes must be positive"),
+        ("mesh.fsdp=-1", "mesh.fsdp=-1: .*one may be -1"),
+        ("mesh.tensor=0", "mesh.tensor=0: mesh axes must be positive"),
+        ("train.epochs=-1.0", "train.epochs=-1.0: must not be negative"),
+        ("optim.warmup_proportion=2.0", "optim.warmup_proportion=2.0"),
+        ("optim.warmup_proportion=0.1", "of train.epochs' steps, and that is 0; set optim.warmup_steps"),
         # A name that is not known must not become another optimizer, or a traceback from deep inside.
         ("optim.name=sgd", "optim.name=sgd: .*bert_adamw"),
         ("model.hidden_act=swish", "model.hidden_act='swish': .*gelu_new"),
@@ -246,6 +250,17 @@ def test_what_another_field_would_make_void_is_an_error():
     config = load("configs/swag.py", [steps, warmup, "train.epochs=0"])
     assert (config.train.steps, config.optim.warmup_steps) == (9, 3)
     assert load("configs/swag.py", [warmup, "optim.warmup_proportion=0"]).optim.warmup_steps == 3
+
+
+def test_a_second_phase_is_of_pretraining():
+    fails("phase2.steps=5: the task classify has one phase; set it to 0",
+          load, "configs/classify.py", ["phase2.steps=5"])  # fmt: skip
+
+
+def test_an_elmo_has_no_positions_that_limit_its_rows():
+    assert load("configs/pretrain_elmo.py", ["train.seq_length=2000"]).train.seq_length == 2000
+    fails("train.seq_length=65536: must be from 8 to 65535",
+          load, "configs/pretrain_elmo.py", ["train.seq_length=65536"])  # fmt: skip
 
 
 def test_arguments_that_are_none():

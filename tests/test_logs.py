@@ -50,6 +50,8 @@ def test_the_line_says_what_a_reader_needs():
         "  MFU 31.2% of 0.45 TFLOP/s  2.1 GiB  spearman 0.5  ends in 3m20s"
     )
     assert format_line(7, 4000, {"eval/mlm_loss": 2}) == "step    7/4000  held-out:  mlm loss 2.000"
+    two = {"eval/accuracy": 0.5, "eval_mismatched/accuracy": 0.25}
+    assert format_line(7, 9, two) == "step 7/9  held-out:  accuracy 0.5  mismatched/accuracy 0.25"
     assert format_line(0, 1, {"seconds_left": 3730}).endswith("ends in 1h02m")
     assert format_line(0, 1, {"seconds_left": 200_000}).endswith("ends in 2d07h")
 

@@ -1,5 +1,6 @@
 """Two processes of four devices each train like one process of eight, and stop together."""
 
+import errno
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ from store_fixture import start
 from test_resume import assert_logged_like, last_step, wait_until
 from trained_fixture import make_trained
 
+from bertjax import processes
 from bertjax.checkpoint import lock_workdir
 from bertjax.logs import read_metrics
 from bertjax.main import main
@@ -152,3 +154,15 @@ def test_fine_tuning_by_two_processes_is_that_by_one(tmp_path):
     one, two = ((tmp_path / name / "dev_predictions.tsv").read_text() for name in ("one", "two"))
     assert one == two
     assert one.count("\n") == 30
+
+
+def test_an_error_of_the_disk_is_told_to_the_others(monkeypatch):
+    told = []
+    monkeypatch.setattr(processes, "any_process", lambda failed: told.append(failed) or failed)
+
+    def write():
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        processes.together(write)
+    assert told == [True]

@@ -113,6 +113,14 @@ def test_refusal_of_the_tpu_compiler(message, monkeypatch):
         plan.require_fit(config, sharding.make_mesh(config), [step])
 
 
+def test_what_the_compiler_refused_by_a_hair_does_not_fit(monkeypatch):
+    def refuse(*args):
+        raise jax.errors.JaxRuntimeError("Used 15.75G of 15.75G hbm. Exceeded hbm capacity by 3.5M.")
+
+    monkeypatch.setattr(plan, "compile_step", refuse)
+    assert not figures(small_config()).fits
+
+
 def test_another_error_of_the_compiler_is_not_hidden(monkeypatch):
     def fail(*args):
         raise jax.errors.JaxRuntimeError("INTERNAL: another error")

@@ -1,5 +1,6 @@
 """Runs that are stopped, killed, moved to another mesh and repeated end like a run that nothing disturbs."""
 
+import contextlib
 import dataclasses
 import os
 import random
@@ -15,10 +16,11 @@ import pytest
 from store_fixture import make_store, start
 
 import bertjax
+from bertjax import train
 from bertjax.checkpoint import load_params
 from bertjax.convert.export import export
 from bertjax.data.examples import Examples
-from bertjax.errors import run_command
+from bertjax.errors import Interrupted, run_command
 from bertjax.logs import read_metrics
 from bertjax.main import main
 
@@ -140,6 +142,18 @@ def test_a_run_stopped_by_sigterm_and_continued_ends_the_same(reference, tmp_pat
     saved = f"step {stopped} of {TOTAL} is saved; the same command continues"
     assert last_line == f"bertjax.main: interrupted: {saved}"
     assert "Traceback" not in output.read_text()
+    main(args)
+    assert_ended_like(tmp_path / "run", expected)
+
+
+def test_a_stop_between_the_phases_does_not_wait_for_the_second(reference, tmp_path, monkeypatch, capsys):
+    args, expected = reference
+    args = [*args, f"--config.workdir={tmp_path / 'run'}"]
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "_stop_signal", lambda: contextlib.nullcontext(lambda step: step == 40))
+        with pytest.raises(Interrupted, match="step 40 of 80 is saved"):
+            main(args)
+    assert capsys.readouterr().out.count("compiled for") == 1
     main(args)
     assert_ended_like(tmp_path / "run", expected)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from glue_fixture import write_glue
+from gpt_fixture import make_gpt_store
 from store_fixture import TESTS, start
 from test_sweep import Ended, in_this_process
 
@@ -104,7 +105,7 @@ class Pieces:
         else:
             figures = {"eval/mlm_loss": 2.0, "eval/perplexity": 7.5}
         every = int(fields.get("train.keep_every", 0))
-        steps = int(fields["train.steps"])
+        steps = int(fields.get("train.steps", 1))
         for step in {steps, *(range(every, steps, every) if every else ())}:
             (workdir / "checkpoints" / str(step)).mkdir(parents=True, exist_ok=True)
         (workdir / "metrics.jsonl").write_text(json.dumps({"step": steps, **figures}) + "\n")
@@ -292,6 +293,27 @@ def test_sigterm_ends_it_with_what_is_there(store, data, tmp_path, capsys):
     assert "(1 of 2)" in (tmp_path / "pretraining_tasks.md").read_text()
     main(args, pieces)
     assert len(pieces.begun) == 29
+
+
+def test_the_time_of_an_interrupted_run_counts(store, data, tmp_path):
+    def stopping(*given):
+        signal.raise_signal(signal.SIGTERM)
+        return Ended(75)
+
+    with pytest.raises(Interrupted):
+        main(arguments(store, data, tmp_path, "--tasks=mnli"), stopping)
+    [seconds] = tmp_path.glob("runs/*/seconds.txt")
+    assert float(seconds.read_text()) >= 0
+
+
+def test_a_pretraining_by_epochs_is_told_in_epochs(store, data, tmp_path):
+    make_gpt_store(tmp_path / "gpt")
+    more = (f"--gpt_store={tmp_path / 'gpt'}", "--tasks=mnli", "--seeds=1")
+    out = tmp_path / "out"
+    main(arguments(store, data, out, *more, table="systems", scale="paper"), Pieces())
+    text = (out / "systems.md").read_text()
+    assert "100 epochs of 64 x 512 tokens" in text
+    assert "900,000 steps of 256 x 128 tokens and 100,000 of 256 x 512" in text
 
 
 def test_what_fails_does_not_stop_the_others(fewer, store, data, tmp_path, capsys):

@@ -26,6 +26,10 @@ def test_rates_are_per_second_since_the_last_reading():
     throughput.reset()
     now[0] = 14.0
     assert throughput.read() == {}
+    throughput.add(sequences=6, tokens=1, flops=1.0)
+    now[0] = 20.0
+    throughput.leave_out(5.0)  # of the 7 s since the reset
+    assert throughput.read()["sequences_per_second"] == 3
 
 
 @pytest.mark.parametrize(

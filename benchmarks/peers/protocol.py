@@ -1,4 +1,4 @@
-"""How a peer talks to benchmarks.pretrain_step: lines of JSON on stdin and stdout.
+"""How a peer talks to benchmarks.pretrain_step and finetune_step: lines of JSON on stdin and stdout.
 
 A peer is started with the settings (JSON) and the batch (.npz) as arguments. It builds its model and step,
 answers {"parameters", "versions", "loss"} after one step, then for every line "K" runs K steps and answers

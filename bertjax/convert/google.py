@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from bertjax.convert.huggingface import assemble, read_config
+from bertjax.convert.huggingface import assemble, check_tokens, read_config
 from bertjax.convert.tf_checkpoint import read_tf_checkpoint
 from bertjax.convert.weights import Tensor
 from bertjax.data.tokenizer import load_tokenizer
@@ -43,11 +43,7 @@ def read(path: str, head: str | None) -> Trained:
     config = read_config(fields, str(folder / CONFIG))
     tensors = to_huggingface_names(read_tf_checkpoint(str(prefix)), str(prefix))
     tokenizer = load_tokenizer(folder / "vocab.txt")
-    if tokenizer.vocab_size > config.vocab_size:
-        raise InputError(
-            f"{folder / 'vocab.txt'}: has {tokenizer.vocab_size} tokens, but the model of {CONFIG} only "
-            f"{config.vocab_size}; take both from one model"
-        )
+    check_tokens(tokenizer, folder / "vocab.txt", config.vocab_size, CONFIG)
     return assemble(config, fields, tensors, tokenizer, head, str(prefix))
 
 

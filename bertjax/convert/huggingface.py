@@ -242,12 +242,18 @@ def read_tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
     else:
         where = folder / "tokenizer.json"
         tokenizer = wordpiece_tokenizer(tokens, bool(lower_case), str(where))
+    check_tokens(tokenizer, where, vocab_size, "config.json")
+    return tokenizer
+
+
+def check_tokens(tokenizer: Tokenizer, where: Path, vocab_size: int, config: str) -> None:
+    """Raises InputError if the tokenizer of the file `where` has more than the `vocab_size` tokens that the
+    file `config` gives the model."""
     if tokenizer.vocab_size > vocab_size:
         raise InputError(
-            f"{where}: has {tokenizer.vocab_size} tokens, but the model of config.json only {vocab_size}; "
+            f"{where}: has {tokenizer.vocab_size} tokens, but the model of {config} only {vocab_size}; "
             "take both from one model"
         )
-    return tokenizer
 
 
 def _declared_case(path: Path) -> bool | None:

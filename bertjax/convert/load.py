@@ -50,7 +50,7 @@ def load(
       path: a workdir or one of its checkpoints (WORKDIR/checkpoints/1000), a Hugging Face folder, or a folder
         (or checkpoint) of Google's 2018 release.
       step: of a workdir's checkpoint; None: the newest.
-      head: of HEADS of bertjax.models.bert or gpt; None: the one that the files show.
+      head: of HEADS of one of bertjax.models.kinds.MODULES; None: the one that the files show.
       allow_pickle: whether pytorch_model.bin may be read where there is no safetensors file. The reader
         builds nothing but tensors, whatever the file says.
       model_kind: the config.model.kind that the caller can use; None: any.

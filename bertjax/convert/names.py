@@ -321,13 +321,13 @@ def canonical(tensors: Mapping[str, Tensor], where: str, kind: str = "bert") -> 
     return result
 
 
-def parts_in(tensors: Mapping[str, Tensor], kind: str = "bert") -> tuple[str, ...]:
+def parts_in(tensors: Mapping[str, Tensor], kind: str) -> tuple[str, ...]:
     """Which of PARTS of the kind's module have a tensor here, by the names that `canonical` gives."""
     found = {part_of(row, kind) for row in NAMES[kind].table if row.theirs in tensors}
     return tuple(part for part in MODULES[kind].PARTS if part in found)
 
 
-def layers_in(tensors: Mapping[str, Tensor], kind: str = "bert") -> int:
+def layers_in(tensors: Mapping[str, Tensor], kind: str) -> int:
     """The number of layers that have a tensor here, by the names that `canonical` gives."""
     numbers = (re.match(NAMES[kind].layer, name) for name in tensors)
     return len({match[1] for match in numbers if match})

@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from bertjax import config as config_lib
 from bertjax.convert import names
-from bertjax.convert.huggingface import assemble, fill_config, label_fields, read_weights
+from bertjax.convert.huggingface import assemble, check_tokens, fill_config, label_fields, read_weights
 from bertjax.data import gpt_bpe
 from bertjax.data.tokenizer import Tokenizer, gpt_tokenizer, load_tokenizer
 from bertjax.errors import InputError, quoted
@@ -92,11 +92,7 @@ def read_tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
     else:
         raise InputError(f"{folder}: holds neither vocab.json nor tokenizer.json; add the model's vocab.json "
                          "and merges.txt")  # fmt: skip
-    if tokenizer.vocab_size > vocab_size:
-        raise InputError(
-            f"{where}: has {tokenizer.vocab_size} tokens, but the model of config.json only {vocab_size}; "
-            "take both from one model"
-        )
+    check_tokens(tokenizer, where, vocab_size, "config.json")
     return tokenizer
 
 

@@ -59,11 +59,7 @@ def count_bytes(where: str, dtype: str, shape: Sequence[int]) -> int:
 
 
 def to_array(
-    data: memoryview | mmap.mmap,
-    offset: int,
-    dtype: str,
-    shape: Sequence[int],
-    strides: Sequence[int] | None = None,
+    data: mmap.mmap, offset: int, dtype: str, shape: Sequence[int], strides: Sequence[int] | None = None
 ) -> np.ndarray:
     """Copies a tensor, which the caller knows to lie within `data`.
 

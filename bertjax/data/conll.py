@@ -8,6 +8,7 @@ from pathlib import Path
 from bertjax import metrics
 from bertjax.data import tfds_sets
 from bertjax.errors import InputError
+from bertjax.files import utf8_lines
 
 _DOCUMENT = "-DOCSTART-"
 
@@ -48,23 +49,17 @@ def read_conll(path: str, tagged: bool) -> list[Sentence]:
         words.clear()
         tags.clear()
 
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                columns = line.decode("utf-8-sig" if number == 1 else "utf-8").split()
-            except UnicodeDecodeError as error:
-                raise InputError(
-                    f"{path}:{number}: byte 0x{line[error.start]:02x} is not UTF-8; convert the file"
-                ) from error
-            if not columns or columns[0] == _DOCUMENT:
-                end()
-                document += bool(columns)
-                continue
-            if not words:
-                first = number
-            words.append(columns[0])
-            if tagged:
-                tags.append(_tag(columns, f"{path}:{number}"))
+    for number, line in enumerate(utf8_lines(path), 1):
+        columns = line.split()
+        if not columns or columns[0] == _DOCUMENT:
+            end()
+            document += bool(columns)
+            continue
+        if not words:
+            first = number
+        words.append(columns[0])
+        if tagged:
+            tags.append(_tag(columns, f"{path}:{number}"))
     end()
     if not sentences:
         raise InputError(f"{path}: has no sentence")

@@ -108,7 +108,7 @@ def input_bytes(inp: Input) -> int:
     return sum(map(file_bytes, files))
 
 
-def read_blocks(inp: Input, block_bytes: int = 1 << 20) -> Iterator[Block]:
+def read_blocks(inp: Input, block_bytes: int) -> Iterator[Block]:
     """The input in blocks of about `block_bytes`, always the same ones in the same order.
 
     Memory is a few blocks, or one document where that is longer.
@@ -132,7 +132,7 @@ def read_blocks(inp: Input, block_bytes: int = 1 << 20) -> Iterator[Block]:
 
 
 def parse_block(inp: Input, block: Block) -> list[list[str]]:
-    """The documents of a block that `read_blocks(inp)` gave: lists of sentences, none of them empty.
+    """The documents of a block that `read_blocks` gave: lists of sentences, none of them empty.
 
     A sentence is a stripped string without line ends. Depends on nothing but its arguments (and, for tfds and
     pydoc, the files that they name).

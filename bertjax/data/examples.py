@@ -201,7 +201,7 @@ def build(tokens, corpus, pair_rules, mask_rules, index, instances, places, batc
     filled = 0
     for m in range(len(instances)):
         row, slot, begin = places[0, m], places[1, m], places[2, m]
-        key, _, a0, a1, b0, b1, is_random = pairs.find_sequence(corpus, pair_rules, index, instances[m])
+        key, a0, a1, b0, b1, is_random = pairs.find_sequence(corpus, pair_rules, index, instances[m])
         room = pair_rules.room + (b0 == b1)
         a_length, b_length = pairs.truncated(a1 - a0, b1 - b0, room)
         a0 += pairs.heads(draw(key, pairs.TRIM_A), a1 - a0 - a_length)

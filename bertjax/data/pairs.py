@@ -195,7 +195,7 @@ def index_sequences(corpus, rules, index, begin, stop, lengths):
 
 @jit
 def find_sequence(corpus, rules, index, i):
-    """(key, document, A first token, A stop, B first token, B stop, is_random) of sequence i of the epoch."""
+    """(key, A first token, A stop, B first token, B stop, is_random) of sequence i of the epoch."""
     low, high = 0, len(index.first) - 1  # bisect for the last visit that starts at or before i
     while high - low > 1:
         middle = (low + high) // 2
@@ -216,4 +216,4 @@ def find_sequence(corpus, rules, index, i):
         start = cut(corpus, rules, draw(key, j), target, start, end)[3]
     sequence_key = draw(key, i - index.first[low])
     a0, a1, b0, b1, is_random, _ = describe(corpus, rules, sequence_key, document, target, start, end)
-    return sequence_key, document, a0, a1, b0, b1, is_random
+    return sequence_key, a0, a1, b0, b1, is_random

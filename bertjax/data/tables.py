@@ -10,6 +10,7 @@ from pathlib import Path
 
 from bertjax.data import tfds_sets
 from bertjax.errors import InputError
+from bertjax.files import utf8_lines
 
 KINDS = (".tsv", ".csv", ".jsonl")
 
@@ -25,7 +26,8 @@ class Record:
         """The column's text. Raises InputError if there is none, naming the nearest."""
         if column not in self.fields:
             nearest = difflib.get_close_matches(column, self.fields, n=1, cutoff=0.0)
-            raise InputError(f"{self.where}: no column {column!r}; the nearest is {nearest[0]!r}")
+            known = f"the nearest is {nearest[0]!r}" if nearest else "it has none"
+            raise InputError(f"{self.where}: no column {column!r}; {known}")
         return self.fields[column]
 
 
@@ -46,29 +48,17 @@ def read_table(path: str, columns: Sequence[str] = ()) -> list[Record]:
         raise InputError(f"{path}: the name must end with {', '.join(KINDS)}, which says what it holds")
     if not file.is_file():
         raise InputError(f"{path}: no such file")
-    lines = _lines(path)
+    lines = utf8_lines(path)
     records = list(_objects(path, lines) if file.suffix == ".jsonl" else _rows(path, lines, columns))
     if not records:
         raise InputError(f"{path}: has no example")
     return records
 
 
-def _lines(path: str) -> Iterator[str]:
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise InputError(
-                    f"{path}:{number}: byte 0x{line[error.start]:02x} is not UTF-8; convert the file"
-                ) from error
-            yield text.removesuffix("\n").removesuffix("\r") if path.endswith(".tsv") else text
-
-
 def _rows(path: str, lines: Iterator[str], columns: Sequence[str]) -> Iterator[Record]:
     tabs = path.endswith(".tsv")
     reader = csv.reader(lines, strict=True)
-    cells = (line.split("\t") for line in lines) if tabs else reader
+    cells = (line.removesuffix("\n").removesuffix("\r").split("\t") for line in lines) if tabs else reader
     names, number = list(columns), 0
     while True:
         number = number + 1 if tabs else reader.line_num + 1
@@ -95,11 +85,13 @@ def _objects(path: str, lines: Iterator[str]) -> Iterator[Record]:
     for number, line in enumerate(lines, 1):
         try:
             fields = json.loads(line)
-        except ValueError as error:
+            if isinstance(fields, dict):
+                fields = {name: _text(value) for name, value in fields.items()}
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{path}:{number}: not JSON ({error})") from error
         if not isinstance(fields, dict):
             raise InputError(f"{path}:{number}: expected a JSON object, found {type(fields).__name__}")
-        yield Record(f"{path}:{number}", {name: _text(value) for name, value in fields.items()})
+        yield Record(f"{path}:{number}", fields)
 
 
 def _text(value: object) -> str:

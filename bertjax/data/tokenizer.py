@@ -1,7 +1,7 @@
 """WordPiece, SentencePiece and GPT's tokenizers behind one interface: text to ids and back, without special
 tokens.
 
-Shape letters: V vocabulary, N tokens of a text.
+Shape letter: V vocabulary.
 """
 
 import hashlib
@@ -10,12 +10,11 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import sentencepiece
 import tokenizers
-from sentencepiece import sentencepiece_model_pb2, sentencepiece_pb2
+from sentencepiece import sentencepiece_model_pb2
 from tokenizers import models, normalizers, pre_tokenizers, processors
 
 from bertjax.data import gpt_bpe, words
@@ -57,7 +56,6 @@ class Tokenizer:
     sha256: str  # of the vocabulary and whether it lower-cases, or of the SentencePiece model
     files: dict[str, bytes]  # name: content, of what `save` writes
     _encode_batch: Callable[[Sequence[str]], list[list[int]]]
-    _encode_with_offsets: Callable[[str], tuple[list[int], np.ndarray]]
     _decode: Callable[[Sequence[int]], str]
     start_id: int = -1  # of "gpt_bpe" alone
 
@@ -78,19 +76,6 @@ class Tokenizer:
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text; no special token is added, and "[MASK]" written in a text is plain text."""
         return self._encode_batch(texts)
-
-    def encode_with_offsets(self, text: str) -> tuple[list[int], np.ndarray]:
-        """The ids as encode_batch gives them, and where each token lies in `text`.
-
-        Returns:
-          ids, N of them; and int64 [N, 2], the start and end of each token in characters of `text`, so that
-          text[start:end] is what it was made of. Neither starts nor ends ever decrease. Two tokens made of
-          one character (Hangul letters, a ligature) both have its place; [UNK] has its whole word's; an
-          accent that was stripped belongs to the character before it; a dropped control character lies in
-          a token only between characters of that. A SentencePiece token's place includes the white space that
-          its "▁" stands for; the "▁" set before a text is empty.
-        """
-        return self._encode_with_offsets(text)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Readable text. What the tokenizer dropped (case, accents, spacing) is lost."""
@@ -188,7 +173,6 @@ def wordpiece_tokenizer(tokens: Sequence[str], lower_case: bool, name: str) -> T
         sha256=hashlib.sha256(b"lower-case\n" * lower_case + vocab_file).hexdigest(),
         files={"vocab.txt": vocab_file, "tokenizer.json": _tokenizer_json(model, ids)},
         _encode_batch=wordpiece.encode_batch,
-        _encode_with_offsets=wordpiece.encode_with_offsets,
         _decode=lambda token_ids: model.decode(list(token_ids), skip_special_tokens=False),
     )
 
@@ -310,18 +294,6 @@ def sentencepiece_tokenizer(model: bytes, name: str, lower_case: bool | None = N
         result: list[list[int]] = processor.encode(list(map(edit, texts)), out_type=int, num_threads=1)
         return result
 
-    def encode_with_offsets(text: str) -> tuple[list[int], np.ndarray]:
-        spans = [(i, i + 1) for i, c in enumerate(text) for _ in (c.lower() if lower_text else c)]
-        if literal:
-            matches = list(literal.finditer(text.lower() if lower_text else text))
-            for match in reversed(matches):
-                inside = match.start() + 1
-                spans.insert(inside, (spans[inside][0],) * 2)
-        edited = edit(text)
-        coded = processor.encode(edited, out_type="serialized_proto")
-        pieces = sentencepiece_pb2.SentencePieceText.FromString(coded).pieces  # type: ignore[attr-defined]
-        return [piece.id for piece in pieces], _sentencepiece_offsets(edited, pieces, spans)
-
     continuation = np.array([not token.startswith("▁") for token in tokens])
     continuation[special] = False
     return Tokenizer(
@@ -337,7 +309,6 @@ def sentencepiece_tokenizer(model: bytes, name: str, lower_case: bool | None = N
         sha256=hashlib.sha256(model).hexdigest(),
         files={"spm.model": model},
         _encode_batch=encode_batch,
-        _encode_with_offsets=encode_with_offsets,
         _decode=lambda token_ids: processor.decode([int(i) for i in token_ids]),
     )
 
@@ -348,12 +319,9 @@ def gpt_tokenizer(tokens: Sequence[str], merges: Sequence[gpt_bpe.Merge], name: 
     ids = {token: i for i, token in enumerate(tokens)}
     files = gpt_bpe.to_files(tokens, merges, model)
 
-    def encode(text: str) -> tokenizers.Encoding:
-        return model.encode(gpt_bpe.without_surrogates(text), add_special_tokens=False)
-
-    def encode_with_offsets(text: str) -> tuple[list[int], np.ndarray]:
-        encoding = encode(text)
-        return encoding.ids, np.array(encoding.offsets, np.int64).reshape(-1, 2)
+    def encode(text: str) -> list[int]:
+        ids: list[int] = model.encode(gpt_bpe.without_surrogates(text), add_special_tokens=False).ids
+        return ids
 
     start, delimiter, extract = (ids.get(token, -1) for token in gpt_bpe.TASK_TOKENS)
     return Tokenizer(
@@ -368,8 +336,7 @@ def gpt_tokenizer(tokens: Sequence[str], merges: Sequence[gpt_bpe.Merge], name: 
         continuation=np.zeros(len(tokens), bool),
         sha256=hashlib.sha256(files[gpt_bpe.VOCAB] + files[gpt_bpe.MERGES]).hexdigest(),
         files=files,
-        _encode_batch=lambda texts: [encode(text).ids for text in texts],
-        _encode_with_offsets=encode_with_offsets,
+        _encode_batch=lambda texts: [encode(text) for text in texts],
         _decode=lambda token_ids: model.decode(list(token_ids), skip_special_tokens=False),
         start_id=start,
     )
@@ -397,7 +364,6 @@ def word_tokenizer(tokens: Sequence[str], lower_case: bool) -> Tokenizer:
         sha256=hashlib.sha256(content).hexdigest(),
         files={words.FILE: content},
         _encode_batch=lambda texts: [encode(text) for text in texts],
-        _encode_with_offsets=lambda text: (encode(text), words.spans(text, lower_case)),
         _decode=lambda token_ids: " ".join(tokens[i] for i in token_ids),
     )
 
@@ -410,30 +376,3 @@ def add_task_tokens(tokenizer: Tokenizer) -> Tokenizer:
     new = [token for token in gpt_bpe.TASK_TOKENS if token not in tokenizer.tokens]
     merges = gpt_bpe.read_merges(tokenizer.files[gpt_bpe.MERGES], gpt_bpe.MERGES)
     return gpt_tokenizer([*tokenizer.tokens, *new], merges, gpt_bpe.VOCAB)
-
-
-def _sentencepiece_offsets(text: str, pieces: Sequence[Any], spans: list[tuple[int, int]]) -> np.ndarray:
-    """int64 [N, 2]: the start and end of each of N pieces.
-
-    Args:
-      text: what was encoded.
-      pieces: [N], with `begin` and `end` in bytes of it.
-      spans: the start and end that each character of `text` stands for.
-    """
-    # The characters of which the first byte lies before each byte.
-    data = np.frombuffer(text.encode(), np.uint8)
-    characters = np.concatenate([[0], np.cumsum(data & 0xC0 != 0x80)]).tolist()
-    offsets = np.zeros((len(pieces), 2), np.int64)
-    length = spans[-1][1] if spans else 0
-    following = (0, 0)
-    for i, piece in reversed(list(enumerate(pieces))):
-        begin, end = characters[piece.begin], characters[piece.end]
-        if begin == end == following[0] and (i > 0 or piece.piece != "▁"):
-            # Of the pieces made of one character, SentencePiece gives it to the last one.
-            end = following[1]
-        following = begin, end
-        if begin < end:
-            offsets[i] = spans[begin][0], spans[end - 1][1]
-        else:
-            offsets[i] = spans[begin][0] if begin < len(spans) else length
-    return offsets

@@ -131,7 +131,7 @@ def _characters(
         dropped[point] = not form
         joins[point] = bool(form) and len(pre_tokenizer.pre_tokenize_str(f"a{form}a")) == 1
         forms[point] = form
-        for character in form.split() and form.replace(" ", ""):
+        for character in "".join(form.split()):
             counts[character] = counts.get(character, 0) + int(raw[point])
     follows = np.zeros(len(raw), bool)
     for sentences in sample.sentences():

@@ -2,16 +2,14 @@
 
 As there, a character's category, case and decomposition are those of the running Python's unicodedata.
 A raw word is what lies between white space; no rule looks across it.
-Shape letters: V vocabulary, N tokens of a text.
+Shape letter: V vocabulary.
 """
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
-from itertools import accumulate, chain
+from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Generic, TypeVar
-
-import numpy as np
 
 MAX_WORD_CHARACTERS = 200  # google-research/bert tokenization.py; a longer word is [UNK]
 _CJK = (
@@ -27,8 +25,6 @@ _CJK = (
 # Control characters, which are deleted, but at which str.split() would cut.
 _CONTROL_SPACES = "\x0b\x0c\x1c\x1d\x1e\x1f\x85"
 _NO_CONTROL_SPACES = str.maketrans("", "", _CONTROL_SPACES)
-RAW_WORD = re.compile(rf"[\S{_CONTROL_SPACES}]+")
-_WORD = re.compile(r"\S+")
 _ASCII_WORD = re.compile(r"[A-Za-z0-9]+|.")
 _CACHED_WORDS = 100_000  # entries; about 30 MB a process
 _CACHED_WORD_CHARACTERS = 32  # longer words hardly repeat
@@ -81,43 +77,6 @@ def split_words(text: str, lower_case: bool) -> list[str]:
     return " ".join(words).translate(_SPLIT[lower_case]).split()
 
 
-def locate_words(text: str, lower_case: bool) -> list[tuple[str, list[int], list[int]]]:
-    """The words of split_words, each with where each of its characters starts and ends in `text`.
-
-    An accent that is stripped belongs to the character before it. Characters in another order than in `text`
-    (combining marks, sorted by NFD) keep their own places.
-    """
-    result = []
-    text, places = _spread((c.translate(_CLEAN) for c in text), range(len(text)))
-    for match in _WORD.finditer(text):
-        word, starts = match[0], places[match.start() : match.end()]
-        if lower_case:
-            _, starts = _spread((c.lower() for c in word), starts)
-            word, starts = _spread((unicodedata.normalize("NFD", c) for c in word.lower()), starts)
-        parts = [c.translate(_SPLIT[lower_case]) for c in word]
-        ends = [start + 1 for start in starts]
-        for i in reversed(range(1, len(parts))):
-            if not parts[i]:
-                ends[i - 1] = ends[i]
-        order = list(range(len(parts)))
-        if lower_case:
-            # The second half of NFD: behind each character of class 0, the others by class.
-            classes = [unicodedata.combining(c) for c in word]
-            groups = list(accumulate(c == 0 for c in classes))
-            order = sorted(order, key=lambda i: (groups[i], classes[i]))
-        word, indices = _spread((parts[i] for i in order), order)
-        for match in _WORD.finditer(word):
-            of_word = indices[match.start() : match.end()]
-            result.append((match[0], [starts[i] for i in of_word], [ends[i] for i in of_word]))
-    return result
-
-
-def _spread(parts: Iterable[str], places: Iterable[int]) -> tuple[str, list[int]]:
-    """The parts joined, and the place of each character's part."""
-    pairs = [(c, place) for part, place in zip(parts, places, strict=True) for c in part]
-    return "".join(c for c, _ in pairs), [place for _, place in pairs]
-
-
 class Cache(dict[str, _Value], Generic[_Value]):
     """The values of a function of raw words. Words repeat, and a dictionary is many times faster."""
 
@@ -142,7 +101,6 @@ class WordPiece:
 
     def __init__(self, tokens: Sequence[str], lower_case: bool):
         self._ids = {token: i for i, token in enumerate(tokens)}
-        self._tokens = tokens
         self._unk_id = self._ids["[UNK]"]
         self._longest: dict[str, int] = {}  # length of the longest token that begins with "x", or with "##x"
         for token in tokens:
@@ -151,21 +109,10 @@ class WordPiece:
         self._lower_case = lower_case
         self._cached_ids = Cache(self._encode_raw_word)
         self._cached_word_ids = Cache(self._encode_word)  # "word", that "Word," and "(word" are made of
-        self._cached_spans = Cache(self._locate_raw_word)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         look_up = self._cached_ids.__getitem__
         return [list(chain.from_iterable(map(look_up, raw_words(text)))) for text in texts]
-
-    def encode_with_offsets(self, text: str) -> tuple[list[int], np.ndarray]:
-        """The ids, and int64 [N, 2]."""
-        ids: list[int] = []
-        spans: list[tuple[int, int]] = []
-        for match in RAW_WORD.finditer(text):
-            first = match.start()
-            ids += self._cached_ids[match[0]]
-            spans += [(first + start, first + end) for start, end in self._cached_spans[match[0]]]
-        return ids, np.array(spans, np.int64).reshape(-1, 2)
 
     # Tuples of numbers, unlike lists, are nothing that the garbage collector has to look at again and again.
     def _encode_raw_word(self, raw: str) -> tuple[int, ...]:
@@ -189,21 +136,6 @@ class WordPiece:
             result.append(piece)
             rest, begin = "##" + rest[end:], 3
         return tuple(result)
-
-    def _locate_raw_word(self, raw: str) -> list[tuple[int, int]]:
-        """The start and end of each token of a raw word in it."""
-        starts: list[int] = []
-        ends: list[int] = []
-        for word, word_starts, word_ends in locate_words(raw, self._lower_case):
-            first = 0
-            for i in self._encode_word(word):
-                length = len(self._tokens[i]) - 2 * (first > 0) if i != self._unk_id else len(word)
-                starts.append(min(word_starts[first : first + length]))
-                ends.append(max(word_ends[first : first + length]))
-                first += length
-        # Tokens out of marks in another order than in the text: each is given the place of all of them.
-        starts = list(accumulate(reversed(starts), min))[::-1]
-        return list(zip(starts, accumulate(ends, max), strict=True))
 
 
 def raw_words(text: str) -> list[str]:

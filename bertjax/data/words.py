@@ -10,9 +10,7 @@ from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
 
-import numpy as np
-
-from bertjax.data.wordpiece import RAW_WORD, Cache, locate_words, raw_words, split_words
+from bertjax.data.wordpiece import Cache, raw_words, split_words
 from bertjax.errors import InputError, quoted
 from bertjax.files import read_json
 
@@ -30,15 +28,6 @@ class Splitter:
 
     def __call__(self, text: str) -> list[str]:
         return list(chain.from_iterable(map(self._of_raw_word.__getitem__, raw_words(text))))
-
-
-def spans(text: str, lower_case: bool) -> np.ndarray:
-    """int64 [words, 2]: the start and end of each word of `text` in its characters."""
-    found = []
-    for match in RAW_WORD.finditer(text):
-        for _, starts, ends in locate_words(match[0], lower_case):
-            found.append((match.start() + min(starts), match.start() + max(ends)))
-    return np.array(found, np.int64).reshape(-1, 2)
 
 
 def in_order(counts: Counter[str]) -> list[str]:

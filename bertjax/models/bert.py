@@ -1,8 +1,8 @@
 """BERT's encoder and the heads that stand on it (Devlin et al. 2018; the 2018 release's modeling.py).
 
-Modules declare parameters and the forward pass. `init` gives the parameters as a plain nested dict of arrays,
-`apply` runs a module's forward pass on such a dict. The parameters of the L layers are stacked on a leading
-axis, whether the layers are scanned or unrolled.
+Modules declare parameters and the forward pass. `init_params` gives the parameters as a plain nested dict of
+arrays, `bind` a module that computes with such a dict. The parameters of the L layers are stacked on a
+leading axis, whether the layers are scanned or unrolled.
 
 Shapes: B batch, S sequence, T attended sequence (= S), D hidden, N heads, H head size, F feed-forward,
 M masked positions, V vocabulary (see padded_vocab_size), L layers, W what a head reads, C labels.
@@ -264,7 +264,7 @@ class Encoder(nnx.Module):
             body = jax.checkpoint(body, policy=_KEPT[self.remat])
         numbers = jnp.arange(1, self.num_layers + 1)
         scanned = self.num_layers - (positions_BM is not None) if self.scan else 0
-        sizes = (*(scanned,) * bool(scanned), *(1,) * (self.num_layers - scanned))
+        sizes = ([scanned] if scanned else []) + [1] * (self.num_layers - scanned)
         leaves, tree = jax.tree_util.tree_flatten(stacked)
         # lax.split, unlike indexing, has a cheap transpose: the layers' gradients are concatenated once.
         parts = zip(*(lax.split(leaf, sizes) for leaf in leaves), strict=True)

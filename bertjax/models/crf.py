@@ -93,8 +93,8 @@ def marginals(params: Params, logits_BSC: jax.Array, mask_BS: jax.Array) -> jax.
     )
 
 
-def viterbi(params: Params, logits_BSC: jax.Array, mask_BS: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The tag sequences of the highest score: int32 [B, S], 0 where the mask is False, and scores [B]."""
+def viterbi(params: Params, logits_BSC: jax.Array, mask_BS: jax.Array) -> jax.Array:
+    """The tag sequences of the highest score: int32 [B, S], 0 where the mask is False."""
 
     def forward(state: tuple[jax.Array, jax.Array], inputs: tuple[jax.Array, jax.Array]) -> Any:
         best_BC, begun_B = state
@@ -110,11 +110,10 @@ def viterbi(params: Params, logits_BSC: jax.Array, mask_BS: jax.Array) -> tuple[
         return jnp.where(mask_B, before_B, tag_B), jnp.where(mask_B, tag_B, 0)
 
     inputs = _by_position(logits_BSC, mask_BS)
-    (best_BC, begun_B), before_SBC = lax.scan(forward, _start(logits_BSC), inputs)
-    best_BC += params["end_bias"]
-    last_B = best_BC.argmax(-1).astype(jnp.int32)
+    (best_BC, _), before_SBC = lax.scan(forward, _start(logits_BSC), inputs)
+    last_B = (best_BC + params["end_bias"]).argmax(-1).astype(jnp.int32)
     _, tags_SB = lax.scan(backward, last_B, (before_SBC, inputs[1]), reverse=True)
-    return tags_SB.T, jnp.where(begun_B, best_BC.max(-1), 0.0)
+    return tags_SB.T
 
 
 def _start(logits_BSC: jax.Array) -> tuple[jax.Array, jax.Array]:

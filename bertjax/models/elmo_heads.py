@@ -13,7 +13,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from bertjax.models import crf, elmo
-from bertjax.models.layers import Make, bind_module, dropout, fold_in, init_module
+from bertjax.models.layers import HEAD_DROPOUT, Make, bind_module, dropout, fold_in, init_module
 from bertjax.models.pairs import PairClassifier, TextClassifier
 from bertjax.models.recurrent import Lstm
 
@@ -25,9 +25,6 @@ HEADS: dict[str, tuple[str, ...]] = {
     "token_classification": ("mix", "tagger", "crf"),
     "sequence_classification": ("mix", "classifier"),  # of texts or of pairs
 }
-LABELLED_PARTS = ("tagger", "crf", "classifier")  # of no use to other labels
-
-_HEAD_SITE = 10_000  # the number of the place of the head's dropout, past the encoder's
 
 Params = elmo.Params
 Batch = elmo.Batch
@@ -146,4 +143,4 @@ def text_logits(
 
 
 def _head_keys(keys: jax.Array | None) -> jax.Array | None:
-    return None if keys is None else fold_in(keys, _HEAD_SITE)
+    return None if keys is None else fold_in(keys, HEAD_DROPOUT)

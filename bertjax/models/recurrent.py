@@ -1,10 +1,9 @@
-"""LSTMs (Hochreiter and Schmidhuber 1997) with projection and clipping (Sak et al. 2014), of one or both
-directions.
+"""LSTMs (Hochreiter and Schmidhuber 1997) with projection and clipping (Sak et al. 2014), in both directions.
 
 A row may hold several segments: the state begins at zero in each, from both ends, and padding (segment 0) has
 zero states, so results depend neither on padding nor on packing.
 
-Shapes: B batch, S sequence, R directions (forward; backward), D input, H cells, P output size (H without a
+Shapes: B batch, S sequence, R directions (forward, backward), D input, H cells, P output size (H without a
 projection), G the four gates (input, forget, candidate, output).
 """
 
@@ -23,10 +22,8 @@ _FORGET = 1  # its place among the gates
 
 
 class LstmLayer(nnx.Module):
-    def __init__(
-        self, rngs: nnx.Rngs, inputs: int, cells: int, directions: int, projection: int, clip: float
-    ):
-        self.clip, r = clip, directions
+    def __init__(self, rngs: nnx.Rngs, inputs: int, cells: int, projection: int, clip: float):
+        self.clip, r = clip, 2
         size = projection or cells
 
         def uniform(limit: float, *shape: int) -> nnx.Param:
@@ -161,7 +158,6 @@ class Lstm(nnx.Module):
         *,
         cells: int,
         layers: int,
-        directions: int = 2,
         projection: int = 0,
         clip: float = 0.0,
         separate: bool = False,
@@ -170,18 +166,16 @@ class Lstm(nnx.Module):
     ):
         """Args:
         inputs: D.
-        directions: 2, or 1 for the forward direction only.
         projection: P; 0: none, and P = H.
         clip: limit of the absolute values of cells and projected outputs; 0: none.
         separate: whether each direction reads only its own states of the layer below; if not, both.
         residual: from the second layer on, a layer's input is added to its output.
         rate: of dropout on every layer's input.
         """
-        self.layers, self.directions = layers, directions
-        self.separate, self.residual, self.rate = separate, residual, rate
-        size = (projection or cells) * (1 if separate else directions)
+        self.layers, self.separate, self.residual, self.rate = layers, separate, residual, rate
+        size = (projection or cells) * (1 if separate else 2)
         for i in range(layers):
-            layer = LstmLayer(rngs, size if i else inputs, cells, directions, projection, clip)
+            layer = LstmLayer(rngs, size if i else inputs, cells, projection, clip)
             setattr(self, f"layer_{i}", layer)
 
     def __call__(
@@ -200,7 +194,7 @@ class Lstm(nnx.Module):
             below = dropout(x, self.rate, None if keys is None else fold_in(keys, i))
             streams = below
             if not self.separate:
-                streams = jnp.broadcast_to(below[:, :, None], (b, s, self.directions, below.shape[-1]))
+                streams = jnp.broadcast_to(below[:, :, None], (b, s, 2, below.shape[-1]))
             x = getattr(self, f"layer_{i}")(streams, segment_ids)
             if not self.separate:
                 x = x.reshape(b, s, -1)

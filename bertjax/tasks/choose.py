@@ -107,7 +107,7 @@ def open_data(config: ConfigDict, source: Trained | None) -> Data:
     if len(labels) != len(c.choices) or len(set(labels)) < len(labels):
         raise InputError(f"--config.examples.labels={labels}: give each of {len(c.choices)} choices its own")
     source, paths = need_model(config, source, pairs=True), file_paths(c)
-    [train] = [read_table(path, c.columns) for path in paths["train"]]
+    train = read_table(paths["train"][0], c.columns)
     config = fine_tuned_config(config, source, labels, len(train))
     notes: list[str] = []
 

@@ -145,7 +145,7 @@ def open_data(config: ConfigDict, source: Trained | None) -> Data:
             "correlations, classes by another metric"
         )
     source, paths = need_model(config, source, pairs=bool(c.text_b)), file_paths(c)
-    [train] = [read_table(path, c.columns) for path in paths["train"]]
+    train = read_table(paths["train"][0], c.columns)
     labels = bert.NUMBER if c.number else tuple(map(str, c.labels)) or _find_labels(train, c.label)
     config = fine_tuned_config(config, source, labels, len(train))
     if c.metric == "f1" and len(labels) != 2:

@@ -83,3 +83,8 @@ def with_epochs(config: ConfigDict, count: int, what: str) -> ConfigDict:
     if config.optim.warmup_proportion:
         config.optim.warmup_steps = int(config.train.steps * config.optim.warmup_proportion)
     return config
+
+
+def perplexity(loss: float) -> float:
+    """exp of a mean loss in nats; of one over 700, which a float could not hold, that of 700."""
+    return float(np.exp(min(loss, 700.0)))

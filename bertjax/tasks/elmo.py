@@ -14,13 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from bertjax.config import sections
 from bertjax.data.sentences import Sentences, Words, step_keys
 from bertjax.data.store import open_store
 from bertjax.data.tokenizer import load_tokenizer
 from bertjax.errors import InputError
 from bertjax.models import elmo, elmo_heads
-from bertjax.tasks.common import Data, EvalSet, Rows, RowSource, Sums, with_epochs
-from bertjax.tasks.stored import EVAL_SEED, padded, sections
+from bertjax.tasks.common import Data, EvalSet, Rows, RowSource, Sums, perplexity, with_epochs
+from bertjax.tasks.stored import EVAL_SEED, held_out_set
 from bertjax.trained import Trained
 
 HEAD = "language_models"  # of bertjax.models.elmo_heads.HEADS
@@ -80,7 +81,7 @@ def metrics(totals: dict[str, float]) -> dict[str, float]:
         named = {f"{d}_sampled_loss": x for d, x in zip(DIRECTIONS, of_words, strict=True)}
         return {"sampled_loss": sum(of_words) / 2, **named}
     losses, accuracies = mean("loss"), mean("correct")
-    perplexities = [float(np.exp(min(loss, 700.0))) for loss in losses]
+    perplexities = [perplexity(loss) for loss in losses]
     return {
         "loss": sum(losses) / 2,
         "accuracy": sum(accuracies) / 2,
@@ -162,7 +163,6 @@ def _rows(config: ConfigDict, name: str, words: Words, phase: int, notes: list[s
         once = ConfigDict(config.data.to_dict())
         once.weights = (1.0,) * len(store.inputs)
         heldout = sentences(once, EVAL_SEED, store.heldout_documents)
-        total = min(heldout.epoch_rows(0), config.eval.examples or heldout.epoch_rows(0))
-        evals = (EvalSet("eval", padded(heldout.rows, total), total),)
+        evals = held_out_set(heldout.rows, heldout.epoch_rows(0), config)
     rows = Rows(with_key(train.rows), evals, section.batch_size, flops_per_step(config, section))
     return rows, train.epoch_rows(0)

@@ -41,7 +41,7 @@ def batch_outputs(
     config: ConfigDict, params: elmo_heads.Params, batch: elmo_heads.Batch
 ) -> dict[str, jax.Array]:
     """The best sequence of tags, int32 [B, S], of those where an I-X follows a B-X or an I-X."""
-    return {"tags": crf.viterbi(*_chains(config, params, batch))[0]}
+    return {"tags": crf.viterbi(*_chains(config, params, batch))}
 
 
 def batch_tags(
@@ -49,7 +49,7 @@ def batch_tags(
 ) -> tuple[jax.Array, jax.Array]:
     """The tags of `batch_outputs`, and the probability of each, float32 [B, S], over all such sequences."""
     chains = _chains(config, params, batch)
-    tags_BS, _ = crf.viterbi(*chains)
+    tags_BS = crf.viterbi(*chains)
     return tags_BS, jnp.take_along_axis(crf.marginals(*chains), tags_BS[..., None], axis=-1)[..., 0]
 
 

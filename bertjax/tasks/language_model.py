@@ -23,7 +23,7 @@ from bertjax.errors import InputError
 from bertjax.models import gpt
 from bertjax.models.bert import Batch, Params
 from bertjax.models.layers import cross_entropy
-from bertjax.tasks.common import Data, Sums
+from bertjax.tasks.common import Data, Sums, perplexity
 from bertjax.tasks.stored import Wanted, examples_of, open_store_data
 from bertjax.trained import Trained
 
@@ -68,7 +68,7 @@ def metrics(totals: dict[str, float]) -> dict[str, float]:
     return {
         "loss": loss,
         "accuracy": totals["correct"] / predicted,
-        "perplexity": float(np.exp(min(loss, 700.0))),
+        "perplexity": perplexity(loss),
     }
 
 

@@ -8,9 +8,9 @@ Shapes: B rows, S sequence, M masked positions, N sequences in a row, V vocabula
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from ml_collections import ConfigDict
 
+from bertjax.config import sections
 from bertjax.data.examples import Batch, Examples, predictions_per_row
 from bertjax.data.tf_examples import TfExamples, fingerprint, open_files
 from bertjax.data.tfrecord import RecordFile, Records
@@ -18,15 +18,14 @@ from bertjax.data.tokenizer import load_tokenizer
 from bertjax.errors import InputError
 from bertjax.models import bert
 from bertjax.models.layers import cross_entropy
-from bertjax.tasks.common import Data, EvalSet, Rows, Sums
+from bertjax.tasks.common import Data, EvalSet, Rows, Sums, perplexity
 from bertjax.tasks.stored import (
     EVAL_SEED,
     Wanted,
     check_vocab_size,
     examples_of,
+    held_out_set,
     open_store_data,
-    padded,
-    sections,
 )
 from bertjax.trained import Trained
 
@@ -79,7 +78,7 @@ def metrics(totals: dict[str, float]) -> dict[str, float]:
         "loss": mlm_loss,
         "mlm_loss": mlm_loss,
         "mlm_accuracy": totals["mlm_correct"] / mlm,
-        "perplexity": float(np.exp(min(mlm_loss, 700.0))),
+        "perplexity": perplexity(mlm_loss),
     }
     if totals["nsp"]:
         values["nsp_loss"] = totals["nsp_loss"] / totals["nsp"]
@@ -171,8 +170,7 @@ def _open_tfrecord(config: ConfigDict) -> Data:
         evals: tuple[EvalSet, ...] = ()
         if heldout:
             once = examples(heldout_files, EVAL_SEED)
-            total = min(len(once), config.eval.examples or len(once))
-            evals = (EvalSet("eval", padded(once.rows, total), total),)
+            evals = held_out_set(once.rows, len(once), config)
         return Rows(train.rows, evals, config[name].batch_size, flops_per_step(config, config[name]))
 
     return Data(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from ml_collections import ConfigDict
 
+from bertjax.config import sections
 from bertjax.data.examples import Examples, pad_rows
 from bertjax.data.store import Store, open_store
 from bertjax.data.stream import Stream
@@ -28,11 +29,6 @@ class Wanted:
     phase: int
     documents: np.ndarray  # int64 ids
     held_out: bool  # in which every document counts once; else endless training rows
-
-
-def sections(config: ConfigDict) -> list[str]:
-    """The config's sections that are phases of the run."""
-    return [name for name in ("train", "phase2") if config[name].steps]
 
 
 def check_vocab_size(config: ConfigDict, tokenizer: Tokenizer, path: str) -> None:
@@ -80,9 +76,7 @@ def open_store_data(
         if len(store.heldout_documents) and config.train.eval_every:
             documents = store.heldout_documents
             once = make(Wanted(config, section, store, tokenizer, EVAL_SEED, phase, documents, True))
-            total = once.epoch_rows(0)
-            total = min(total, config.eval.examples or total)
-            evals = (EvalSet("eval", padded(once.rows, total), total),)
+            evals = held_out_set(once.rows, once.epoch_rows(0), config)
         rows[name] = Rows(train.rows, evals, section.batch_size, flops(config, section))
     return Data(
         config,
@@ -116,3 +110,9 @@ def padded(rows: RowSource, total: int) -> RowSource:
         return pad_rows(rows(first, have), count)
 
     return filled
+
+
+def held_out_set(rows: RowSource, count: int, config: ConfigDict) -> tuple[EvalSet, ...]:
+    """The first config.eval.examples of `count` held-out rows, or all of them where that is 0."""
+    total = min(count, config.eval.examples or count)
+    return (EvalSet("eval", padded(rows, total), total),)

@@ -36,7 +36,7 @@ def test_what_goes_out_comes_back(head):
     config, params = random_model(head)
     tensors = names.to_huggingface(config, params)
     jax.tree.map(np.testing.assert_array_equal, there_and_back(config, tensors, head), params)
-    assert names.parts_in(names.canonical(in_memory(tensors), "the file")) == bert.HEADS[head]
+    assert names.parts_in(names.canonical(in_memory(tensors), "the file"), "bert") == bert.HEADS[head]
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,8 @@ def test_a_tensor_that_is_not_finite_is_refused():
 
 def test_layers_are_counted():
     config, params = random_model("masked_lm")
-    assert names.layers_in(names.canonical(in_memory(names.to_huggingface(config, params)), "the file")) == 3
+    tensors = names.canonical(in_memory(names.to_huggingface(config, params)), "the file")
+    assert names.layers_in(tensors, "bert") == 3
 
 
 def test_a_tensor_by_both_names_is_refused():

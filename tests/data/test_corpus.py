@@ -136,13 +136,13 @@ def test_paths(tmp_path: Path) -> None:
         (tmp_path / name).write_text(f"{name}\n")
 
     def sources(path: str) -> list[str]:
-        return [str(Path(b.source).relative_to(tmp_path)) for b in read_blocks(Input(path, "sentences"))]
+        return [str(Path(b.source).relative_to(tmp_path)) for b in read_blocks(Input(path, "sentences"), 64)]
 
     assert sources(f"{tmp_path}") == ["a.txt", "b/1.txt", "b/2.txt", "c/note.md"]
     assert sources(f"{tmp_path}/b/2.txt") == ["b/2.txt"]
     assert sources(f"{tmp_path}/*/*.txt") == ["b/1.txt", "b/2.txt"]
     assert sources(f"{tmp_path}/**") == ["a.txt", "b/1.txt", "b/2.txt", "c/note.md"]
-    reads = [block.read_bytes for block in read_blocks(Input(str(tmp_path), "sentences"))]
+    reads = [block.read_bytes for block in read_blocks(Input(str(tmp_path), "sentences"), 64)]
     assert reads == sorted(reads)
     assert reads[-1] == input_bytes(Input(str(tmp_path), "sentences"))
     (tmp_path / "empty").mkdir()
@@ -355,7 +355,7 @@ def test_blocks_and_documents_can_be_sent_to_workers(tmp_path: Path) -> None:
     file = tmp_path / "a.txt"
     file.write_text("One.\n")
     inp = Input(str(file), "sentences")
-    inp, blocks = pickle.loads(pickle.dumps((inp, list(read_blocks(inp)))))
+    inp, blocks = pickle.loads(pickle.dumps((inp, list(read_blocks(inp, 1 << 20)))))
     assert pickle.loads(pickle.dumps(parse_block(inp, blocks[0]))) == [["One."]]
 
 
@@ -433,8 +433,8 @@ def test_pydoc_prose(tmp_path: Path) -> None:
 
 def test_pydoc_of_this_python() -> None:
     inp = Input("python", "pydoc")
-    blocks = list(read_blocks(inp))
-    assert blocks == list(read_blocks(inp))
+    blocks = list(read_blocks(inp, 1 << 20))
+    assert blocks == list(read_blocks(inp, 1 << 20))
     assert blocks[-1].read_bytes == input_bytes(inp)
     sources = "\n".join(pydoc_prose.find_sources("python")).split("\n")
     assert b"\n".join(block.data for block in blocks).decode().split("\n") == sources
@@ -491,7 +491,7 @@ wrong = [Input(path, "tfds") for path in ("toy:2.0.0", "no_set", "imdb_reviews",
 wrong += [Input("toy", "tfds", text_field=field) for field in ("body", "n", "raw")]
 for inp in [*wrong, Input("toy", "tfds", split="test")]:
     try:
-        [parse_block(inp, block) for block in read_blocks(inp)]
+        [parse_block(inp, block) for block in read_blocks(inp, 1 << 20)]
         print("no error")
     except InputError as error:
         assert "\\n" not in str(error)

@@ -4,7 +4,6 @@ import random
 import re
 from collections import Counter
 
-import numpy as np
 import pytest
 import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers
@@ -95,20 +94,6 @@ def test_a_round_trip(tokenizer):
             assert tokenizer.unk_id not in ids
             plain = text.lower().replace("é", "e").replace("ü", "u")
             assert tokenizer.decode(ids) == plain.replace(",", " ,").replace("中文!", "中 文 !")
-
-
-@pytest.mark.parametrize("text", [*TEXTS, "lone \ud800 surrogate"])
-def test_offsets(tokenizer, text):
-    ids, offsets = tokenizer.encode_with_offsets(text)
-    assert [ids] == tokenizer.encode_batch([text])
-    assert (offsets.dtype, offsets.shape) == (np.int64, (len(ids), 2))
-    assert (np.diff(offsets, axis=0) >= 0).all()
-    assert ((offsets >= 0) & (offsets <= len(text))).all()
-    words = [tokenizer.tokens[i].removesuffix("</w>") for i in ids]
-    places = [text[a:b] for a, b in offsets]
-    assert all(
-        w == "<unk>" or len(w) == 1 or w[0] == p[0].lower() for w, p in zip(words, places, strict=True)
-    )
 
 
 def test_a_trained_vocabulary(trained):

@@ -17,7 +17,6 @@ from bertjax.data.tokenizer import (
     SPECIAL_TOKENS,
     library_rules,
     load_tokenizer,
-    sentencepiece_tokenizer,
     wordpiece_tokenizer,
 )
 from bertjax.errors import InputError
@@ -78,17 +77,6 @@ def code_points():
     return sorted(chosen)
 
 
-def assert_offsets(tokenizer, text):
-    """The ids are encode_batch's, the places in order and inside the text. Returns the text of each place."""
-    ids, offsets = tokenizer.encode_with_offsets(text)
-    assert [ids] == tokenizer.encode_batch([text])
-    assert (offsets.dtype, offsets.shape) == (np.int64, (len(ids), 2))
-    assert (np.diff(offsets, axis=0) >= 0).all()
-    assert (offsets[:, 0] <= offsets[:, 1]).all()
-    assert ((offsets >= 0) & (offsets <= len(text))).all()
-    return [text[start:end] for start, end in offsets]
-
-
 @pytest.mark.parametrize("lower_case", [True, False])
 @pytest.mark.parametrize("text", STRINGS)
 def test_wordpiece_follows_the_original_rules(text, lower_case):
@@ -107,7 +95,7 @@ def test_words_of_code_points(lower_case):
 
 
 @pytest.mark.parametrize("lower_case", [True, False])
-def test_ids_and_offsets_of_random_strings(lower_case):
+def test_ids_of_random_strings(lower_case):
     texts = [*sweep_tokenizer.make_texts(3000, seed=2), *STRINGS]
     words = itertools.chain(*(wordpiece.split_words(text, lower_case) for text in texts))
     vocabulary = sweep_tokenizer.make_vocabulary(sorted(set("".join(words))))
@@ -116,29 +104,6 @@ def test_ids_and_offsets_of_random_strings(lower_case):
     assert not list(filter(None, wrong))
     for line in sweep_tokenizer.make_long_lines(20_000):
         assert not sweep_tokenizer.difference(tokenizer, vocabulary, line, lower_case)
-
-
-@pytest.mark.parametrize(
-    ("text", "tokens", "places"),
-    [
-        ("", "", []),
-        (" \t\u200b\u0301 ", "", []),
-        ("Unaffable, read", "un ##aff ##able , read", ["Un", "aff", "able", ",", "read"]),
-        ("soft\u00ad Re\u00adad", "soft read", ["soft", "Re\u00adad"]),
-        ("Cafe\u0301! ÉLAN\x0bx", "cafe ! elanx", ["Cafe\u0301", "!", "ÉLAN\x0bx"]),
-        ("İx", "i ##x", ["İ", "x"]),
-        ("각", "\u1100 ##\u1161 ##\u11a8", ["각"] * 3),
-        ("ΟΔΟΣ", "οδ ##ος", ["ΟΔ", "ΟΣ"]),
-        ("中Aa", "中 [UNK]", ["中", "Aa"]),
-        # NFD puts the first of these marks, both of which are kept, behind the second.
-        ("a\u302e\U00016ff0", "a ##\U00016ff0 ##\u302e", ["a", "\u302e\U00016ff0", "\u302e\U00016ff0"]),
-    ],
-)
-def test_offsets(text, tokens, places):
-    vocab = [*SPECIAL_TOKENS, *(token for token in tokens.split() if token not in SPECIAL_TOKENS)]
-    tokenizer = wordpiece_tokenizer(vocab, True, "vocab")
-    assert assert_offsets(tokenizer, text) == places
-    assert [vocab[i] for i in tokenizer.encode_with_offsets(text)[0]] == tokens.split()
 
 
 def test_a_surrogate_is_an_unknown_character():
@@ -304,24 +269,6 @@ def test_sentencepiece_made_elsewhere(tmp_path):
     mask = tokenizer.tokens.index("[MASK]")
     assert (tokenizer.pad_id, tokenizer.unk_id, tokenizer.mask_id) == (0, 1, mask)
     assert mask not in tokenizer.encode_batch(["the [MASK] fox"])[0]
-
-
-@pytest.mark.parametrize("kind", ["unigram", "bpe"])
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"normalization_rule_name": "nmt_nfkc_cf"},
-        {"normalization_rule_name": "nmt_nfkc", "control_symbols": [], "user_defined_symbols": ["[MASK]"]},
-        {"byte_fallback": True, "vocab_size": 330},
-    ],
-)
-def test_sentencepiece_offsets(kind, options):
-    tokenizer = sentencepiece_tokenizer(train_model(kind, **options), "model")
-    for text in ("the quick  FOX,", "the [MASK] [MASK]x"):
-        assert "".join(assert_offsets(tokenizer, text)) == text
-    assert assert_offsets(tokenizer, "quick İ中 dog")[-1].endswith("g")
-    for text in [*STRINGS, *sweep_tokenizer.make_texts(500, seed=3)]:
-        assert_offsets(tokenizer, text.encode(errors="ignore").decode())
 
 
 def test_sentencepiece_refusals(tmp_path):

@@ -1,7 +1,6 @@
 """Lists of whole words: how text is cut, the file, and the words of a task."""
 
 import json
-import random
 from collections import Counter
 
 import numpy as np
@@ -10,7 +9,7 @@ import pytest
 from bertjax.data.characters import AnyWords, sentence_characters, token_characters, word_characters
 from bertjax.data.tokenizer import load_tokenizer, word_tokenizer
 from bertjax.data.wordpiece import split_words
-from bertjax.data.words import MARKS, in_order, spans
+from bertjax.data.words import MARKS, in_order
 from bertjax.errors import InputError
 
 TEXT = "The naïve cat,the  dog\x0bgy; <S> don't\u200b go."
@@ -25,20 +24,6 @@ def test_words_are_those_of_the_2018_release():
     assert lower.encode_batch(["THE Naïve cat", "\u200b"]) == [[3, 4, 2], []]
     assert tokenizer.decode(ids) == " ".join(CUT)
     assert (tokenizer.kind, tokenizer.mask_id, tokenizer.cls_id, tokenizer.sep_id) == ("words", -1, 0, 1)
-
-
-def test_places_of_words():
-    rng = random.Random(0)
-    for _ in range(200):
-        text = "".join(rng.choices("aÉ, .'\u200bΣß\t中", k=12))
-        for lower_case in (False, True):
-            tokenizer = word_tokenizer(list(MARKS), lower_case)
-            ids, places = tokenizer.encode_with_offsets(text)
-            words = split_words(text, lower_case)
-            assert len(ids) == len(places) == len(words)
-            found = [split_words(text[start:end], lower_case) for start, end in places]
-            assert [x.replace("ς", "σ") for [x] in found] == [x.replace("ς", "σ") for x in words]
-    assert spans("", True).shape == (0, 2)
 
 
 def test_order_and_file(tmp_path):

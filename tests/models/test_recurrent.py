@@ -16,7 +16,6 @@ from bertjax.models.recurrent import Lstm
 INPUTS = 5
 KINDS = {
     "biLSTM": {"layers": 2, "cells": 4},
-    "forward": {"layers": 2, "cells": 4, "directions": 1},
     "residual": {"layers": 2, "cells": 4, "residual": True, "clip": 0.3},
     "ELMo": {"layers": 3, "cells": 6, "projection": 5, "clip": 0.2, "separate": True, "residual": True},
 }
@@ -45,14 +44,14 @@ def states(kind, params, x, segment_ids, keys=None, rate=0.0):
 def expected(kind, params, x, **fields):
     """The states of one sequence [S, D] after each layer, float64."""
     k = {**KINDS[kind], **fields}
-    directions, separate = k.get("directions", 2), k.get("separate")
-    below = np.stack([x] * directions, 1)
+    separate = k.get("separate")
+    below = np.stack([x, x], 1)
     found = []
     for i in range(k["layers"]):
         p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params[f"layer_{i}"])
-        y = np.stack([lstm(p, r, below[:, r], k.get("clip", 0.0)) for r in range(directions)], 1)
+        y = np.stack([lstm(p, r, below[:, r], k.get("clip", 0.0)) for r in range(2)], 1)
         if not separate:
-            y = np.stack([y.reshape(len(x), -1)] * directions, 1)
+            y = np.stack([y.reshape(len(x), -1)] * 2, 1)
         if k.get("residual") and i:
             y = y + below
         below = y
