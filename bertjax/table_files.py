@@ -120,8 +120,8 @@ def _about_tasks(plan: Plan, part: TablePlan) -> list[str]:
         epochs, steps = asked["train.epochs"], asked["train.steps"]
         line = f"{planned.task}: {_length(epochs, steps)}"
         line += f" of {asked['train.batch_size']}, rate {asked['optim.learning_rate']:g}"
-        line += "".join(f", {n:,} {name} examples" for n, name in zip(most, ("training", "dev"), strict=True)
-                        if n)  # fmt: skip
+        line += "".join(f", at most {n:,} {name} examples"
+                        for n, name in zip(most, ("training", "dev"), strict=True) if n)  # fmt: skip
         lines.setdefault(planned.task, line)
     return list(lines.values())
 

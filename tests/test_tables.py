@@ -170,7 +170,7 @@ def test_a_table_has_means_deviations_and_the_papers_figures(whole):
     text = (out / "pretraining_tasks.md").read_text()
     assert f"| {cell['mean']:.1f} ± {cell['std']:.1f} | 84.9 |" in text
     assert "bert: 4 layers, 64 units, 4 heads; 40 steps of 16 x 32 tokens" in text
-    assert "mrpc: 10 steps of 8, rate 0.001, 80 training examples, 40 dev examples" in text
+    assert "mrpc: 10 steps of 8, rate 0.001, at most 80 training examples, at most 40 dev examples" in text
     assert "python -m bertjax.tables --table=pretraining_tasks,training_steps --scale=ci" in text
     for name in ("pretraining_tasks", "training_steps"):
         assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG")
