@@ -112,18 +112,27 @@ def _size(system: str, c: ConfigDict) -> str:
 
 
 def _about_tasks(plan: Plan, part: TablePlan) -> list[str]:
-    """A line for each task: its steps, its rate, its examples."""
-    lines: dict[str, str] = {}
+    """A line for each task: its steps, its rate, its examples; more of a line where rows differ in them."""
+    found: dict[str, dict[str, None]] = {}
     for run in dict.fromkeys(run for cell in part.cells.values() for run in cell if run in plan.needs):
-        planned = plan.runs[run]
-        asked, most = planned.asked, plan.examples[planned.task].most
-        epochs, steps = asked["train.epochs"], asked["train.steps"]
-        line = f"{planned.task}: {_length(epochs, steps)}"
-        line += f" of {asked['train.batch_size']}, rate {asked['optim.learning_rate']:g}"
-        line += "".join(f", at most {n:,} {name} examples"
-                        for n, name in zip(most, ("training", "dev"), strict=True) if n)  # fmt: skip
-        lines.setdefault(planned.task, line)
-    return list(lines.values())
+        found.setdefault(plan.runs[run].task, {})[_about_training(plan.runs[run].asked)] = None
+    lines = []
+    for task, each in found.items():
+        most = zip(plan.examples[task].most, ("training", "dev"), strict=True)
+        limits = "".join(f", at most {n:,} {name} examples" for n, name in most if n)
+        lines.append(f"{task}: {'; '.join(each)}{limits}")
+    return lines
+
+
+def _about_training(asked: Mapping[str, Any]) -> str:
+    """Steps, rate and dropout of a fine-tuning, and what stands on an encoder that is frozen."""
+    length = f"{_length(asked['train.epochs'], asked['train.steps'])} of {asked['train.batch_size']}"
+    elmo = asked["model.kind"] == "elmo"
+    dropout = asked["elmo.head_dropout_prob" if elmo else "model.hidden_dropout_prob"]
+    head = "elmo.head_layers", "elmo.head_cells"
+    layers, cells = (asked[name] for name in (head if elmo else ("head.lstm_layers", "head.lstm_size")))
+    what = f"a {layers} x {cells} BiLSTM on a frozen encoder, " if asked["train.freeze_encoder"] else ""
+    return f"{what}{length}, rate {asked['optim.learning_rate']:g}, dropout {dropout:g}"
 
 
 def _hardware(workdirs: Sequence[str]) -> str:

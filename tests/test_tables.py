@@ -170,7 +170,8 @@ def test_a_table_has_means_deviations_and_the_papers_figures(whole):
     text = (out / "pretraining_tasks.md").read_text()
     assert f"| {cell['mean']:.1f} ± {cell['std']:.1f} | 84.9 |" in text
     assert "bert: 4 layers, 64 units, 4 heads; 40 steps of 16 x 32 tokens" in text
-    assert "mrpc: 10 steps of 8, rate 0.001, at most 80 training examples, at most 40 dev examples" in text
+    limits = "at most 80 training examples, at most 40 dev examples"
+    assert f"- mrpc: 10 steps of 8, rate 0.001, dropout 0.1, {limits}\n" in text
     assert "python -m bertjax.tables --table=pretraining_tasks,training_steps --scale=ci" in text
     for name in ("pretraining_tasks", "training_steps"):
         assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG")
@@ -199,6 +200,17 @@ def test_more_tables_and_seeds_add_runs(whole, store, data, tmp_path):
     features = [fields for fields in pieces.begun if "train.freeze_encoder" in fields]
     assert len(features) == 12
     assert {(f["head.layers"], f["head.lstm_size"]) for f in features} == {("concat_last_four", "64")}
+    training = "10 steps of 8, rate 0.001, dropout 0.1"
+    features_line = f"a 2 x 64 BiLSTM on a frozen encoder, {training}"
+    line = f"- ner: {training}; {features_line}, at most 40 dev examples\n"
+    assert line in (whole[0] / "masking.md").read_text()
+
+
+def test_what_stands_on_elmo_is_told_beside_bert(store, data, tmp_path):
+    args = arguments(store, data, tmp_path, f"--elmo_store={store}", "--tasks=rte", table="systems")
+    main(args, Pieces())
+    line = "- rte: 10 steps of 8, rate 0.001, dropout 0.1; a 2 x 16 BiLSTM on a frozen encoder, "
+    assert line + "10 steps of 8, rate 0.001, dropout 0.2, at most" in (tmp_path / "systems.md").read_text()
 
 
 class Killed(BaseException):

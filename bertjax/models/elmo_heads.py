@@ -136,9 +136,7 @@ def text_logits(
     of_head = params["classifier"]
     pairs = "comparison" in of_head
     model = bind_module(_classifier(config, of_head["classifier_bias"].size, pairs), of_head)
-    # Each biLSTM passes over what is not of its text, as over padding.
-    texts = [x for number in (1, 2)[: 1 + pairs] for x in (x_BSD, (words_BS == number).astype(jnp.int32))]
-    logits: jax.Array = model(*texts, _head_keys(keys))
+    logits: jax.Array = model(x_BSD, words_BS, _head_keys(keys))
     return logits
 
 

@@ -61,56 +61,49 @@ class TextClassifier(_Classifier):
         super().__init__(rngs, inputs, 1, **sizes)
 
     def __call__(self, x_BSD: jax.Array, words_BS: jax.Array, keys: jax.Array | None = None) -> jax.Array:
-        """float32 logits [B, C]. For the arguments see PairClassifier."""
+        """float32 logits [B, C].
+
+        Args:
+          x_BSD: the words' vectors.
+          words_BS: int32, 1 where there is a word, 0 for padding. No text is empty.
+          keys: uint32 [B, 2] of `layers.dropout_keys`; None: no dropout.
+        """
         k = [None if keys is None else fold_in(keys, site) for site in range(3)]
-        return self._mlp(_highest(self.encoder(x_BSD, words_BS, k[0])[-1], words_BS), k[1:])
+        return self._mlp(_highest(self.encoder(x_BSD, words_BS, k[0])[-1], words_BS > 0), k[1:])
 
 
 class PairClassifier(_Classifier):
     """A biLSTM reads either text, attention adds what the other one says to each word, a second biLSTM reads
-    both, and an MLP classifies [u; v; |u - v|; u * v] of their highest states u and v."""
+    both, and an MLP classifies [u; v; |u - v|; u * v] of their highest states u and v.
+
+    Both texts are in one row, where they are segments of their own to the biLSTMs, so one pass reads them.
+    """
 
     def __init__(self, rngs: nnx.Rngs, inputs: int, *, cells: int, rate: float, **sizes: int):
         """For the arguments see _Classifier. The second biLSTM has one layer."""
         super().__init__(rngs, inputs, 4, cells=cells, rate=rate, **sizes)
         self.comparison = Lstm(rngs, 4 * cells, cells=cells, layers=1, rate=rate)
 
-    def __call__(
-        self,
-        first_BSD: jax.Array,
-        first_BS: jax.Array,
-        second_BTD: jax.Array,
-        second_BT: jax.Array,
-        keys: jax.Array | None = None,
-    ) -> jax.Array:
+    def __call__(self, x_BSD: jax.Array, words_BS: jax.Array, keys: jax.Array | None = None) -> jax.Array:
         """float32 logits [B, C].
 
         Args:
-          first_BSD, second_BTD: the words' vectors.
-          first_BS, second_BT: int32, 1 where a text has a word, 0 for padding. No text is empty.
+          x_BSD: the words' vectors.
+          words_BS: int32, 1 at the words of the first text, 2 at those of the second, elsewhere 0. No text is
+            empty, and neither has other words between its own.
           keys: uint32 [B, 2] of `layers.dropout_keys`; None: no dropout.
         """
-        k = [None if keys is None else fold_in(keys, site) for site in range(6)]
-        u_BSH = self.encoder(first_BSD, first_BS, k[0])[-1]
-        v_BTH = self.encoder(second_BTD, second_BT, k[1])[-1]
-        scores_BST = jnp.einsum("BSH,BTH->BST", u_BSH, v_BTH, preferred_element_type=jnp.float32)
-        of_second_BSH = _attend(scores_BST, v_BTH, second_BT)
-        of_first_BTH = _attend(scores_BST.swapaxes(1, 2), u_BSH, first_BS)
-        u_BH = _highest(self._compare(u_BSH, of_second_BSH, first_BS, k[2]), first_BS)
-        v_BH = _highest(self._compare(v_BTH, of_first_BTH, second_BT, k[3]), second_BT)
+        k = [None if keys is None else fold_in(keys, site) for site in range(4)]
+        x_BSH = self.encoder(x_BSD, words_BS, k[0])[-1]
+        scores_BST = jnp.einsum("BSH,BTH->BST", x_BSH, x_BSH, preferred_element_type=jnp.float32)
+        others_BST = (words_BS[:, :, None] != words_BS[:, None]) & (words_BS[:, None] > 0)
+        probs_BST = jax.nn.softmax(jnp.where(others_BST, scores_BST, -1e9), axis=-1)
+        other_BSH = jnp.einsum("BST,BTH->BSH", probs_BST.astype(x_BSH.dtype), x_BSH)
+        x_BSH = self.comparison(jnp.concatenate([x_BSH, other_BSH], axis=-1), words_BS, k[1])[-1]
+        u_BH, v_BH = (_highest(x_BSH, words_BS == text) for text in (1, 2))
         x_BD = jnp.concatenate([u_BH, v_BH, jnp.abs(u_BH - v_BH), u_BH * v_BH], axis=-1)
-        return self._mlp(x_BD, k[4:])
-
-    def _compare(
-        self, own_BSH: jax.Array, other_BSH: jax.Array, words_BS: jax.Array, keys: jax.Array | None
-    ) -> jax.Array:
-        return self.comparison(jnp.concatenate([own_BSH, other_BSH], axis=-1), words_BS, keys)[-1]
+        return self._mlp(x_BD, k[2:])
 
 
-def _attend(scores_BST: jax.Array, values_BTH: jax.Array, words_BT: jax.Array) -> jax.Array:
-    probs_BST = jax.nn.softmax(jnp.where(words_BT[:, None] > 0, scores_BST, -1e9), axis=-1)
-    return jnp.einsum("BST,BTH->BSH", probs_BST.astype(values_BTH.dtype), values_BTH)
-
-
-def _highest(x_BSH: jax.Array, words_BS: jax.Array) -> jax.Array:
-    return jnp.where(words_BS[..., None] > 0, x_BSH, -1e9).max(1)
+def _highest(x_BSH: jax.Array, counts_BS: jax.Array) -> jax.Array:
+    return jnp.where(counts_BS[..., None], x_BSH, -1e9).max(1)

@@ -25,25 +25,25 @@ def parameters():
 
 
 @functools.cache
-def batch(more=0, filler=9.0):
-    """Vectors and masks of both texts; `more` padding, filled with `filler`."""
+def texts():
     rng = np.random.default_rng(0)
-    texts = []
-    for side in (0, 1):
-        size = max(lengths[side] for lengths in LENGTHS) + more
-        x, mask = (
-            np.full((len(LENGTHS), size, 3), filler, np.float32),
-            np.zeros((len(LENGTHS), size), np.int32),
-        )
-        for row, lengths in enumerate(LENGTHS):
-            x[row, : lengths[side]] = rng.normal(size=(lengths[side], 3))
-            mask[row, : lengths[side]] = 1
-        texts += [x, mask]
-    return tuple(texts)
+    return [[rng.normal(size=(length, 3)) for length in lengths] for lengths in LENGTHS]
 
 
-def logits(params, *texts, keys=None, rate=0.0):
-    return bind_module(make(rate), params)(*map(jnp.asarray, texts), keys)
+@functools.cache
+def batch(size=10, filler=9.0):
+    """Rows of both texts with a mark between them; the mark and the padding are filled with `filler`."""
+    x = np.full((len(LENGTHS), size, 3), filler, np.float32)
+    words = np.zeros(x.shape[:2], np.int32)
+    for row, (first, second) in enumerate(texts()):
+        behind = len(first) + 1
+        x[row, : len(first)], x[row, behind : behind + len(second)] = first, second
+        words[row, : len(first)], words[row, behind : behind + len(second)] = 1, 2
+    return x, words
+
+
+def logits(params, x, words, keys=None, rate=0.0):
+    return bind_module(make(rate), params)(jnp.asarray(x), jnp.asarray(words), keys)
 
 
 def read(p, x):
@@ -59,9 +59,8 @@ def softmax(x):
 def test_logits_equal_the_equations():
     found = jax.jit(logits)(parameters(), *batch())
     p = jax.tree.map(lambda x: np.asarray(x, np.float64), parameters())
-    a, _, b, _ = batch()
-    for row, (n, m) in enumerate(LENGTHS):
-        u, v = read(p["encoder"], a[row, :n]), read(p["encoder"], b[row, :m])
+    for row, (first, second) in enumerate(texts()):
+        u, v = read(p["encoder"], first), read(p["encoder"], second)
         scores = u @ v.T
         u, v = (
             np.concatenate([u, softmax(scores) @ v], -1),
@@ -75,16 +74,15 @@ def test_logits_equal_the_equations():
 
 
 def test_padding_counts_for_nothing_with_dropout_too_nor_in_the_gradient():
-    def loss(params, *texts):
-        return jnp.square(logits(params, *texts, keys=KEYS, rate=0.3) - 1).sum()
+    def loss(params, x, words):
+        return jnp.square(logits(params, x, words, KEYS, 0.3) - 1).sum()
 
-    graded = jax.jit(jax.value_and_grad(loss, (0, 1, 3)))
-    results = [graded(parameters(), *batch(*of)) for of in ((), (2, -50.0))]
-    (value, (gradient, *to_texts)), (other_value, (other_gradient, *_)) = results
+    graded = jax.jit(jax.value_and_grad(loss, (0, 1)))
+    results = [graded(parameters(), *of) for of in (batch(), batch(12, -50.0))]
+    (value, (gradient, to_x)), (other_value, (other_gradient, _)) = results
     np.testing.assert_allclose(value, other_value, rtol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), gradient, other_gradient)
-    for to_text, mask in zip(to_texts, batch()[1::2], strict=True):
-        assert not np.any(np.asarray(to_text)[mask == 0])
+    assert not np.any(np.asarray(to_x)[batch()[1] == 0])
     without = jnp.square(jax.jit(logits)(parameters(), *batch()) - 1).sum()
     assert not np.allclose(value, without, rtol=1e-3)
 
