@@ -7,9 +7,10 @@ command line as `--config.train.steps=1000`.
 
 import ast
 import difflib
+import inspect
 import runpy
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -70,7 +71,9 @@ def _run_file(file: str, arg: str) -> ConfigDict:
         module = runpy.run_path(file)
         if "get_config" not in module:
             raise InputError(f"{file}: defines no get_config(); see configs/pretrain_tiny.py")
-        config = module["get_config"](*([arg] if arg else []))
+        get_config, given = module["get_config"], [arg] if arg else []
+        _check_call(file, get_config, given)
+        config = get_config(*given)
     except InputError:
         raise
     except SyntaxError as error:
@@ -86,6 +89,20 @@ def _run_file(file: str, arg: str) -> ConfigDict:
     if not isinstance(config, ConfigDict):
         raise InputError(f"{file}: get_config() returned {type(config).__name__}, not a config")
     return config
+
+
+def _check_call(file: str, get_config: Callable[..., object], given: Sequence[str]) -> None:
+    takes = inspect.signature(get_config)
+    try:
+        takes.bind(*given)
+    except TypeError as error:
+        if given:
+            raise InputError(f"{file}:{given[0]}: the file takes nothing behind a colon") from error
+        name = next(iter(takes.parameters))
+        raise InputError(
+            f"{file}: give the {name} behind a colon, --config={file}:{name.upper()}; "
+            "the text at the top of the file says which there are"
+        ) from error
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:

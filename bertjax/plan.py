@@ -31,6 +31,7 @@ from bertjax import config_files, sharding
 from bertjax.config import sections
 from bertjax.errors import InputError, run_command
 from bertjax.flags import Parser
+from bertjax.models.bert import NUMBER
 from bertjax.train import abstract_batch, abstract_state, make_train_step, scalars
 
 GIB = 2**30
@@ -80,7 +81,7 @@ def main(args: Sequence[str]) -> None:
     parser.add_argument("--devices", required=True, metavar="NAME")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON, in bytes")
     flags, rest = parser.parse_known_args(args)
-    config = config_files.parse_args(rest)
+    config = _with_labels(config_files.parse_args(rest))
     devices, memory = find_devices(flags.devices)
     mesh = sharding.make_mesh(config, devices)
     figures = []
@@ -91,6 +92,19 @@ def main(args: Sequence[str]) -> None:
     if flags.json:
         print(json.dumps([asdict(each) for each in figures], indent=1))
     require_fit(config, mesh, figures)
+
+
+def _with_labels(config: ConfigDict) -> ConfigDict:
+    """The config with what a run would find in its data: the classes, whose number is a size of the head."""
+    if config.task not in ("classify", "tag", "elmo_classify", "elmo_tag") or config.examples.labels:
+        return config
+    if not config.examples.number:
+        raise InputError(
+            "--config.examples.labels=(): no data is read here, where a run finds its labels; give as many "
+            "as it has, such as --config.examples.labels=\"('O', 'B-PER', 'I-PER')\""
+        )
+    config.examples.labels = NUMBER
+    return config
 
 
 def find_devices(name: str) -> tuple[list[Any], int]:

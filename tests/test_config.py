@@ -67,7 +67,8 @@ def test_a_config_file_takes_an_argument(tmp_path):
     )
     assert load(f"{path}:tiny").model.hidden_size == 128
     fails("huge: no such model size; there are tiny", load, f"{path}:huge")
-    fails(r"sized.py: TypeError: get_config\(\) missing", load, str(path))
+    fails("sized.py: give the size behind a colon, --config=.*sized.py:SIZE; ", load, str(path))
+    fails("configs/ner.py:mrpc: the file takes nothing behind a colon", load, "configs/ner.py:mrpc")
 
 
 @pytest.mark.parametrize(

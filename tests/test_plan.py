@@ -173,6 +173,19 @@ def test_command_prints_json_before_it_fails(tmp_path, monkeypatch, capsys, repl
     assert (phase2["phase"], phase2["fits"], phase2["memory"]) == ("phase2", False, GIB)
 
 
+def test_a_head_has_as_many_outputs_as_the_data_would_have_labels(monkeypatch, replicated):
+    planned = []
+    monkeypatch.setattr(plan, "find_devices", lambda name: (jax.devices(), GIB))
+    monkeypatch.setattr(plan, "plan_phase", lambda config, *_: planned.append(config) or replicated)
+    for config in ("ner.py", "elmo_ner.py", "classify.py"):
+        with pytest.raises(InputError, match=r"config.examples.labels=\(\): no data is read here.*; give"):
+            plan.main([f"--config=configs/{config}", "--devices=v5e:2x4"])
+    assert not planned
+    for config in ("glue.py:stsb", "elmo_glue.py:stsb", "glue.py:rte", "swag.py"):
+        plan.main([f"--config=configs/{config}", "--devices=v5e:2x4"])
+    assert [len(config.examples.labels) for config in planned] == [1, 1, 2, 0]
+
+
 @pytest.mark.parametrize("name", ["", "v5e", "v5e:", "v5e:4x", "v9:4x4", "h100:0", "h100:2x2", "cpu"])
 def test_unknown_devices(name):
     with pytest.raises(InputError, match=f"--devices={name}: use a TPU slice"):
