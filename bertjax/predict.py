@@ -352,7 +352,13 @@ def _embed(flags: argparse.Namespace) -> None:
 
 
 def _layer(text: str) -> int | str:
-    return text if text in HEAD_LAYERS else int(text)
+    if text in HEAD_LAYERS:
+        return text
+    try:
+        return int(text)
+    except ValueError as error:
+        names = ", ".join(HEAD_LAYERS)
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor one of {names}") from error
 
 
 def _open(flags: argparse.Namespace) -> Predictor:

@@ -35,6 +35,13 @@ class Examples:
         return {f"{self.task} {name}": sha256(os.path.join(self.folder, name))
                 for name in (self.train, self.dev)}  # fmt: skip
 
+    @property
+    def counts(self) -> tuple[int, int]:
+        """How many are taken of train and of dev. Raises InputError if a file is broken or empty."""
+        found = [_count(self.task, os.path.join(self.folder, name)) for name in (self.train, self.dev)]
+        train, dev = (min(n, most or n) for n, most in zip(found, self.most, strict=True))
+        return train, dev
+
     def folder_in(self, out: str) -> str:
         """Where the examples lie that are taken: the folder itself, or one below `out`."""
         if not any(self.most):
@@ -43,8 +50,8 @@ class Examples:
         return os.path.join(os.path.abspath(out), "data", f"{self.task}-{name}")
 
     def write(self, out: str) -> None:
-        """Writes those that are taken, if they are not all. Raises InputError if a file is broken."""
-        folder = self.folder_in(out)
+        """Writes those that are taken, if they are not all. Raises InputError if one is broken or empty."""
+        folder, _ = self.folder_in(out), self.counts
         if not any(self.most) or os.path.isdir(folder):
             return
         with write_folder(folder) as part:
@@ -57,7 +64,7 @@ class Examples:
                 elif self.task == "ner":
                     _sentences(source, target, most)
                 else:
-                    _lines(source, target, most, header=0 if self.task == "cola" else 1)
+                    _lines(source, target, most, _header(self.task))
 
 
 def find(task: str, given: Mapping[str, str], most: tuple[int, int]) -> Examples | str:
@@ -89,32 +96,64 @@ def sha256(path: str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+@functools.cache
+def _count(task: str, path: str) -> int:
+    if task == "squad":
+        count = sum(questions for _, _, questions in _paragraphs(path))
+    elif task == "ner":
+        count = len(_blocks(path))
+    else:
+        count = len(_read_lines(path)) - _header(task)
+    if count < 1:
+        raise InputError(f"{path}: no examples; take a whole copy")
+    return count
+
+
+def _header(task: str) -> int:
+    """How many lines a GLUE task's files begin with that are no examples."""
+    return 0 if task == "cola" else 1
+
+
+def _read_lines(path: str) -> list[bytes]:
+    content = Path(path).read_bytes().rstrip(b"\n")
+    return content.split(b"\n") if content else []
+
+
+def _blocks(path: str) -> list[bytes]:
+    content = Path(path).read_bytes().strip()
+    return re.split(rb"\n[^\S\n]*\n\s*", content) if content else []
+
+
+def _paragraphs(path: str) -> list[tuple[str, dict[str, Any], int]]:
+    """Titles, paragraphs and their numbers of questions."""
+    try:
+        return [
+            (article.get("title", ""), paragraph, len(paragraph["qas"]))
+            for article in read_json(path)["data"]
+            for paragraph in article["paragraphs"]
+        ]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: not in SQuAD's format ({error!r}); take a whole copy") from error
+
+
 def _spread(items: list[Any], most: int) -> list[Any]:
     """`most` of the items at equal distances, in order; all if there are no more."""
     return [items[i * len(items) // most] for i in range(most)] if most < len(items) else items
 
 
 def _lines(source: str, target: str, most: int, header: int) -> None:
-    lines = Path(source).read_bytes().rstrip(b"\n").split(b"\n")
+    lines = _read_lines(source)
     some = _spread(lines[header:], most)
     Path(target).write_bytes(b"\n".join([*lines[:header], *some, b""]))
 
 
 def _sentences(source: str, target: str, most: int) -> None:
-    blocks = re.split(rb"\n[^\S\n]*\n\s*", Path(source).read_bytes().strip(b"\n"))
-    Path(target).write_bytes(b"\n\n".join(_spread(blocks, most)) + b"\n")
+    Path(target).write_bytes(b"\n\n".join(_spread(_blocks(source), most)) + b"\n")
 
 
 def _questions(source: str, target: str, most: int) -> None:
     """Whole paragraphs at equal distances, until they have `most` questions."""
-    try:
-        paragraphs = [
-            (article.get("title", ""), paragraph, len(paragraph["qas"]))
-            for article in read_json(source)["data"]
-            for paragraph in article["paragraphs"]
-        ]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{source}: not in SQuAD's format ({error!r}); take a whole copy") from error
+    paragraphs = _paragraphs(source)
     total = sum(count for _, _, count in paragraphs)
     wanted, data, taken, seen = min(most, total), [], 0, 0
     for title, paragraph, count in paragraphs:

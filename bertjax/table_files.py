@@ -95,8 +95,10 @@ def _about_pretraining(plan: Plan, part: TablePlan) -> list[str]:
         line += f" of {c.train.batch_size} x {c.train.seq_length} tokens"
         if c.phase2.steps:
             line += f" and {c.phase2.steps:,} of {c.phase2.batch_size} x {c.phase2.seq_length}"
-        dropout, rate = c.model.hidden_dropout_prob, c.optim.learning_rate
-        lines.append(f"{line}; dropout {dropout:g}, rate {rate:g}, {c.model.dtype}")
+        dropout = c.elmo.dropout_prob if system == "elmo" else c.model.hidden_dropout_prob
+        store = plan.stores[system]
+        text = f"a text of {store.tokens:,} tokens, {store.vocab_size:,} in the vocabulary"
+        lines.append(f"{line}; dropout {dropout:g}, rate {c.optim.learning_rate:g}, {c.model.dtype}; {text}")
     return lines
 
 
@@ -106,7 +108,8 @@ def _length(epochs: float, steps: int) -> str:
 
 def _size(system: str, c: ConfigDict) -> str:
     if system == "elmo":
-        return f"{c.elmo.layers} layers of {c.elmo.cells} cells, projected to {c.elmo.projection}"
+        layers = f"{c.elmo.layers} layer{'s' * (c.elmo.layers > 1)}"
+        return f"{layers} of {c.elmo.cells} cells, projected to {c.elmo.projection}"
     m = c.model
     return f"{m.num_hidden_layers} layers, {m.hidden_size} units, {m.num_attention_heads} heads"
 
@@ -118,9 +121,8 @@ def _about_tasks(plan: Plan, part: TablePlan) -> list[str]:
         found.setdefault(plan.runs[run].task, {})[_about_training(plan.runs[run].asked)] = None
     lines = []
     for task, each in found.items():
-        most = zip(plan.examples[task].most, ("training", "dev"), strict=True)
-        limits = "".join(f", at most {n:,} {name} examples" for n, name in most if n)
-        lines.append(f"{task}: {'; '.join(each)}{limits}")
+        train, dev = plan.examples[task].counts
+        lines.append(f"{task}: {train:,} training and {dev:,} dev examples; {'; '.join(each)}")
     return lines
 
 

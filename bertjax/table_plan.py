@@ -23,6 +23,8 @@ from bertjax.table_rows import BASE, CHECKPOINTS, COURSES, SCALES, SYSTEMS, TABL
 
 _QUIET = "log.tensorboard=False"
 _STORES = {"bert": "store", "gpt": "gpt_store", "elmo": "elmo_store"}  # flags
+# The kinds of tokens that a system reads, as in --tokenizer of bertjax.prepare.
+_KINDS = {"bert": ("wordpiece", "unigram", "bpe"), "gpt": ("gpt_bpe",), "elmo": ("words",)}
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Store:
     path: str
     sha256: str
     vocab_size: int
+    tokens: int
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ class Plan:
     needs: dict[str, str] = field(default_factory=dict)  # the workdir of the pre-training, of a fine-tuning's
     metrics: dict[str, str] = field(default_factory=dict)  # what a run is told by
     models: dict[str, config_lib.ConfigDict] = field(default_factory=dict)  # configs of pre-trainings
+    stores: dict[str, Store] = field(default_factory=dict)  # by system
     examples: dict[str, Examples] = field(default_factory=dict)  # by task
     settings: dict[str, Any] = field(default_factory=dict)  # that all runs below --out have in common
 
@@ -65,9 +69,10 @@ def make_plan(flags: argparse.Namespace, overrides: Sequence[str]) -> Plan:
         does not fit.
     """
     plan, scale = Plan(), SCALES[flags.scale]
-    stores = {system: _open_store(name, path) for system, name in _STORES.items()
-              if (path := getattr(flags, name))}  # fmt: skip
-    if "bert" not in stores:
+    for system, name in _STORES.items():
+        if path := getattr(flags, name):
+            plan.stores[system] = _open_store(system, path)
+    if "bert" not in plan.stores:
         raise InputError("no --store=DIR; name a folder written by python -m bertjax.prepare")
     given = {name: getattr(flags, name) for name in ("glue", "squad", "ner")}
     for name, folder in given.items():
@@ -77,7 +82,7 @@ def make_plan(flags: argparse.Namespace, overrides: Sequence[str]) -> Plan:
     for task in tasks:
         if task not in scale.tasks:
             raise InputError(f"--tasks={task}: no such task; there are {', '.join(scale.tasks)}")
-    planner = _Planner(plan, scale, stores, flags, tuple(overrides))
+    planner = _Planner(plan, scale, flags, tuple(overrides))
     for name in flags.tables:
         plan.tables[name] = planner.table(name, given, tasks)
     # One seed of everything, then the next, so that tables fill evenly.
@@ -85,34 +90,39 @@ def make_plan(flags: argparse.Namespace, overrides: Sequence[str]) -> Plan:
     plan.settings = {
         "scale": flags.scale,
         "fields": sorted(each for each in overrides if not may_change(each.partition("=")[0])),
-        **{f"{name} sha256": stores[system].sha256 for system, name in _STORES.items() if system in stores},
+        **{f"{_STORES[system]} sha256": store.sha256 for system, store in plan.stores.items()},
         **{f"{name} sha256": digest for each in plan.examples.values()
            for name, digest in each.digests.items()},
     }  # fmt: skip
     return plan
 
 
-def _open_store(flag: str, path: str) -> Store:
+def _open_store(system: str, path: str) -> Store:
+    flag, kinds = _STORES[system], _KINDS[system]
     manifest = os.path.join(path, "store.json")
     if not os.path.isfile(manifest):
         raise InputError(f"--{flag}={path}: no token store (no store.json); make one with bertjax.prepare")
     values = read_json(manifest, "make the store again with bertjax.prepare")
     try:
-        sha256, vocab_size, heldout = values["sha256"], values["tokenizer"]["vocab_size"], values["heldout"]
+        tokenizer, heldout = values["tokenizer"], values["heldout"]
+        kind, vocab_size = tokenizer["kind"], tokenizer["vocab_size"]
+        store = Store(os.path.abspath(path), values["sha256"], vocab_size, values["summary"]["tokens"])
     except (KeyError, TypeError) as error:
         raise InputError(f"{manifest}: no finished store; make one with bertjax.prepare") from error
     if not heldout:
         raise InputError(f"--{flag}={path}: has no held-out documents to measure by; prepare it with "
                          "--heldout=0.01")  # fmt: skip
-    return Store(os.path.abspath(path), sha256, vocab_size)
+    if kind not in kinds:
+        raise InputError(f"--{flag}={path}: has tokens of the kind {kind}; prepare it with "
+                         f"--tokenizer={kinds[0]}")  # fmt: skip
+    return store
 
 
 class _Planner:
     """Adds runs to a plan."""
 
-    def __init__(self, plan: Plan, scale: Scale, stores: Mapping[str, Store], flags: argparse.Namespace,
-                 overrides: Fields):  # fmt: skip
-        self.plan, self.scale, self.stores, self.overrides = plan, scale, stores, overrides
+    def __init__(self, plan: Plan, scale: Scale, flags: argparse.Namespace, overrides: Fields):
+        self.plan, self.scale, self.overrides = plan, scale, overrides
         self.out, self.seeds = os.path.abspath(flags.out), flags.seeds or scale.seeds
         self._values: dict[tuple[str, Fields], config_lib.ConfigDict] = {}
 
@@ -128,7 +138,7 @@ class _Planner:
         if not any(column.task for column in found.columns):
             raise InputError(f"--table={name}: no examples for any column ({'; '.join(found.left_out)})")
         for row in table.rows:
-            if row.system not in self.stores:
+            if row.system not in self.plan.stores:
                 found.left_out.append(f"{row.name}: no --{_STORES[row.system]}=DIR")
                 continue
             found.rows.append(row)
@@ -154,7 +164,7 @@ class _Planner:
     def _pretraining(self, row: Row) -> str:
         """Plans the pre-training of a row; returns its workdir."""
         path, fields = self.scale.pretraining[row.system]
-        store, (layers, hidden, heads) = self.stores[row.system], self.scale.sizes[row.size]
+        store, (layers, hidden, heads) = self.plan.stores[row.system], self.scale.sizes[row.size]
         size: Fields = (
             f"model.num_hidden_layers={layers}",
             f"model.hidden_size={hidden}",
@@ -180,7 +190,11 @@ class _Planner:
         if not config.train.eval_every:
             raise InputError("--config.train.eval_every=0: tables have held-out figures; leave it out")
         if row.pretraining in COURSES and row.size == BASE and row.system == "bert":
-            every = steps_of(config) // CHECKPOINTS
+            every, rest = divmod(steps_of(config), CHECKPOINTS)
+            if rest:
+                raise InputError(f"--config.train.steps={config.train.steps}: {steps_of(config)} steps of "
+                                 f"pre-training are not a multiple of {CHECKPOINTS}, the checkpoints of its "
+                                 "course")  # fmt: skip
             if every % config.train.save_every:
                 raise InputError(f"--config.train.save_every={config.train.save_every}: must divide {every}, "
                                  "the steps from one checkpoint of the course to the next")  # fmt: skip

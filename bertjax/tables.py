@@ -67,9 +67,9 @@ def main(args: Sequence[str], start: Start = start_process) -> None:
                 print(shlex.join(["python", "-m", "bertjax.main", *run.arguments]))
         return
     with lock_folder(flags.out):
-        write_atomically(os.path.join(flags.out, _SETTINGS), json.dumps(settings, indent=1) + "\n")
         for examples in plan.examples.values():
             examples.write(flags.out)
+        write_atomically(os.path.join(flags.out, _SETTINGS), json.dumps(settings, indent=1) + "\n")
         command = shlex.join(["python", "-m", "bertjax.tables", *args])
         _run(plan, flags, shares, start, command)
 
@@ -97,11 +97,14 @@ def _run(plan: Plan, flags: argparse.Namespace, shares: Sequence[Mapping[str, st
     def ended(run: Planned, code: int) -> None:
         seconds = time.monotonic() - began.pop(run.workdir)
         add_seconds(run.workdir, seconds)
-        if code:
+        try:
+            if code:
+                raise InputError(last_line(run, code))
+            finished[run.workdir] = found = write_result(run)
+        except InputError as error:
             failed.append(run.name)
-            print(f"failed: {run.name}: {last_line(run, code)}", flush=True)
+            print(f"failed: {run.name}: {error}", flush=True)
             return
-        finished[run.workdir] = found = write_result(run)
         _drop_checkpoint(plan, run.workdir)
         name = plan.metrics[run.workdir]
         line = f"{run.name}: {name} {found.figures.get(name)} ({seconds:.0f} s)"

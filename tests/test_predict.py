@@ -298,7 +298,10 @@ def test_the_next_sentence_command(workdir, model, capsys, monkeypatch):
         (["embed", "--model={workdir}", "w8"], "give either --out=FILE or --json"),
         (["embed", "--model={workdir}", "w8", "--out=x.csv"], "--out=x.csv: must end with .npz, .h5, .hdf5"),
         (["embed", "--model={workdir}", "w8", "--out=/nowhere/x.npz"], "no such folder"),
-        (["embed", "--model={workdir}", "w8", "--json", "--layer=two"], "--layer: invalid"),
+        (
+            ["embed", "--model={workdir}", "w8", "--json", "--layer=two"],
+            "'two' is neither a number nor one of last, embeddings, sec",
+        ),
         (["embed", "--model={workdir}", "--input={file}", "--json", "w8"], "texts among the arguments too"),
     ],
 )

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from elmo_fixture import make_word_store
 from glue_fixture import write_glue
 from gpt_fixture import make_gpt_store
 from store_fixture import TESTS, start
@@ -154,7 +155,7 @@ def test_each_run_is_run_once_for_all_tables_and_after_what_it_needs(whole):
     assert {path.parent.name.partition("-")[0] for path in out.glob("runs/**/checkpoints")} == {"bert"}
 
 
-def test_a_table_has_means_deviations_and_the_papers_figures(whole):
+def test_a_table_has_means_deviations_and_the_papers_figures(whole, store):
     out, pieces = whole
     found = content(out)
     names = ["BERT", "No NSP", "LTR & No NSP", "+ BiLSTM", "not pre-trained"]
@@ -170,8 +171,10 @@ def test_a_table_has_means_deviations_and_the_papers_figures(whole):
     text = (out / "pretraining_tasks.md").read_text()
     assert f"| {cell['mean']:.1f} ± {cell['std']:.1f} | 84.9 |" in text
     assert "bert: 4 layers, 64 units, 4 heads; 40 steps of 16 x 32 tokens" in text
-    limits = "at most 80 training examples, at most 40 dev examples"
-    assert f"- mrpc: 10 steps of 8, rate 0.001, dropout 0.1, {limits}\n" in text
+    about = json.loads(Path(store, "store.json").read_text())
+    size = f"{about['summary']['tokens']:,} tokens, {about['tokenizer']['vocab_size']} in the vocabulary"
+    assert f"; a text of {size}\n" in text
+    assert "- mrpc: 16 training and 6 dev examples; 10 steps of 8, rate 0.001, dropout 0.1\n" in text
     assert "python -m bertjax.tables --table=pretraining_tasks,training_steps --scale=ci" in text
     for name in ("pretraining_tasks", "training_steps"):
         assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG")
@@ -202,15 +205,20 @@ def test_more_tables_and_seeds_add_runs(whole, store, data, tmp_path):
     assert {(f["head.layers"], f["head.lstm_size"]) for f in features} == {("concat_last_four", "64")}
     training = "10 steps of 8, rate 0.001, dropout 0.1"
     features_line = f"a 2 x 64 BiLSTM on a frozen encoder, {training}"
-    line = f"- ner: {training}; {features_line}, at most 40 dev examples\n"
+    line = f"- ner: 60 training and 40 dev examples; {training}; {features_line}\n"
     assert line in (whole[0] / "masking.md").read_text()
 
 
-def test_what_stands_on_elmo_is_told_beside_bert(store, data, tmp_path):
-    args = arguments(store, data, tmp_path, f"--elmo_store={store}", "--tasks=rte", table="systems")
-    main(args, Pieces())
-    line = "- rte: 10 steps of 8, rate 0.001, dropout 0.1; a 2 x 16 BiLSTM on a frozen encoder, "
-    assert line + "10 steps of 8, rate 0.001, dropout 0.2, at most" in (tmp_path / "systems.md").read_text()
+def test_the_three_systems_are_told_beside_each_other(store, data, tmp_path):
+    make_gpt_store(tmp_path / "gpt")
+    more = (f"--gpt_store={tmp_path / 'gpt'}", f"--elmo_store={make_word_store(tmp_path)}", "--tasks=rte,ner")
+    main(arguments(store, data, tmp_path / "out", *more, table="systems"), Pieces())
+    text = (tmp_path / "out" / "systems.md").read_text()
+    line = "examples; 10 steps of 8, rate 0.001, dropout 0.1; a 2 x 16 BiLSTM on a frozen encoder, "
+    assert line + "10 steps of 8, rate 0.001, dropout 0.2\n" in text
+    assert "- elmo: 1 layer of 32 cells" in text
+    gpt = next(row for row in text.split("\n") if row.startswith("| OpenAI GPT"))
+    assert gpt.endswith("| 56.0 | - | - |")  # it has no tagger
 
 
 class Killed(BaseException):
@@ -340,7 +348,7 @@ def test_what_fails_does_not_stop_the_others(fewer, store, data, tmp_path, capsy
     assert same(tmp_path, fewer)
 
 
-def test_a_run_without_an_evaluation_is_named(store, data, tmp_path):
+def test_a_run_without_an_evaluation_has_failed(store, data, tmp_path, capsys):
     """As where the few held-out documents give no row."""
     pieces = Pieces()
 
@@ -349,8 +357,10 @@ def test_a_run_without_an_evaluation_is_named(store, data, tmp_path):
         Path(output).with_name("metrics.jsonl").write_text('{"step": 40, "loss": 1.0}\n')
         return process
 
-    with pytest.raises(InputError, match=r"metrics.jsonl: the run ended without an evaluation; give it held"):
+    with pytest.raises(InputError, match="3 of 16 failed"):
         main(arguments(store, data, tmp_path, *FEWER), unmeasured)
+    reason = "metrics.jsonl: the run ended without an evaluation; give it held"
+    assert capsys.readouterr().out.count(reason) == 3
 
 
 def test_columns_without_data_and_systems_without_text_are_left_out(store, data, tmp_path, capsys):
@@ -393,6 +403,7 @@ def test_dry_run_prints_the_commands_and_writes_nothing(store, data, tmp_path, c
         (["--config.model.dtpe=float32"], "--config.model.dtpe: no such field; the nearest is"),
         (["--config.train.eval_every=0"], "--config.train.eval_every=0: tables have held-out figures"),
         (["--config.train.save_every=7"], "--config.train.save_every=7: must divide 8, the steps from one"),
+        (["--config.train.steps=42"], "train.steps=42: 42 steps of pre-training are not a multiple of 5"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said_before_anything_runs(
@@ -434,6 +445,35 @@ def test_a_store_without_held_out_documents_is_refused(store, data, tmp_path):
         (tmp_path / "store.json").write_text(json.dumps(manifest | change))
         with pytest.raises(InputError, match=message):
             main(arguments(tmp_path, data, tmp_path / "out"), lambda *_: pytest.fail("something ran"))
+
+
+def test_a_store_that_a_system_cannot_read_is_refused(store, data, tmp_path):
+    make_gpt_store(tmp_path / "gpt")
+    for flag, given, message in (
+        ("store", tmp_path / "gpt", "kind gpt_bpe; prepare it with --tokenizer=wordpiece"),
+        ("gpt_store", store, "kind wordpiece; prepare it with --tokenizer=gpt_bpe"),
+        ("elmo_store", store, "kind wordpiece; prepare it with --tokenizer=words"),
+    ):
+        args = [*arguments(store, data, tmp_path / "out", "--dry-run"), f"--{flag}={given}"]
+        with pytest.raises(InputError, match=f"--{flag}={given}: has tokens of the {message}"):
+            main(args)
+
+
+def test_broken_examples_leave_the_folder_to_be_used_with_whole_ones(store, data, tmp_path):
+    shutil.copytree(data, tmp_path / "data")
+    for name, content, message in (
+        ("squad/dev-v1.1.json", "{}", "not in SQuAD's format"),
+        ("ner/train.conll", "\n\n", "no examples; take a whole copy"),
+        ("GLUE/RTE/train.tsv", "", "no examples; take a whole copy"),
+    ):
+        (tmp_path / "data" / name).write_text(content)
+        tables = f"--tasks={'rte' if 'RTE' in name else name.partition('/')[0]}", "--seeds=1"
+        table = {"squad": "pretraining_tasks", "ner": "features", "GLUE": "systems"}[name.partition("/")[0]]
+        args = arguments(store, tmp_path / "data", tmp_path / "out", *tables, table=table)
+        with pytest.raises(InputError, match=f"{name}: {message}"):
+            main(args, lambda *_: pytest.fail("something ran"))
+        shutil.copy(data / name, tmp_path / "data" / name)
+        main(args, Pieces())
 
 
 def test_a_pretraining_whose_checkpoint_has_gone_is_named(store, data, tmp_path):

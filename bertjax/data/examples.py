@@ -72,7 +72,7 @@ class Examples(Stream):
         needed = [tokenizer.first_id, tokenizer.sep_id]
         if data_config.masking != "next_token":
             needed.append(tokenizer.mask_id)
-        if min(needed) < 0:
+        if min(needed) < 0 or tokenizer.kind == "words":  # whose sentences' marks stand in for none of these
             raise InputError(f"{store.path}: its vocabulary ({tokenizer.kind}) has no [CLS], [SEP] and "
                              "[MASK]; prepare one with another --tokenizer")  # fmt: skip
         weights = document_weights(store, data_config)[documents]
