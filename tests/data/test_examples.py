@@ -49,9 +49,10 @@ def random_store(documents=60, most_sentences=20, most_tokens=25, seed=0, **kwar
     return make_store(lengths, **kwargs)
 
 
-def make_tokenizer(store):
+def make_tokenizer(store, kind):
     size = FIRST + len(store.tokens)
     return SimpleNamespace(
+        kind=kind,
         vocab_size=size,
         first_id=CLS,
         sep_id=SEP,
@@ -62,11 +63,11 @@ def make_tokenizer(store):
     )
 
 
-def make(store, documents=None, seed=0, phase=0, seq_length=64, most=10, **fields):
+def make(store, documents=None, seed=0, phase=0, seq_length=64, most=10, kind="wordpiece", **fields):
     config = default().data
     config.update({"dupe_factor": 2, **fields})
     return Examples(
-        store, make_tokenizer(store), config, seed=seed, phase=phase, seq_length=seq_length,
+        store, make_tokenizer(store, kind), config, seed=seed, phase=phase, seq_length=seq_length,
         max_predictions_per_seq=most, documents=store.train_documents if documents is None else documents,
     )  # fmt: skip
 
@@ -339,6 +340,8 @@ def test_unfit_documents_are_refused():
         make(store, np.array([], np.int64))
     with pytest.raises(InputError, match="single sentence"):
         make(make_store([[5]] * 20))
+    with pytest.raises(InputError, match=r"\(words\) has no \[CLS\], \[SEP\] and \[MASK\]; prepare one"):
+        make(store, kind="words", masking="next_token", next_sentence=False)
     with pytest.raises(InputError, match="sequence length 7"):
         make(store, seq_length=7)
     with pytest.raises(InputError, match="no example"):
