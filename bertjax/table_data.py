@@ -120,8 +120,9 @@ def _read_lines(path: str) -> list[bytes]:
 
 
 def _blocks(path: str) -> list[bytes]:
-    content = Path(path).read_bytes().strip()
-    return re.split(rb"\n[^\S\n]*\n\s*", content) if content else []
+    """The sentences of a CoNLL file, without the marks where documents begin."""
+    blocks = re.split(rb"\n[^\S\n]*\n\s*", Path(path).read_bytes().strip())
+    return [block for block in blocks if block and not block.startswith(b"-DOCSTART-")]
 
 
 def _paragraphs(path: str) -> list[tuple[str, dict[str, Any], int]]:

@@ -56,9 +56,9 @@ def data(tmp_path_factory):
     write_glue(folder / "GLUE")
     for name in ("squad", "ner"):
         (folder / name).mkdir()
-    for name in ("train", "dev"):
+    for name, mark in ("train", ""), ("dev", "-DOCSTART- O\n\n"):
         (folder / "squad" / f"{name}-v1.1.json").write_text(json.dumps(SQUAD))
-        (folder / "ner" / f"{name}.conll").write_text(SENTENCES)
+        (folder / "ner" / f"{name}.conll").write_text(mark + SENTENCES)
     return folder
 
 
