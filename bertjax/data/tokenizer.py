@@ -372,7 +372,15 @@ def add_task_tokens(tokenizer: Tokenizer) -> Tokenizer:
     """A "gpt_bpe" tokenizer with start, delimiter and extract tokens behind its own, where it lacks them.
 
     A model needs embeddings for them: bertjax.models.gpt.with_new_tokens.
+
+    Raises:
+      InputError: it is of another kind.
     """
+    if tokenizer.kind != "gpt_bpe":
+        raise InputError(
+            f"a vocabulary of the kind {tokenizer.kind} takes no start, delimiter and extract tokens; "
+            "prepare the text with --tokenizer=gpt_bpe"
+        )
     new = [token for token in gpt_bpe.TASK_TOKENS if token not in tokenizer.tokens]
     merges = gpt_bpe.read_merges(tokenizer.files[gpt_bpe.MERGES], gpt_bpe.MERGES)
     return gpt_tokenizer([*tokenizer.tokens, *new], merges, gpt_bpe.VOCAB)

@@ -103,14 +103,7 @@ def open_data(config: ConfigDict, source: Trained | None = None) -> Data:
 
 
 def _tokenizer(config: ConfigDict, tokenizer: Tokenizer) -> Tokenizer:
-    if not config.data.special_tokens:
-        return tokenizer
-    if tokenizer.kind != "gpt_bpe":
-        raise InputError(
-            f"--config.data.special_tokens=True: the vocabulary of {config.data.store} ({tokenizer.kind}) "
-            "takes no start, delimiter and extract tokens; prepare one with --tokenizer=gpt_bpe"
-        )
-    return add_task_tokens(tokenizer)
+    return add_task_tokens(tokenizer) if config.data.special_tokens else tokenizer
 
 
 def _stream(wanted: Wanted) -> Stream:

@@ -1,5 +1,7 @@
 """Fine-tuning of a GPT by the tasks that BERT has too: classes, numbers, both orders of pairs, choices."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,7 @@ import bertjax
 from bertjax import predict, sharding
 from bertjax.convert.export import export
 from bertjax.data.texts import encode
+from bertjax.data.tokenizer import load_tokenizer
 from bertjax.errors import InputError
 from bertjax.inference import Predictor
 from bertjax.models import gpt
@@ -287,6 +290,12 @@ def test_new_tokens_are_drawn_once_and_by_the_seed(folder, model, tmp_path):
     larger.vocab_size = 128  # a model from elsewhere, with rows that no token has yet
     padded = with_task_tokens(bertjax.trained.Trained(**{**vars(source), "config": larger}), 0)
     assert (padded.config.vocab_size, padded.tokenizer.start_id) == (128, 96)
+
+
+def test_a_gpt_of_wordpieces_has_no_tokens_for_tasks(store, model):
+    source = dataclasses.replace(bertjax.load(model), tokenizer=load_tokenizer(store))
+    with pytest.raises(InputError, match="of the kind wordpiece takes no start, delimiter and extract tok"):
+        with_task_tokens(source, 0)
 
 
 def test_a_model_that_learnt_the_tokens_keeps_them_and_has_types(folder, tmp_path):
