@@ -85,6 +85,7 @@ def rows_of_bertjax(corpus, recipe, passes, tokens, vocab_size, seed=0):
         inputs=[{"path": "a", "weight": 1.0, "first_document": 0, "end_document": n}],
     )
     tokenizer = SimpleNamespace(
+        kind="wordpiece",
         pad_id=PAD,
         first_id=CLS,
         sep_id=SEP,
