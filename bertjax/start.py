@@ -39,17 +39,22 @@ def load_source(config: ConfigDict, task: ModuleType) -> Trained | None:
         source = load_trained(config.workdir) if task.FINE_TUNES else None
     elif config.init_from:
         source = load(config.init_from, model_kind=config.model.kind)
-        source = with_task_tokens(source, config.seed) if task.FINE_TUNES else source
+        if task.FINE_TUNES:
+            source = with_task_tokens(source, config.seed, f"--config.init_from={config.init_from}")
     if source and config.examples.cache:
         source = dataclasses.replace(source, tokenizer=cached(source.tokenizer, config.examples.cache))
     return source
 
 
-def with_task_tokens(model: Trained, seed: int) -> Trained:
-    """A GPT whose vocabulary has the tokens that stand around and between texts; any other model as it is."""
+def with_task_tokens(model: Trained, seed: int, where: str = "model") -> Trained:
+    """A GPT whose vocabulary has the tokens that stand around and between texts; any other model as it is.
+
+    Raises:
+      InputError: the GPT has a vocabulary of another kind; the line begins with `where`.
+    """
     if model.config.kind != "gpt":
         return model
-    tokenizer = add_task_tokens(model.tokenizer)
+    tokenizer = add_task_tokens(model.tokenizer, where)
     config = model.config.copy_and_resolve_references()
     # A model from elsewhere may have more embeddings than its vocabulary has tokens.
     config.vocab_size = max(config.vocab_size, tokenizer.vocab_size)

@@ -35,7 +35,6 @@ class Examples:
         return {f"{self.task} {name}": sha256(os.path.join(self.folder, name))
                 for name in (self.train, self.dev)}  # fmt: skip
 
-    @property
     def counts(self) -> tuple[int, int]:
         """How many are taken of train and of dev. Raises InputError if a file is broken or empty."""
         found = [_count(self.task, os.path.join(self.folder, name)) for name in (self.train, self.dev)]
@@ -51,7 +50,8 @@ class Examples:
 
     def write(self, out: str) -> None:
         """Writes those that are taken, if they are not all. Raises InputError if one is broken or empty."""
-        folder, _ = self.folder_in(out), self.counts
+        self.counts()  # reads all of the files
+        folder = self.folder_in(out)
         if not any(self.most) or os.path.isdir(folder):
             return
         with write_folder(folder) as part:

@@ -121,7 +121,7 @@ def _about_tasks(plan: Plan, part: TablePlan) -> list[str]:
         found.setdefault(plan.runs[run].task, {})[_about_training(plan.runs[run].asked)] = None
     lines = []
     for task, each in found.items():
-        train, dev = plan.examples[task].counts
+        train, dev = plan.examples[task].counts()
         lines.append(f"{task}: {train:,} training and {dev:,} dev examples; {'; '.join(each)}")
     return lines
 

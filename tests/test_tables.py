@@ -461,15 +461,13 @@ def test_a_store_that_a_system_cannot_read_is_refused(store, data, tmp_path):
 
 def test_broken_examples_leave_the_folder_to_be_used_with_whole_ones(store, data, tmp_path):
     shutil.copytree(data, tmp_path / "data")
-    for name, content, message in (
-        ("squad/dev-v1.1.json", "{}", "not in SQuAD's format"),
-        ("ner/train.conll", "\n\n", "no examples; take a whole copy"),
-        ("GLUE/RTE/train.tsv", "", "no examples; take a whole copy"),
+    for table, task, name, content, message in (
+        ("pretraining_tasks", "squad", "squad/dev-v1.1.json", "{}", "not in SQuAD's format"),
+        ("features", "ner", "ner/train.conll", "\n\n", "no examples; take a whole copy"),
+        ("systems", "rte", "GLUE/RTE/train.tsv", "", "no examples; take a whole copy"),
     ):
         (tmp_path / "data" / name).write_text(content)
-        tables = f"--tasks={'rte' if 'RTE' in name else name.partition('/')[0]}", "--seeds=1"
-        table = {"squad": "pretraining_tasks", "ner": "features", "GLUE": "systems"}[name.partition("/")[0]]
-        args = arguments(store, tmp_path / "data", tmp_path / "out", *tables, table=table)
+        args = arguments(store, tmp_path / "data", tmp_path / "out", f"--tasks={task}", table=table)
         with pytest.raises(InputError, match=f"{name}: {message}"):
             main(args, lambda *_: pytest.fail("something ran"))
         shutil.copy(data / name, tmp_path / "data" / name)

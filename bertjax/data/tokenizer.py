@@ -368,17 +368,20 @@ def word_tokenizer(tokens: Sequence[str], lower_case: bool) -> Tokenizer:
     )
 
 
-def add_task_tokens(tokenizer: Tokenizer) -> Tokenizer:
+def add_task_tokens(tokenizer: Tokenizer, where: str = "tokenizer") -> Tokenizer:
     """A "gpt_bpe" tokenizer with start, delimiter and extract tokens behind its own, where it lacks them.
 
     A model needs embeddings for them: bertjax.models.gpt.with_new_tokens.
+
+    Args:
+      where: begins an error's line.
 
     Raises:
       InputError: it is of another kind.
     """
     if tokenizer.kind != "gpt_bpe":
         raise InputError(
-            f"a vocabulary of the kind {tokenizer.kind} takes no start, delimiter and extract tokens; "
+            f"{where}: its vocabulary ({tokenizer.kind}) takes no start, delimiter and extract tokens; "
             "prepare the text with --tokenizer=gpt_bpe"
         )
     new = [token for token in gpt_bpe.TASK_TOKENS if token not in tokenizer.tokens]

@@ -103,7 +103,9 @@ def open_data(config: ConfigDict, source: Trained | None = None) -> Data:
 
 
 def _tokenizer(config: ConfigDict, tokenizer: Tokenizer) -> Tokenizer:
-    return add_task_tokens(tokenizer) if config.data.special_tokens else tokenizer
+    if not config.data.special_tokens:
+        return tokenizer
+    return add_task_tokens(tokenizer, f"--config.data.special_tokens=True: {config.data.store}")
 
 
 def _stream(wanted: Wanted) -> Stream:

@@ -294,8 +294,10 @@ def test_new_tokens_are_drawn_once_and_by_the_seed(folder, model, tmp_path):
 
 def test_a_gpt_of_wordpieces_has_no_tokens_for_tasks(store, model):
     source = dataclasses.replace(bertjax.load(model), tokenizer=load_tokenizer(store))
-    with pytest.raises(InputError, match="of the kind wordpiece takes no start, delimiter and extract tok"):
-        with_task_tokens(source, 0)
+    with pytest.raises(
+        InputError, match=r"^x: its vocabulary \(wordpiece\) takes no start, delimiter and ex"
+    ):
+        with_task_tokens(source, 0, "x")
 
 
 def test_a_model_that_learnt_the_tokens_keeps_them_and_has_types(folder, tmp_path):

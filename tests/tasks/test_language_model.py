@@ -199,5 +199,8 @@ def test_what_does_not_fit_is_one_line(gpt_store, fields, message):
 
 def test_a_wordpiece_store_has_no_tokens_for_pairs(store):
     language_model.open_data(lm_config(store))  # any vocabulary will do for plain text
-    with pytest.raises(InputError, match="kind wordpiece takes no start, delimiter and extract tokens; pre"):
+    message = (
+        rf"=True: {store}: its vocabulary \(wordpiece\) takes no start, delimiter and extract tokens; pre"
+    )
+    with pytest.raises(InputError, match=message):
         language_model.open_data(lm_config(store, **PAIRS))
