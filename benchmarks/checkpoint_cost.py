@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from bertjax.checkpoint import Checkpoints, load_params
-from bertjax.manifest import verify
+from bertjax.checkpoint_manifest import verify
 
 SAVES = 5
 

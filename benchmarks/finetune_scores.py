@@ -30,17 +30,18 @@ from ml_collections import ConfigDict
 
 from benchmarks import peer as peer_lib
 from benchmarks import workload
-from bertjax import config_files, sharding
+from bertjax import sharding
+from bertjax.config import files
 from bertjax.convert.export import export
 from bertjax.convert.load import load
 from bertjax.errors import InputError, run_command
+from bertjax.files import write_atomically
 from bertjax.flags import Parser
+from bertjax.init_from import initial_params
 from bertjax.logs import read_metrics
-from bertjax.manifest import write_atomically
-from bertjax.start import initial_params
-from bertjax.tasks.common import Data, EvalSet, Outputs
+from bertjax.tasks.interface import Data, EvalSet, Outputs
 from bertjax.train import make_train_step
-from bertjax.trained import Trained
+from bertjax.trained_model import Trained
 
 ROOT = Path(__file__).parent.parent
 _OPTIM = ("learning_rate", "warmup_steps", "weight_decay", "eps", "clip_norm")
@@ -144,7 +145,7 @@ def outputs_of(task: str, evals: EvalSet, sequences: Sequences, found: dict[str,
 
 def compare(flags: argparse.Namespace, python: str, seed: int) -> dict[str, Any]:
     """Figures, and seconds, of both for one seed."""
-    config = config_files.load(flags.config, overrides_of(flags, seed))
+    config = files.load(flags.config, overrides_of(flags, seed))
     task = importlib.import_module(f"bertjax.tasks.{config.task}")
     source = load(config.init_from)
     data = task.open_data(config, source)

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from benchmarks import peer as peer_lib
 from benchmarks import workload
 from benchmarks.peer import Peer
-from bertjax import config_files
+from bertjax.config import files
 from bertjax.convert.load import load
 from bertjax.errors import InputError, run_command
 from bertjax.flags import Parser
@@ -65,7 +65,7 @@ def config_of(settings: argparse.Namespace) -> ConfigDict:
         f"model.dtype={settings.dtype}", f"model.scan_layers={settings.device != 'cpu'}",
     ]  # fmt: skip
     path = Path(__file__).parent.parent / "configs" / "glue.py"
-    return config_files.load(f"{path}:{settings.task}", overrides)
+    return files.load(f"{path}:{settings.task}", overrides)
 
 
 def make_batches(config: ConfigDict, count: int) -> dict[str, np.ndarray]:

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks import environments
+from bertjax.cpu_memory import MALLOC_TUNABLES
 from bertjax.errors import InputError
-from bertjax.host import MALLOC_TUNABLES
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 from ml_collections import ConfigDict
 
-from bertjax import config_files
+from bertjax.config import files
 from bertjax.errors import InputError
 from bertjax.tasks import pretrain
 
@@ -34,7 +34,7 @@ def positive(text: str) -> int:
 
 
 def make_batch(settings: SimpleNamespace) -> dict[str, np.ndarray]:
-    """A batch (see bertjax.data.examples.Batch), one sequence a row, words drawn uniformly.
+    """A batch (see bertjax.data.pretraining.bert_examples.Batch), one sequence a row, words drawn uniformly.
 
     Rows are full unless settings.real_lengths: then one in ten is shorter, as with short_seq_prob 0.1.
     """
@@ -83,7 +83,7 @@ def parameter_count(settings: SimpleNamespace) -> int:
 def bertjax_config(settings: SimpleNamespace) -> ConfigDict:
     """bertjax's config of the same step, with settings.override applied. Raises InputError."""
     path = Path(__file__).parent / "bertjax_config.py"
-    return config_files.load(f"{path}:{json.dumps(vars(settings))}", settings.override)
+    return files.load(f"{path}:{json.dumps(vars(settings))}", settings.override)
 
 
 def step_flops(settings: SimpleNamespace) -> float:

@@ -4,7 +4,7 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from bertjax.trained import Trained
+    from bertjax.trained_model import Trained
 
 __all__ = ["load"]
 

@@ -26,20 +26,18 @@ from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from bertjax import config as config_lib
-from bertjax.errors import InputError, NotFiniteError
-from bertjax.files import lock_folder
-from bertjax.manifest import (
+from bertjax.checkpoint_manifest import (
     DIGESTS,
     digest_files,
     find_whole,
     manifest_path,
     read_manifest,
     steps_in,
-    sync_folder,
-    write_atomically,
     write_manifest,
 )
-from bertjax.processes import together
+from bertjax.distributed import together
+from bertjax.errors import InputError, NotFiniteError
+from bertjax.files import lock_folder, sync_folder, write_atomically
 
 FOLDER = "checkpoints"  # of a workdir
 _STAGING = "saving-"

@@ -14,17 +14,17 @@ from collections.abc import Sequence
 import jax
 
 from bertjax import config as config_lib
-from bertjax import config_files
-from bertjax.data.tokenizer import load_tokenizer
+from bertjax.config import files
+from bertjax.data.tokenizers.tokenizer import load_tokenizer
 from bertjax.errors import EXIT_INTERRUPTED, InputError, Interrupted, run_command
 from bertjax.flags import Parser
-from bertjax.inference import Predictor
 from bertjax.logs import METRICS, read_metrics
 from bertjax.models import bert
-from bertjax.predict import format_guesses
+from bertjax.predict.__main__ import format_guesses
+from bertjax.predict.predictor import Predictor
 
 CONFIG = "configs/pretrain_tiny.py"
-INPUT = "python"  # see bertjax.data.pydoc_prose
+INPUT = "python"  # see bertjax.prepare.pydoc
 HELDOUT = 0.02  # share of the documents: about 80
 TEXTS = (
     "If the file does [MASK] exist, an error is raised.",
@@ -47,7 +47,7 @@ def main(args: Sequence[str]) -> None:
         "--out", required=True, metavar="DIR", help="folder for everything that the demo makes"
     )
     out = parser.parse_args(args).out
-    config = config_files.load(CONFIG)
+    config = files.load(CONFIG)
     store, workdir, exported = (os.path.join(out, name) for name in ("store", "tiny", "huggingface"))
 
     _heading("1. Prepare: text to a vocabulary and tokens")

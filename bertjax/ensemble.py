@@ -17,8 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from bertjax import config as config_lib
-from bertjax.data.answers import NBEST, NULL_ODDS, Candidate, Prediction, score_answers, write_answers
-from bertjax.data.squad import DEV, OtherVersion, read_questions
+from bertjax.data.finetuning.squad import DEV, OtherVersion, read_questions
+from bertjax.data.finetuning.squad_answers import (
+    NBEST,
+    NULL_ODDS,
+    Candidate,
+    Prediction,
+    score_answers,
+    write_answers,
+)
 from bertjax.errors import InputError, quoted, run_command
 from bertjax.flags import Parser
 

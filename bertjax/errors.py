@@ -93,3 +93,30 @@ def _exit(line: str, code: int) -> NoReturn:
     except OSError:  # what it cannot take would be tried again, with a traceback, as the interpreter ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
+
+
+class Line(str):
+    """A text that knows its place in a file, for messages."""
+
+    __slots__ = ("where",)
+    where: str  # "file:line"
+
+    @classmethod
+    def at(cls, text: str, where: str) -> "Line":
+        line = cls(text)
+        line.where = where
+        return line
+
+
+def check_utf8(text: str) -> None:
+    """Raises InputError for surrogates, Python's stand-in for wrong bytes of an argument."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{show(text)}: is not UTF-8; convert the text") from error
+
+
+def show(text: str) -> str:
+    """The text for a message, with its place in a file if it has one."""
+    where = f"{text.where}: " if isinstance(text, Line) else ""
+    return where + repr(str(text) if len(text) <= 60 else f"{text[:57]}...")

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from bertjax import sharding
-from bertjax.tasks.common import EvalSet, Outputs
+from bertjax.tasks.interface import EvalSet, Outputs
 
 
 def make_eval_step(config: ConfigDict, task: ModuleType, mesh: Mesh, param_shardings: Any) -> Any:

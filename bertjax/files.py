@@ -3,14 +3,16 @@
 import contextlib
 import errno
 import fcntl
+import glob
 import json
 import os
 import shutil
 import socket
+import stat
 from collections.abc import Iterator
 from typing import Any
 
-from bertjax.errors import InputError, quoted
+from bertjax.errors import InputError, naming, quoted
 
 _MOST_BYTES = 100_000_000  # of a vocabulary, a config or a tokenizer; real ones have a few million at most
 
@@ -125,3 +127,71 @@ def utf8_lines(path: str) -> Iterator[str]:
                 raise InputError(
                     f"{path}:{number}: byte 0x{line[error.start]:02x} is not UTF-8; convert the file"
                 ) from error
+
+
+def write_atomically(path: str, text: str) -> None:
+    """Replaces `path` by `text`: at any moment the file is the old or the new one, whole."""
+    with naming(path):
+        with open(f"{path}.tmp", "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(f"{path}.tmp", path)
+
+
+def sync_folder(folder: str) -> None:
+    """Returns when names made or changed in `folder` would outlive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def find_files(path: str) -> list[str]:
+    """The files that `path` names, sorted: a file itself, all files below a folder, or a glob (`**` too).
+
+    Below a folder, names that begin with a dot are skipped, and links to folders are not followed.
+
+    Raises:
+      InputError: `path` is empty, matches nothing, or names folders without files; a broken link; something
+        that is no file, such as a pipe.
+    """
+    if not path:
+        raise InputError("an input's path is empty; give a file, a folder or a glob")
+    matches = [path] if os.path.lexists(path) else glob.glob(path, recursive=True)
+    if not matches:
+        raise InputError(f"{path}: no such file or folder, and no match as a glob; check the path")
+    files: set[str] = set()
+    for match in matches:
+        if os.path.isdir(match):
+            files.update(_files_below(match))
+        else:
+            files.add(match)
+    if not files:
+        raise InputError(f"{path}: no files in this folder (hidden ones are skipped); check the path")
+    for file in sorted(files):
+        _check_file(file)
+    return sorted(files)
+
+
+def _check_file(path: str) -> None:
+    # Inputs are read twice, and their size and date are compared; a pipe has neither, and may never end.
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        reason = "a broken link" if isinstance(error, FileNotFoundError) else error.strerror
+        raise InputError(f"{path}: cannot be read ({reason}); mend or remove it") from error
+    if not stat.S_ISREG(mode):
+        raise InputError(f"{path}: is a pipe or device, not a file; write its text to a file first")
+
+
+def _files_below(folder: str) -> Iterator[str]:
+    def refuse(error: OSError) -> None:
+        raise InputError(f"{error.filename}: cannot be listed ({error.strerror}); check its permissions")
+
+    for parent, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            if not name.startswith("."):
+                yield os.path.join(parent, name)

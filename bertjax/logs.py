@@ -20,7 +20,7 @@ from tensorboardX.record_writer import masked_crc32c
 from tqdm import tqdm
 
 from bertjax.errors import InputError, naming
-from bertjax.manifest import write_atomically
+from bertjax.files import write_atomically
 
 METRICS = "metrics.jsonl"  # in a workdir
 _EVENTS = "events"

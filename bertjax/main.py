@@ -3,12 +3,12 @@
 The same command continues a run that was killed or interrupted. Exit codes: bertjax.errors.
 """
 
-import os
 from collections.abc import Sequence
 
-from bertjax import config_files
-from bertjax.errors import InputError, run_command
-from bertjax.host import keep_memory
+from bertjax.config import files
+from bertjax.cpu_memory import keep_memory
+from bertjax.distributed import start_processes
+from bertjax.errors import run_command
 
 # In argparse's form, which has no fields of this kind.
 USAGE = """usage: python -m bertjax.main --config=FILE [--config.FIELD=VALUE ...]
@@ -20,34 +20,7 @@ stopped.
   --config.data.store=DIR             the text, as bertjax.prepare wrote it
   --config.data.tfrecord=FILES        or the examples that the 2018 release's create_pretraining_data.py wrote
   --config.workdir=DIR                where checkpoints, metrics and the vocabulary go
-  --config.train.steps=1000           so is any field set; bertjax/config.py lists them with their defaults"""
-
-
-def start_processes() -> None:
-    """Joins the run's other processes where the environment says that there are some.
-
-    BERTJAX_COORDINATOR (host:port), BERTJAX_PROCESS_COUNT and BERTJAX_PROCESS_ID name them outright, and
-    BERTJAX_COORDINATOR=auto leaves it to JAX, as on a Cloud TPU slice. A SLURM step of several tasks is found
-    by itself.
-    """
-    import jax
-
-    coordinator = os.environ.get("BERTJAX_COORDINATOR")
-    tasks = os.environ.get("SLURM_NTASKS", "1")
-    if not tasks.isdecimal():
-        raise InputError(f"SLURM_NTASKS={tasks}: not a number of tasks; unset it if SLURM does not run this")
-    slurm = int(tasks) > 1 and "SLURM_STEP_NODELIST" in os.environ
-    if coordinator == "auto" or (slurm and not coordinator):
-        jax.distributed.initialize()
-    elif coordinator:
-        try:
-            count, index = (int(os.environ[f"BERTJAX_PROCESS_{name}"]) for name in ("COUNT", "ID"))
-        except (KeyError, ValueError) as error:
-            raise InputError(
-                f"BERTJAX_COORDINATOR={coordinator}: set the numbers BERTJAX_PROCESS_COUNT and "
-                "BERTJAX_PROCESS_ID too"
-            ) from error
-        jax.distributed.initialize(coordinator, count, index)
+  --config.train.steps=1000           so is any field set; bertjax/config lists them with their defaults"""
 
 
 def main(args: Sequence[str]) -> None:
@@ -55,7 +28,7 @@ def main(args: Sequence[str]) -> None:
     if "--help" in args or "-h" in args:
         print(USAGE)
         return
-    config = config_files.parse_args(args)
+    config = files.parse_args(args)
     start_processes()
     from bertjax.train import train
 

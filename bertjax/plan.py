@@ -27,8 +27,8 @@ from jax.experimental import topologies
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from bertjax import config_files, sharding
-from bertjax.config import sections
+from bertjax import sharding
+from bertjax.config import files, sections
 from bertjax.errors import InputError, run_command
 from bertjax.flags import Parser
 from bertjax.models.bert import NUMBER
@@ -81,7 +81,7 @@ def main(args: Sequence[str]) -> None:
     parser.add_argument("--devices", required=True, metavar="NAME")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON, in bytes")
     flags, rest = parser.parse_known_args(args)
-    config = _with_labels(config_files.parse_args(rest))
+    config = _with_labels(files.parse_args(rest))
     devices, memory = find_devices(flags.devices)
     mesh = sharding.make_mesh(config, devices)
     figures = []

@@ -20,15 +20,15 @@ from bertjax import config as config_lib
 from bertjax import optim, sharding
 from bertjax.checkpoint import FOLDER, Checkpoints, check_config, lock_workdir
 from bertjax.data.loader import prefetch
+from bertjax.distributed import any_process, together
 from bertjax.errors import InputError, Interrupted, NotFiniteError, naming, stop_signals
 from bertjax.evaluate import evaluate, make_eval_step, make_predict_step, predict
+from bertjax.init_from import initial_params, load_source
 from bertjax.logs import Log
 from bertjax.models.layers import dropout_keys
-from bertjax.processes import any_process, together
-from bertjax.start import initial_params, load_source
-from bertjax.tasks.common import Data, EvalSet, Outputs, Rows
+from bertjax.tasks.interface import Data, EvalSet, Outputs, Rows
 from bertjax.throughput import Throughput
-from bertjax.trained import checkpoint_meta
+from bertjax.trained_model import checkpoint_meta
 
 State = dict[str, Any]
 Batch = dict[str, jax.Array]

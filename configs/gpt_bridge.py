@@ -36,7 +36,7 @@ Hardware: 16 TPU chips (v4, v5e, v5p, v6e). Time: not measured. Score: not measu
 from pathlib import Path
 
 from bertjax.config import default
-from bertjax.config_files import load
+from bertjax.config.files import load
 from bertjax.errors import InputError
 
 

@@ -13,7 +13,7 @@ Hardware: any. Time and score: not measured.
 from pathlib import Path
 
 from bertjax.config import gpt_fine_tuning
-from bertjax.config_files import load
+from bertjax.config.files import load
 
 
 def get_config():

@@ -11,7 +11,7 @@ Hardware: 2 CPU cores. Time and score of all its steps: not measured (of 300 sma
 from pathlib import Path
 
 from bertjax.config import set_size
-from bertjax.config_files import load
+from bertjax.config.files import load
 
 
 def get_config():

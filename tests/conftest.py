@@ -15,7 +15,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 # XLA takes as many threads as there are devices. Collectives of one program that do not wait for each other
 # can hold them all, each short of one device, until XLA aborts after 40 seconds.
 os.environ["NPROC"] = "64"
-os.environ["GLIBC_TUNABLES"] = ""  # bertjax.host starts no program again where this is set
+os.environ["GLIBC_TUNABLES"] = ""  # bertjax.cpu_memory starts no program again where this is set
 if "PYTEST_XDIST_WORKER" not in os.environ:  # the workers have what this sets
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="bertjax-tests-")
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)

@@ -7,10 +7,10 @@ import jax
 from store_fixture import toy_config
 
 from bertjax import config as config_lib
-from bertjax import prepare
-from bertjax.data.tokenizer import load_tokenizer
+from bertjax.data.tokenizers.tokenizer import load_tokenizer
+from bertjax.prepare import __main__ as prepare
 from bertjax.tasks import elmo
-from bertjax.trained import Trained, save_trained
+from bertjax.trained_model import Trained, save_trained
 
 NOUNS = ["cat", "dog", "naïve", "Émile", "tree", "houses", "is"]
 

@@ -7,10 +7,10 @@ import numpy as np
 from store_fixture import VOCAB, make_store, toy_config
 
 from bertjax import config as config_lib
-from bertjax.data import gpt_bpe
-from bertjax.data.tokenizer import add_task_tokens, gpt_tokenizer
+from bertjax.data.tokenizers import gpt_bpe
+from bertjax.data.tokenizers.tokenizer import add_task_tokens, gpt_tokenizer
 from bertjax.models import gpt
-from bertjax.trained import Trained, save_trained
+from bertjax.trained_model import Trained, save_trained
 
 GPT = {
     "task": "language_model",

@@ -9,8 +9,8 @@ import jax
 import numpy as np
 
 from bertjax.config import default
-from bertjax.data.store import StoreWriter
-from bertjax.data.tokenizer import SPECIAL_TOKENS, wordpiece_tokenizer
+from bertjax.data.pretraining.store import StoreWriter
+from bertjax.data.tokenizers.tokenizer import SPECIAL_TOKENS, wordpiece_tokenizer
 from bertjax.models import bert
 from bertjax.tasks import pretrain
 

@@ -21,8 +21,8 @@ import bertjax.checkpoint
 from bertjax import config as config_lib
 from bertjax.checkpoint import Checkpoints, check_config, load_params, lock_workdir
 from bertjax.errors import InputError, NotFiniteError
-from bertjax.manifest import write_atomically
-from bertjax.trained import checkpoint_meta, load_trained
+from bertjax.files import write_atomically
+from bertjax.trained_model import checkpoint_meta, load_trained
 
 
 def sharding(devices: int, *axes: str | None) -> NamedSharding:

@@ -7,8 +7,9 @@ import sys
 import pytest
 from store_fixture import arguments, start, write_config
 
+from bertjax.distributed import start_processes
 from bertjax.errors import InputError, run_command
-from bertjax.main import main, start_processes
+from bertjax.main import main
 
 
 @pytest.mark.parametrize(
@@ -67,7 +68,7 @@ def test_help_is_short_and_no_error(monkeypatch, capsys):
     main(["--help"])
     output = capsys.readouterr().out
     assert "--config=configs/pretrain_tiny.py" in output
-    assert "bertjax/config.py" in output
+    assert "bertjax/config/__init__.py" in output
     assert len(output.splitlines()) < 20
 
 

@@ -11,7 +11,7 @@ from store_fixture import start
 from test_resume import assert_logged_like, last_step, wait_until
 from trained_fixture import make_trained
 
-from bertjax import processes
+from bertjax import distributed
 from bertjax.checkpoint import lock_workdir
 from bertjax.logs import read_metrics
 from bertjax.main import main
@@ -19,7 +19,7 @@ from bertjax.main import main
 # The command as it is, but each call for rows is written down.
 RECORDING = """
 import json, os, runpy, sys
-from bertjax.data.examples import Examples
+from bertjax.data.pretraining.bert_examples import Examples
 
 rows, log = Examples.rows, open(os.environ["ROWS_LOG"], "w", buffering=1)
 
@@ -158,11 +158,11 @@ def test_fine_tuning_by_two_processes_is_that_by_one(tmp_path):
 
 def test_an_error_of_the_disk_is_told_to_the_others(monkeypatch):
     told = []
-    monkeypatch.setattr(processes, "any_process", lambda failed: told.append(failed) or failed)
+    monkeypatch.setattr(distributed, "any_process", lambda failed: told.append(failed) or failed)
 
     def write():
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.raises(OSError, match="No space left"):
-        processes.together(write)
+        distributed.together(write)
     assert told == [True]

@@ -7,7 +7,7 @@ import pytest
 
 from bertjax import plan, sharding
 from bertjax.config import default
-from bertjax.config_checks import check
+from bertjax.config.checks import check
 from bertjax.errors import InputError
 
 GIB = 2**30

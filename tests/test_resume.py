@@ -19,7 +19,7 @@ import bertjax
 from bertjax import train
 from bertjax.checkpoint import load_params
 from bertjax.convert.export import export
-from bertjax.data.examples import Examples
+from bertjax.data.pretraining.bert_examples import Examples
 from bertjax.errors import Interrupted, run_command
 from bertjax.logs import read_metrics
 from bertjax.main import main

@@ -10,7 +10,7 @@ from golden.make_loss_curve import loss_curve
 from store_fixture import make_batch, toy_config
 
 from bertjax import sharding
-from bertjax.data.examples import Examples
+from bertjax.data.pretraining.bert_examples import Examples
 from bertjax.errors import NotFiniteError
 from bertjax.logs import read_metrics
 from bertjax.tasks import pretrain

@@ -7,7 +7,7 @@ from pathlib import Path
 from plain_examples import FIRST, PAD, Example, Recipe, examples_of
 from store_fixture import VOCAB
 
-from bertjax.data.tokenizer import SPECIAL_TOKENS
+from bertjax.data.tokenizers.tokenizer import SPECIAL_TOKENS
 
 _POLYNOMIAL = 0x82F63B78  # CRC-32C (Castagnoli), reflected
 

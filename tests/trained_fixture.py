@@ -10,9 +10,9 @@ from store_fixture import VOCAB, random_params, toy_config
 
 from bertjax import config as config_lib
 from bertjax.checkpoint import Checkpoints
-from bertjax.data.tokenizer import SPECIAL_TOKENS, wordpiece_tokenizer
+from bertjax.data.tokenizers.tokenizer import SPECIAL_TOKENS, wordpiece_tokenizer
 from bertjax.models import bert
-from bertjax.trained import checkpoint_meta
+from bertjax.trained_model import checkpoint_meta
 
 METRICS = {"eval/mlm_loss": 3.25, "eval/nsp_accuracy": 0.75, "eval/unigram_entropy": 4.5}
 

@@ -7,9 +7,9 @@ from benchmarks import finetune_step
 from bertjax import sharding
 from bertjax.config import padded_vocab_size
 from bertjax.convert.load import load
+from bertjax.cpu_memory import keep_memory
 from bertjax.data.loader import prefetch
-from bertjax.host import keep_memory
-from bertjax.start import initial_params
+from bertjax.init_from import initial_params
 from bertjax.tasks import classify
 from bertjax.train import make_train_step, scalars
 

@@ -6,7 +6,7 @@ from protocol import serve
 from benchmarks import workload
 from bertjax import sharding
 from bertjax.config import padded_vocab_size
-from bertjax.host import keep_memory
+from bertjax.cpu_memory import keep_memory
 from bertjax.tasks import pretrain
 from bertjax.train import make_train_step, scalars
 

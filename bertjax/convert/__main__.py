@@ -4,8 +4,7 @@ Google's 2018 release, to a checkpoint that every command takes."""
 import os
 from collections.abc import Sequence
 
-from bertjax.data.texts import check_utf8
-from bertjax.errors import InputError, run_command
+from bertjax.errors import InputError, check_utf8, run_command
 from bertjax.flags import Parser
 
 
@@ -33,7 +32,7 @@ def main(args: Sequence[str]) -> None:
         raise InputError(f"{flags.to}: is what is converted; name another folder")
     from bertjax.convert.export import export  # after the flags: JAX takes a second to load
     from bertjax.convert.load import kind_of, load
-    from bertjax.trained import save_trained
+    from bertjax.trained_model import save_trained
 
     kind = kind_of(flags.source)
     wanted = flags.format or ("huggingface" if kind == "bertjax" else "bertjax")

@@ -10,11 +10,11 @@ from safetensors.numpy import save
 from bertjax.convert import names, openai_gpt
 from bertjax.convert.huggingface import CONFIG_FIELDS, WEIGHTS, label_fields
 from bertjax.convert.model_card import model_card
-from bertjax.data.tokenizer import SPECIAL_TOKENS
+from bertjax.data.tokenizers.tokenizer import SPECIAL_TOKENS
 from bertjax.errors import InputError
 from bertjax.files import write_folder
-from bertjax.models.features import describe, stands_on_last
-from bertjax.trained import Trained
+from bertjax.models.head_features import describe, stands_on_last
+from bertjax.trained_model import Trained
 
 FILES = (WEIGHTS, "config.json", "vocab.txt", "vocab.json", "merges.txt", "tokenizer.json",
          "tokenizer_config.json", "README.md")  # fmt: skip

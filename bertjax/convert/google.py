@@ -7,10 +7,10 @@ from pathlib import Path
 from bertjax.convert.huggingface import assemble, check_tokens, read_config
 from bertjax.convert.tf_checkpoint import read_tf_checkpoint
 from bertjax.convert.weights import Tensor
-from bertjax.data.tokenizer import load_tokenizer
+from bertjax.data.tokenizers.tokenizer import load_tokenizer
 from bertjax.errors import InputError, quoted
 from bertjax.files import read_json
-from bertjax.trained import Trained
+from bertjax.trained_model import Trained
 
 CONFIG = "bert_config.json"
 

@@ -7,17 +7,17 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from bertjax import config as config_lib
-from bertjax import config_checks
+from bertjax.config import checks
 from bertjax.convert import names
 from bertjax.convert.safetensors_file import read_safetensors
 from bertjax.convert.torch_pickle import read_torch_pickle
 from bertjax.convert.weights import Tensor
-from bertjax.data.tokenizer import Tokenizer, load_tokenizer, wordpiece_tokenizer
+from bertjax.data.tokenizers.tokenizer import Tokenizer, load_tokenizer, wordpiece_tokenizer
 from bertjax.errors import InputError, quoted
 from bertjax.files import read_json
 from bertjax.models import bert
 from bertjax.models.kinds import MODULES
-from bertjax.trained import Trained
+from bertjax.trained_model import Trained
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -188,7 +188,7 @@ def fill_config(
             raise InputError(f"{where}: {name} is {quoted(value)}; expected {_expected(kind)}")
         config[ours] = value
     try:
-        config_checks.check_model(config)
+        checks.check_model(config)
     except InputError as error:
         raise InputError(f"{where}: {str(error).removeprefix('--config.model.')}") from error
 

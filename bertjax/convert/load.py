@@ -8,9 +8,9 @@ from bertjax.checkpoint import FOLDER
 from bertjax.convert import google, huggingface, openai_gpt
 from bertjax.errors import InputError
 from bertjax.files import read_json
-from bertjax.models.features import describe, stands_on_last
+from bertjax.models.head_features import describe, stands_on_last
 from bertjax.models.kinds import MODULES
-from bertjax.trained import Trained, load_trained
+from bertjax.trained_model import Trained, load_trained
 
 
 def kind_of(path: str) -> str:

@@ -3,7 +3,7 @@
 import json
 
 from bertjax.convert.names import NAMES
-from bertjax.trained import Trained
+from bertjax.trained_model import Trained
 
 # What of a run's config the card shows: not its paths and its machines.
 _RECIPE = ("model.", "data.", "train.", "phase2.", "optim.", "seed")

@@ -8,11 +8,11 @@ from ml_collections import ConfigDict
 from bertjax import config as config_lib
 from bertjax.convert import names
 from bertjax.convert.huggingface import assemble, check_tokens, fill_config, label_fields, read_weights
-from bertjax.data import gpt_bpe
-from bertjax.data.tokenizer import Tokenizer, gpt_tokenizer, load_tokenizer
+from bertjax.data.tokenizers import gpt_bpe
+from bertjax.data.tokenizers.tokenizer import Tokenizer, gpt_tokenizer, load_tokenizer
 from bertjax.errors import InputError, quoted
 from bertjax.files import read_json
-from bertjax.trained import Trained
+from bertjax.trained_model import Trained
 
 MODEL_TYPE = "openai-gpt"
 

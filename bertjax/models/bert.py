@@ -20,7 +20,7 @@ from jax.ad_checkpoint import checkpoint_name
 from ml_collections import ConfigDict
 
 from bertjax.config import default, padded_vocab_size
-from bertjax.models.features import Features
+from bertjax.models.head_features import Features
 from bertjax.models.layers import (
     ACTIVATIONS,
     HEAD_DROPOUT,
@@ -375,7 +375,7 @@ class Bert(nnx.Module):
         frozen: bool = False,
     ) -> jax.Array:
         """What a fine-tuned head stands on: of each token, [B, S, W], or of the sequences at `positions_BM`,
-        [B, M, W]. See bertjax.models.features.
+        [B, M, W]. See bertjax.models.head_features.
 
         Args:
           positions_BM: int32, a token of each sequence that is told as a whole: see `class_positions`.

@@ -14,8 +14,8 @@ from ml_collections import ConfigDict
 
 from bertjax.models import crf, elmo
 from bertjax.models.layers import HEAD_DROPOUT, Make, bind_module, dropout, fold_in, init_module
-from bertjax.models.pairs import PairClassifier, TextClassifier
 from bertjax.models.recurrent import Lstm
+from bertjax.models.text_classifier import PairClassifier, TextClassifier
 
 # The first words of the names of what stands on the encoder.
 PARTS = (*elmo.PARTS, "tagger", "crf", "classifier")

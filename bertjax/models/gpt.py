@@ -157,7 +157,7 @@ def init_params(
 ) -> Params:
     """Parameters of Gpt as a nested dict of float32 arrays.
 
-    For the arguments see Gpt; `head`, config.head, is the default (see bertjax.config_checks.check).
+    For the arguments see Gpt; `head`, config.head, is the default (see bertjax.config.checks.check).
     """
     return init_module(lambda rngs: Gpt(config, rngs, parts, num_labels), key)
 

@@ -15,16 +15,15 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from bertjax.data.answers import Prediction, find_answer, score_answers, write_answers
-from bertjax.data.spans import LOST, Encoded, Windows, encode_questions, find_answers
-from bertjax.data.squad import DEV, TEST, TRAIN, read_questions
-from bertjax.data.tokenizer import Tokenizer
+from bertjax.data.finetuning.squad import DEV, TEST, TRAIN, read_questions
+from bertjax.data.finetuning.squad_answers import Prediction, find_answer, score_answers, write_answers
+from bertjax.data.finetuning.squad_windows import LOST, Encoded, Windows, encode_questions, find_answers
+from bertjax.data.tokenizers.tokenizer import Tokenizer
 from bertjax.errors import InputError
 from bertjax.models import bert
 from bertjax.models.layers import cross_entropy
 from bertjax.tasks import classify
-from bertjax.tasks.common import Data, EvalSet, Outputs, Rows, Sums
-from bertjax.tasks.finetune import (
+from bertjax.tasks.finetuning import (
     EncodedRows,
     encoder_flops,
     eval_name,
@@ -33,7 +32,8 @@ from bertjax.tasks.finetune import (
     fingerprints,
     need_model,
 )
-from bertjax.trained import Trained
+from bertjax.tasks.interface import Data, EvalSet, Outputs, Rows, Sums
+from bertjax.trained_model import Trained
 
 HEAD = "question_answering"  # of bertjax.models.bert.HEADS
 FINE_TUNES = True

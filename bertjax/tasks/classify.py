@@ -15,14 +15,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from bertjax import metrics as official
-from bertjax.data.tables import Record, read_table
-from bertjax.data.texts import Text
+from bertjax.data.finetuning.records import Record, read_table
+from bertjax.data.finetuning.sequences import Text
 from bertjax.errors import InputError
 from bertjax.models import bert
 from bertjax.models.kinds import MODULES
 from bertjax.models.layers import cross_entropy
-from bertjax.tasks.common import Data, EvalSet, Outputs, Rows, Sums
-from bertjax.tasks.finetune import (
+from bertjax.tasks.example_rows import PackedRows, is_packed
+from bertjax.tasks.finetuning import (
     encode_file,
     eval_name,
     file_paths,
@@ -36,8 +36,8 @@ from bertjax.tasks.finetune import (
     write_per_class,
     write_predictions,
 )
-from bertjax.tasks.packed import PackedRows, is_packed
-from bertjax.trained import Trained
+from bertjax.tasks.interface import Data, EvalSet, Outputs, Rows, Sums
+from bertjax.trained_model import Trained
 
 HEAD = "sequence_classification"  # of HEADS of the kind's module
 FINE_TUNES = True

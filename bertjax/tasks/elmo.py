@@ -15,14 +15,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from bertjax.config import sections
-from bertjax.data.sentences import Sentences, Words, step_keys
-from bertjax.data.store import open_store
-from bertjax.data.tokenizer import load_tokenizer
+from bertjax.data.pretraining.elmo_examples import Sentences, Words, step_keys
+from bertjax.data.pretraining.store import open_store
+from bertjax.data.tokenizers.tokenizer import load_tokenizer
 from bertjax.errors import InputError
 from bertjax.models import elmo, elmo_heads
-from bertjax.tasks.common import Data, EvalSet, Rows, RowSource, Sums, perplexity, with_epochs
-from bertjax.tasks.stored import EVAL_SEED, held_out_set
-from bertjax.trained import Trained
+from bertjax.tasks.interface import Data, EvalSet, Rows, RowSource, Sums, perplexity, with_epochs
+from bertjax.tasks.pretraining import EVAL_SEED, held_out_set
+from bertjax.trained_model import Trained
 
 HEAD = "language_models"  # of bertjax.models.elmo_heads.HEADS
 FINE_TUNES = False

@@ -11,10 +11,10 @@ from ml_collections import ConfigDict
 
 from bertjax.models import elmo_heads
 from bertjax.tasks import classify
-from bertjax.tasks.common import Data, Sums
 from bertjax.tasks.elmo_words import any_words, elmo_shapes, with_characters, words_of_texts
-from bertjax.tasks.finetune import need_model
-from bertjax.trained import Trained
+from bertjax.tasks.finetuning import need_model
+from bertjax.tasks.interface import Data, Sums
+from bertjax.trained_model import Trained
 
 HEAD = "sequence_classification"  # of bertjax.models.elmo_heads.HEADS
 FINE_TUNES = True

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from bertjax.data.characters import AnyWords
-from bertjax.data.words import MARKS
-from bertjax.tasks.common import Data, Rows, RowSource
-from bertjax.trained import Trained
+from bertjax.data.tokenizers.characters import AnyWords
+from bertjax.data.tokenizers.words import MARKS
+from bertjax.tasks.interface import Data, Rows, RowSource
+from bertjax.trained_model import Trained
 
 
 def any_words(source: Trained) -> tuple[AnyWords, Trained]:

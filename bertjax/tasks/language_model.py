@@ -1,9 +1,10 @@
 """Language-model pre-training of a GPT (Radford et al. 2018, section 3.1) on a store's documents: every token
 is predicted from those before it.
 
-Rows are contiguous pieces of one document each (see bertjax.data.pieces): no token is predicted from another
-document, so what is behind the end of a short one stays empty unless data.pack puts several into a row. With
-data.special_tokens they are BERT's pairs of contiguous texts, as start A delimiter B extract.
+Rows are contiguous pieces of one document each (see bertjax.data.pretraining.gpt_examples): no token is
+predicted from another document, so what is behind the end of a short one stays empty unless data.pack
+puts several into a row. With data.special_tokens they are BERT's pairs of contiguous texts, as start A
+delimiter B extract.
 
 Every loss and metric is a sum and a weight, added up over the whole batch (or evaluation) and divided once.
 
@@ -15,17 +16,17 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from bertjax.data.examples import Examples
-from bertjax.data.pieces import Pieces, TextBatch
-from bertjax.data.stream import Stream
-from bertjax.data.tokenizer import Tokenizer, add_task_tokens
+from bertjax.data.pretraining.bert_examples import Examples
+from bertjax.data.pretraining.gpt_examples import Pieces, TextBatch
+from bertjax.data.pretraining.stream import Stream
+from bertjax.data.tokenizers.tokenizer import Tokenizer, add_task_tokens
 from bertjax.errors import InputError
 from bertjax.models import gpt
 from bertjax.models.bert import Batch, Params
 from bertjax.models.layers import cross_entropy
-from bertjax.tasks.common import Data, Sums, perplexity
-from bertjax.tasks.stored import Wanted, examples_of, open_store_data
-from bertjax.trained import Trained
+from bertjax.tasks.interface import Data, Sums, perplexity
+from bertjax.tasks.pretraining import Wanted, examples_of, open_store_data
+from bertjax.trained_model import Trained
 
 HEAD = "causal_lm"  # of bertjax.models.gpt.HEADS
 FINE_TUNES = False
@@ -46,7 +47,7 @@ def batch_sums(config: ConfigDict, params: Params, batch: Batch, keys: jax.Array
     """Losses and correct predictions, summed over a batch or a part of it.
 
     Args:
-      batch: see bertjax.data.pieces.TextBatch.
+      batch: see bertjax.data.pretraining.gpt_examples.TextBatch.
       keys: uint32 [B, 2] for dropout (bertjax.models.layers.dropout_keys), None for none.
     """
     model = gpt.bind(config.model, params)

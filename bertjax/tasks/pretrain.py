@@ -11,15 +11,15 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from bertjax.config import sections
-from bertjax.data.examples import Batch, Examples, predictions_per_row
-from bertjax.data.tf_examples import TfExamples, fingerprint, open_files
-from bertjax.data.tfrecord import RecordFile, Records
-from bertjax.data.tokenizer import load_tokenizer
+from bertjax.data.pretraining.bert_examples import Batch, Examples, predictions_per_row
+from bertjax.data.pretraining.tf_examples import TfExamples, fingerprint, open_files
+from bertjax.data.pretraining.tfrecord import RecordFile, Records
+from bertjax.data.tokenizers.tokenizer import load_tokenizer
 from bertjax.errors import InputError
 from bertjax.models import bert
 from bertjax.models.layers import cross_entropy
-from bertjax.tasks.common import Data, EvalSet, Rows, Sums, perplexity
-from bertjax.tasks.stored import (
+from bertjax.tasks.interface import Data, EvalSet, Rows, Sums, perplexity
+from bertjax.tasks.pretraining import (
     EVAL_SEED,
     Wanted,
     check_vocab_size,
@@ -27,7 +27,7 @@ from bertjax.tasks.stored import (
     held_out_set,
     open_store_data,
 )
-from bertjax.trained import Trained
+from bertjax.trained_model import Trained
 
 HEAD = "pretraining"  # of bertjax.models.bert.HEADS
 FINE_TUNES = False
@@ -47,7 +47,7 @@ def batch_sums(config: ConfigDict, params: bert.Params, batch: bert.Batch, keys:
     """Losses and correct predictions, summed over a batch or a part of it.
 
     Args:
-      batch: see bertjax.data.examples.Batch.
+      batch: see bertjax.data.pretraining.bert_examples.Batch.
       keys: uint32 [B, 2] for dropout (bertjax.models.layers.dropout_keys), None for none.
     """
     model = bert.bind(config.model, params)
@@ -110,7 +110,7 @@ def flops_per_step(config: ConfigDict, section: ConfigDict) -> float:
 
 
 def batch_shapes(config: ConfigDict, section: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes and types of a batch of config.train or config.phase2, as bertjax.data.examples makes it."""
+    """Shapes and types of a batch of config.train or config.phase2; see data.pretraining.bert_examples."""
     b, s, n = section.batch_size, section.seq_length, config.data.pack
     m = _predictions(config, section)
     last = {"masked_lm": m, "next_sentence": n}

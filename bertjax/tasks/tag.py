@@ -18,16 +18,16 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from bertjax import metrics as official
-from bertjax.data import tfds_sets
-from bertjax.data.conll import Sentence, conll_lines, read_conll
-from bertjax.data.texts import Row
-from bertjax.data.tokenizer import Tokenizer
+from bertjax.data.finetuning import tfds_sets
+from bertjax.data.finetuning.conll import Sentence, conll_lines, read_conll
+from bertjax.data.finetuning.sequences import Row
+from bertjax.data.tokenizers.tokenizer import Tokenizer
 from bertjax.errors import InputError
 from bertjax.models import bert
 from bertjax.models.layers import HEAD_DROPOUT, cross_entropy, dropout, fold_in
 from bertjax.tasks import classify
-from bertjax.tasks.common import Data, EvalSet, Outputs, Rows, Sums
-from bertjax.tasks.finetune import (
+from bertjax.tasks.example_rows import PackedRows, is_packed
+from bertjax.tasks.finetuning import (
     encoder_flops,
     eval_name,
     file_paths,
@@ -36,8 +36,8 @@ from bertjax.tasks.finetune import (
     need_model,
     write_per_class,
 )
-from bertjax.tasks.packed import PackedRows, is_packed
-from bertjax.trained import Trained
+from bertjax.tasks.interface import Data, EvalSet, Outputs, Rows, Sums
+from bertjax.trained_model import Trained
 
 HEAD = "token_classification"  # of bertjax.models.bert.HEADS
 FINE_TUNES = True

@@ -17,10 +17,10 @@ from trained_fixture import make_trained, with_classifier
 import bertjax
 from bertjax.convert import export, names
 from bertjax.convert.model_card import model_card
-from bertjax.data.tokenizer import Tokenizer
+from bertjax.data.tokenizers.tokenizer import Tokenizer
 from bertjax.errors import InputError
 from bertjax.models import bert
-from bertjax.trained import load_trained, save_trained
+from bertjax.trained_model import load_trained, save_trained
 
 # Hugging Face's own list for BertForPreTraining without the tied decoder; D 32, F 64, V 96.
 LAYER = {

@@ -9,7 +9,7 @@ from test_tf_checkpoint import write as write_checkpoint
 from bertjax.convert import google, names
 from bertjax.convert.load import load
 from bertjax.convert.weights import Tensor
-from bertjax.data.tokenizer import SPECIAL_TOKENS
+from bertjax.data.tokenizers.tokenizer import SPECIAL_TOKENS
 from bertjax.errors import InputError
 
 

@@ -10,10 +10,10 @@ from trained_fixture import make_trained
 import bertjax
 from bertjax.convert.export import export
 from bertjax.convert.load import load
-from bertjax.data.tokenizer import Tokenizer, wordpiece_tokenizer
+from bertjax.data.tokenizers.tokenizer import Tokenizer, wordpiece_tokenizer
 from bertjax.errors import InputError
 from bertjax.models import bert
-from bertjax.trained import load_trained, save_trained
+from bertjax.trained_model import load_trained, save_trained
 
 
 @pytest.fixture(scope="module")

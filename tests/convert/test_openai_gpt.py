@@ -13,13 +13,15 @@ from store_fixture import toy_config
 
 import bertjax
 from bertjax import config as config_lib
-from bertjax import config_checks, predict, start
+from bertjax import init_from
+from bertjax.config import checks
 from bertjax.convert import names
 from bertjax.convert.export import FILES, export
 from bertjax.errors import InputError
 from bertjax.models import gpt
+from bertjax.predict import __main__ as predict
 from bertjax.tasks import pretrain
-from bertjax.trained import Trained, save_trained
+from bertjax.trained_model import Trained, save_trained
 
 # Hugging Face's own list for OpenAIGPTLMHeadModel without the tied head; D 32, F 128, V 90.
 LAYER = {
@@ -242,13 +244,13 @@ def test_commands_for_bert_say_so(folder):
         with pytest.raises(InputError, match=f"a model for causal_lm; name one that was trained to {what}"):
             predict.main([command, f"--model={folder}", "a text"])
     with pytest.raises(InputError, match=message):
-        start.load_source(toy_config(init_from=str(folder)), pretrain)
+        init_from.load_source(toy_config(init_from=str(folder)), pretrain)
     with pytest.raises(
         InputError, match=r"--config.model.kind=gpt: the task pretrain trains a BERT; a GPT's"
     ):
-        config_checks.check(toy_config(**{"model.kind": "gpt"}))
+        checks.check(toy_config(**{"model.kind": "gpt"}))
     with pytest.raises(InputError, match=r"--config.model.kind='lstm': must be one of bert, gpt"):
-        config_checks.check(toy_config(**{"model.kind": "lstm"}))
+        checks.check(toy_config(**{"model.kind": "lstm"}))
 
 
 def test_a_classifier_without_the_tokens_of_texts_says_so(tmp_path):

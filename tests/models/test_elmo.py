@@ -11,7 +11,7 @@ from plain_lstm import lstm, sigmoid
 
 from bertjax import sharding
 from bertjax.config import default
-from bertjax.data.characters import sentence_characters
+from bertjax.data.tokenizers.characters import sentence_characters
 from bertjax.models import elmo
 from bertjax.models.layers import cross_entropy, dropout_keys
 

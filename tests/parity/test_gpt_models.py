@@ -13,9 +13,9 @@ from safetensors.numpy import load_file  # noqa: E402
 
 import bertjax  # noqa: E402
 from bertjax.convert.export import export  # noqa: E402
-from bertjax.data import gpt_bpe  # noqa: E402
-from bertjax.data.tokenizer import gpt_tokenizer  # noqa: E402
-from bertjax.trained import save_trained  # noqa: E402
+from bertjax.data.tokenizers import gpt_bpe  # noqa: E402
+from bertjax.data.tokenizers.tokenizer import gpt_tokenizer  # noqa: E402
+from bertjax.trained_model import save_trained  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # theirs are not ours to mend
 

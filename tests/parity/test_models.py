@@ -27,7 +27,7 @@ from bertjax.convert import names  # noqa: E402
 from bertjax.convert.export import export  # noqa: E402
 from bertjax.tasks import pretrain  # noqa: E402
 from bertjax.train import make_train_step, scalars  # noqa: E402
-from bertjax.trained import save_trained  # noqa: E402
+from bertjax.trained_model import save_trained  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # theirs are not ours to mend
 

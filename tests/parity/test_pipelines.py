@@ -10,10 +10,10 @@ from trained_fixture import make_trained, with_classifier
 
 from bertjax.convert.export import export
 from bertjax.convert.huggingface import CONFIG_FIELDS
-from bertjax.data.conll import Sentence
-from bertjax.inference import Predictor
+from bertjax.data.finetuning.conll import Sentence
 from bertjax.models import bert
-from bertjax.trained import load_trained, save_trained
+from bertjax.predict.predictor import Predictor
+from bertjax.trained_model import load_trained, save_trained
 
 torch = pytest.importorskip("torch", reason="torch is not installed; make parity installs it")
 transformers = pytest.importorskip(

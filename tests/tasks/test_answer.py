@@ -11,13 +11,14 @@ from finetune_fixture import toy_settings
 from trained_fixture import with_classifier
 
 import bertjax
-from bertjax import ensemble, predict, sharding
+from bertjax import ensemble, sharding
 from bertjax.errors import InputError
 from bertjax.evaluate import make_predict_step
 from bertjax.evaluate import predict as outputs_of
+from bertjax.predict import __main__ as predict
 from bertjax.tasks import answer
 from bertjax.train import train
-from bertjax.trained import load_trained, save_trained
+from bertjax.trained_model import load_trained, save_trained
 
 
 def questions(seed, count, unanswerable=False):

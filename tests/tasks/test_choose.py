@@ -14,18 +14,19 @@ from safetensors.numpy import load_file
 from trained_fixture import make_trained
 
 import bertjax
-from bertjax import config_files, sharding
+from bertjax import sharding
+from bertjax.config import files
 from bertjax.convert.export import export
-from bertjax.data.texts import encode
-from bertjax.data.tokenizer import SPECIAL_TOKENS, wordpiece_tokenizer
+from bertjax.data.finetuning.sequences import encode
+from bertjax.data.tokenizers.tokenizer import SPECIAL_TOKENS, wordpiece_tokenizer
 from bertjax.errors import InputError
 from bertjax.evaluate import make_predict_step, predict
 from bertjax.files import read_json
 from bertjax.logs import read_metrics
 from bertjax.models import bert
-from bertjax.tasks import choose, packed
+from bertjax.tasks import choose, example_rows
 from bertjax.train import make_train_step, scalars, train
-from bertjax.trained import load_trained
+from bertjax.trained_model import load_trained
 
 DATA = Path(os.environ.get("BERTJAX_DATA", Path(__file__).parents[3] / "shared" / "data"))
 CHOICES = ("a", "b", "c")
@@ -147,7 +148,7 @@ def test_features_of_real_files(model, folder, train_file, count):
     """Every character a WordPiece, rows spell the file's texts."""
     if not (DATA / folder).is_dir():
         pytest.skip(f"{DATA / folder} is absent; BERTJAX_DATA names the folder of the real data")
-    config = config_files.load("configs/swag.py")
+    config = files.load("configs/swag.py")
     with open(DATA / folder / train_file, newline="", encoding="utf-8") as file:
         records = list(csv.DictReader(file))
     count = count or len(records)
@@ -185,7 +186,7 @@ def test_sharing_rows_and_devices_change_nothing(folder, model, monkeypatch):
     data = opened(folder, model, **fields)
     config, batch = data.config, first_batch(data)
     with monkeypatch.context() as patch:
-        patch.setattr(packed, "_FILLED", 0.0)
+        patch.setattr(example_rows, "_FILLED", 0.0)
         alone = first_batch(opened(folder, model, **fields))
     assert batch["segment_ids"].max() > alone["segment_ids"].max() == 3
     params = choose.init_params(config, jax.random.key(0))

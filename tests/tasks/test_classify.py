@@ -11,21 +11,22 @@ from trained_fixture import make_trained
 
 import bertjax
 from bertjax import config as config_lib
-from bertjax import config_files, sharding
+from bertjax import sharding
+from bertjax.config import files
 from bertjax.convert.export import export
-from bertjax.data import token_cache
-from bertjax.data.texts import encode, make_batch
+from bertjax.data.finetuning.sequences import encode, make_batch
+from bertjax.data.tokenizers import cache as token_cache
 from bertjax.errors import InputError
 from bertjax.evaluate import make_predict_step, predict
+from bertjax.init_from import load_source
 from bertjax.metrics import ClassFigures
 from bertjax.models import bert
 from bertjax.models.layers import dropout_keys
-from bertjax.start import load_source
 from bertjax.tasks import classify
-from bertjax.tasks import packed as packed_lib
-from bertjax.tasks.finetune import write_per_class
+from bertjax.tasks import example_rows as packed_lib
+from bertjax.tasks.finetuning import write_per_class
 from bertjax.train import init_state, train
-from bertjax.trained import load_trained
+from bertjax.trained_model import load_trained
 
 
 def write(path, rows, header="label\tsentence1\tsentence2"):
@@ -306,7 +307,7 @@ def test_mnli_answers_the_diagnostic_set(model, tmp_path):
         write(
             tmp_path / f"MNLI/{name}.tsv", [f"{labels[i % 3]}\tw{8 + i % 3}\tw9" for i in range(12)], header
         )
-    config = config_files.load("configs/glue.py:mnli+ax")
+    config = files.load("configs/glue.py:mnli+ax")
     config.examples.folder, config.init_from = str(tmp_path / "MNLI"), model
     config.workdir = str(tmp_path / "run")
     config.train.update(epochs=1.0, batch_size=8, seq_length=16)
@@ -321,6 +322,6 @@ def test_mnli_answers_the_diagnostic_set(model, tmp_path):
     assert {line.split("\t")[1] for line in lines[1:]} <= set(labels)
     # What glue.py:mnli names is the same but for this file.
     plain, more = (
-        dict(config_lib.fields(config_files.load(f"configs/glue.py:{name}"))) for name in ("mnli", "mnli+ax")
+        dict(config_lib.fields(files.load(f"configs/glue.py:{name}"))) for name in ("mnli", "mnli+ax")
     )
     assert {name for name in plain if plain[name] != more[name]} == {"examples.test"}

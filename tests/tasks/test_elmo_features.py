@@ -12,16 +12,17 @@ from finetune_fixture import refusal
 from trained_fixture import make_trained
 
 import bertjax
-from bertjax import predict, sharding
+from bertjax import sharding
 from bertjax.convert.export import export
-from bertjax.data import token_cache
-from bertjax.data.conll import read_conll
+from bertjax.data.finetuning.conll import read_conll
+from bertjax.data.tokenizers import cache as token_cache
 from bertjax.errors import InputError
+from bertjax.init_from import load_source
 from bertjax.models.layers import dropout_keys
-from bertjax.start import load_source
+from bertjax.predict import __main__ as predict
 from bertjax.tasks import elmo_classify, elmo_tag
 from bertjax.train import init_state, train
-from bertjax.trained import load_trained
+from bertjax.trained_model import load_trained
 
 
 @pytest.fixture(scope="module")

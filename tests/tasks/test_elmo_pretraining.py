@@ -9,18 +9,19 @@ import pytest
 from elmo_fixture import make_word_store, toy_elmo
 from finetune_fixture import refusal
 
-from bertjax import config_checks, report, sharding
+from bertjax import report, sharding
+from bertjax.config import checks
 from bertjax.convert.export import export
-from bertjax.data.characters import sentence_characters
-from bertjax.data.store import open_store
-from bertjax.data.tokenizer import load_tokenizer
+from bertjax.data.pretraining.store import open_store
+from bertjax.data.tokenizers.characters import sentence_characters
+from bertjax.data.tokenizers.tokenizer import load_tokenizer
 from bertjax.errors import InputError
 from bertjax.evaluate import evaluate, make_eval_step
 from bertjax.logs import read_metrics
 from bertjax.models import elmo, elmo_heads
 from bertjax.tasks import elmo as task
 from bertjax.train import make_train_step, scalars, train
-from bertjax.trained import load_trained
+from bertjax.trained_model import load_trained
 
 LONG = ["x1 x2 x3 " * 20, "one two"]  # 60 words, and 2
 
@@ -292,7 +293,7 @@ def test_what_does_not_fit_is_one_line(words, store, tmp_path):
         ({"train.reinit_layers": 1}, "train.reinit_layers=1: no layer of an ELMo"),
     ):
         with pytest.raises(InputError, match=message):
-            config_checks.check(toy_elmo(words, **fields))
+            checks.check(toy_elmo(words, **fields))
     fields, devices = {"mesh.data": 1, "mesh.fsdp": 8, "elmo.head_cells": 12}, jax.devices()
     with pytest.raises(InputError, match=r"fsdp=8 does not divide elmo.cells=20"):
         sharding.make_mesh(toy_elmo(words, **{**fields, "elmo.cells": 20}), devices)

@@ -11,19 +11,20 @@ from store_fixture import toy_config
 from trained_fixture import make_trained
 
 import bertjax
-from bertjax import plan, predict, sharding
+from bertjax import plan, sharding
 from bertjax.convert.__main__ import main as convert
-from bertjax.data.conll import read_conll
+from bertjax.data.finetuning.conll import read_conll
 from bertjax.errors import InputError
-from bertjax.inference import Predictor
+from bertjax.init_from import initial_params
 from bertjax.models import bert
 from bertjax.models.layers import dropout_keys
 from bertjax.optim import layer_rates
-from bertjax.start import initial_params
-from bertjax.tasks import answer, choose, classify, packed, tag
-from bertjax.tasks.finetune import encoder_flops
+from bertjax.predict import __main__ as predict
+from bertjax.predict.predictor import Predictor
+from bertjax.tasks import answer, choose, classify, example_rows, tag
+from bertjax.tasks.finetuning import encoder_flops
 from bertjax.train import init_state, make_train_step, scalars, train
-from bertjax.trained import load_trained
+from bertjax.trained_model import load_trained
 
 LSTM = {"head__lstm_layers": 2, "head__lstm_size": 16}
 FROZEN = {"train__freeze_encoder": True}
@@ -174,7 +175,7 @@ def test_sharing_rows_changes_nothing(task, layers, folder, model, monkeypatch):
     """Loss and gradient of texts that share rows, and of each in a row of its own."""
     fields = {"train__batch_size": 24, "head__layers": layers, **LSTM}
     shared = opened(task, folder, model, **fields)
-    monkeypatch.setattr(packed, "_FILLED", 0.0)
+    monkeypatch.setattr(example_rows, "_FILLED", 0.0)
     alone = opened(task, folder, model, **fields)
     config = shared.config
     params = task.init_params(config, jax.random.key(0))

@@ -10,18 +10,19 @@ from finetune_fixture import toy_settings
 from gpt_fixture import make_gpt
 
 import bertjax
-from bertjax import predict, sharding
+from bertjax import sharding
 from bertjax.convert.export import export
-from bertjax.data.texts import encode
-from bertjax.data.tokenizer import load_tokenizer
+from bertjax.data.finetuning.sequences import encode
+from bertjax.data.tokenizers.tokenizer import load_tokenizer
 from bertjax.errors import InputError
-from bertjax.inference import Predictor
+from bertjax.init_from import load_source, with_task_tokens
 from bertjax.models import gpt
-from bertjax.start import load_source, with_task_tokens
+from bertjax.predict import __main__ as predict
+from bertjax.predict.predictor import Predictor
 from bertjax.tasks import choose, classify
-from bertjax.tasks import packed as packed_lib
+from bertjax.tasks import example_rows as packed_lib
 from bertjax.train import train
-from bertjax.trained import load_trained
+from bertjax.trained_model import load_trained
 
 LABELS = ("no", "yes")
 GPT = {"model__kind": "gpt", "train__lm_weight": 0.5, "optim__name": "adamw"}
@@ -288,7 +289,7 @@ def test_new_tokens_are_drawn_once_and_by_the_seed(folder, model, tmp_path):
     np.testing.assert_array_equal(again.params["encoder"]["embeddings"]["word"], words[0])
     larger = source.config.copy_and_resolve_references()
     larger.vocab_size = 128  # a model from elsewhere, with rows that no token has yet
-    padded = with_task_tokens(bertjax.trained.Trained(**{**vars(source), "config": larger}), 0)
+    padded = with_task_tokens(bertjax.trained_model.Trained(**{**vars(source), "config": larger}), 0)
     assert (padded.config.vocab_size, padded.tokenizer.start_id) == (128, 96)
 
 

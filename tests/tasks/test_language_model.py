@@ -10,14 +10,14 @@ from gpt_fixture import lm_config, make_gpt_store, make_tokenizer
 from store_fixture import VOCAB
 
 from bertjax import sharding
-from bertjax.data.store import open_store
-from bertjax.data.tokenizer import add_task_tokens
+from bertjax.data.pretraining.store import open_store
+from bertjax.data.tokenizers.tokenizer import add_task_tokens
 from bertjax.errors import InputError
 from bertjax.evaluate import evaluate, make_eval_step
 from bertjax.models import gpt
 from bertjax.tasks import language_model
 from bertjax.train import train
-from bertjax.trained import load_trained
+from bertjax.trained_model import load_trained
 
 PAIRS = {"data.special_tokens": True, "model.type_vocab_size": 2, "model.vocab_size": VOCAB + 3}
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from bertjax import config as config_lib
-from bertjax.data.texts import Row
-from bertjax.tasks.packed import PackedRows
+from bertjax.data.finetuning.sequences import Row
+from bertjax.tasks.example_rows import PackedRows
 
 COUNT = 100
 RNG = np.random.default_rng(0)

@@ -8,10 +8,10 @@ import pytest
 from jax.extend.core import jaxprs_in_params
 from store_fixture import make_batch, make_store, random_params, toy_config
 
-from bertjax.data.store import open_store
+from bertjax.data.pretraining.store import open_store
 from bertjax.errors import InputError
 from bertjax.models import bert
-from bertjax.tasks import pretrain, stored
+from bertjax.tasks import pretrain, pretraining
 
 
 def test_sums_are_of_the_weighted_positions():
@@ -106,7 +106,7 @@ def test_training_never_sees_a_held_out_document(tmp_path):
     assert len(heldout) == 4
     config = toy_config(folder, **{"train.eval_every": 1, "data.mask_split": (1.0, 0.0, 0.0)})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stored, "open_store", lambda path: changed)
+        patch.setattr(pretraining, "open_store", lambda path: changed)
         rows = pretrain.open_data(config).rows["train"]
     seen = {int(i) for i in np.unique(rows.train(0, 2000)["input_ids"]) if i >= 50}
     assert seen == {50 + d for d in range(45)} - heldout

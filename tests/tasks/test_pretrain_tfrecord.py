@@ -11,12 +11,12 @@ from tfrecord_fixture import make_features, write_file, write_vocab
 
 from bertjax import sharding
 from bertjax.checkpoint import load_params
-from bertjax.config_checks import check
+from bertjax.config.checks import check
 from bertjax.errors import InputError
 from bertjax.logs import read_metrics
 from bertjax.tasks import pretrain
 from bertjax.train import train
-from bertjax.trained import load_trained
+from bertjax.trained_model import load_trained
 
 
 @pytest.fixture(scope="module")

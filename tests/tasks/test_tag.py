@@ -8,14 +8,14 @@ import pytest
 from finetune_fixture import toy_settings
 
 import bertjax
-from bertjax import predict
 from bertjax.convert.export import export
-from bertjax.data.conll import Sentence, read_conll
+from bertjax.data.finetuning.conll import Sentence, read_conll
 from bertjax.errors import InputError
 from bertjax.files import read_json
-from bertjax.tasks import packed, tag
+from bertjax.predict import __main__ as predict
+from bertjax.tasks import example_rows, tag
 from bertjax.train import train
-from bertjax.trained import load_trained
+from bertjax.trained_model import load_trained
 
 
 def sentence(rng, most=12):
@@ -105,7 +105,7 @@ def test_sharing_rows_changes_nothing(folder, model, monkeypatch):
     """Loss, gradient and tags of sentences that share rows, and of each in a row of its own."""
     fields = {"train__batch_size": 16, "eval__batch_size": 64}
     shared = tag.open_data(settings(folder, model, **fields), bertjax.load(model))
-    monkeypatch.setattr(packed, "_FILLED", 0.0)
+    monkeypatch.setattr(example_rows, "_FILLED", 0.0)
     alone = tag.open_data(settings(folder, model, **fields), bertjax.load(model))
     config = shared.config
     config.model.update(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)

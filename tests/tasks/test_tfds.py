@@ -15,12 +15,13 @@ from store_fixture import TESTS
 from trained_fixture import make_trained
 
 import bertjax
-from bertjax import config_files, sweep
-from bertjax.data.conll import read_conll
-from bertjax.data.squad import DEV, TRAIN, read_questions
-from bertjax.data.tables import read_table
+from bertjax.config import files
+from bertjax.data.finetuning.conll import read_conll
+from bertjax.data.finetuning.records import read_table
+from bertjax.data.finetuning.squad import DEV, TRAIN, read_questions
 from bertjax.errors import InputError
-from bertjax.tasks.finetune import fingerprints
+from bertjax.sweep import __main__ as sweep
+from bertjax.tasks.finetuning import fingerprints
 
 for module in ("tensorflow_datasets", "array_record"):
     pytest.importorskip(module, reason="the extra bertjax[tfds] is not installed")
@@ -102,7 +103,7 @@ def _sets(made, monkeypatch):
 
 
 def opened(made, config, folder, **fields):
-    config = config_files.load(str(TESTS.parent / "configs" / config), [f"examples.folder={folder}"])
+    config = files.load(str(TESTS.parent / "configs" / config), [f"examples.folder={folder}"])
     config.init_from = str(made / "model")
     config.train.update(batch_size=8, seq_length=32)
     config.mesh.update(data=1, fsdp=8)
