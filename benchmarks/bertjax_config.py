@@ -25,7 +25,7 @@ def get_config(arg):
         max_predictions_per_seq=flags["predictions"],
     )
     c.phase2.steps = 0
-    c.eval.batch_size = flags["batch"]
+    c.eval.batch_rows = flags["batch"]
     # The others' update rule; the rate hardly changes from its peak in so few of the schedule's steps.
     c.optim.update(name="adamw", learning_rate=flags["learning_rate"], warmup_steps=0)
     return c

@@ -39,6 +39,7 @@ from bertjax.files import write_atomically
 from bertjax.flags import Parser
 from bertjax.init_from import initial_params
 from bertjax.logs import read_metrics
+from bertjax.mesh import make_mesh
 from bertjax.tasks.interface import Data, EvalSet, Outputs
 from bertjax.train import make_train_step
 from bertjax.trained_model import Trained
@@ -151,7 +152,7 @@ def compare(flags: argparse.Namespace, python: str, seed: int) -> dict[str, Any]
     data = task.open_data(config, source)
     config, rows = data.config, data.rows["train"]
     training = Sequences(rows.train(i * rows.batch_rows, rows.batch_rows) for i in range(config.train.steps))
-    size = config.eval.batch_size
+    size = config.eval.batch_rows
     held_out = [
         Sequences(evals.rows(i, min(size, evals.num_rows - i)) for i in range(0, evals.num_rows, size))
         for evals in rows.evals
@@ -205,7 +206,7 @@ def compare(flags: argparse.Namespace, python: str, seed: int) -> dict[str, Any]
 
 def begin_from(config: ConfigDict, task: ModuleType, source: Trained, data: Data, folder: str) -> None:
     """Writes what bertjax's run begins with as a Hugging Face folder."""
-    mesh = sharding.make_mesh(config)
+    mesh = make_mesh(config)
     _, init, shardings = make_train_step(config, task, mesh)
     params, _ = initial_params(config, task, source, data, init()["params"], shardings["params"])
     export(dataclasses.replace(source, config=config.model, params=jax.device_get(params), head=task.HEAD,

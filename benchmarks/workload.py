@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from bertjax.config import files
 from bertjax.errors import InputError
-from bertjax.tasks import pretrain
+from bertjax.tasks.pretrain import TASK as pretrain
 
 CLS, SEP, MASK, FIRST_WORD = 101, 102, 103, 1000  # ids in the English uncased vocabulary
 

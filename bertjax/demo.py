@@ -12,16 +12,17 @@ import sys
 from collections.abc import Sequence
 
 import jax
+from ml_collections import ConfigDict
 
-from bertjax import config as config_lib
 from bertjax.config import files
 from bertjax.data.tokenizers.tokenizer import load_tokenizer
 from bertjax.errors import EXIT_INTERRUPTED, InputError, Interrupted, run_command
 from bertjax.flags import Parser
 from bertjax.logs import METRICS, read_metrics
-from bertjax.models import bert
 from bertjax.predict.__main__ import format_guesses
 from bertjax.predict.predictor import Predictor
+from bertjax.tasks.pretrain import TASK
+from bertjax.trained_model import Trained
 
 CONFIG = "configs/pretrain_tiny.py"
 INPUT = "python"  # see bertjax.prepare.pydoc
@@ -108,10 +109,11 @@ def _shown(module: str, *flags: str) -> str:
     return shlex.join([sys.executable if python.startswith("..") else python, "-m", module, *flags])
 
 
-def _show_untrained(config: config_lib.ConfigDict, store: str) -> None:
+def _show_untrained(config: ConfigDict, store: str) -> None:
     jax.config.update("jax_platforms", "cpu")  # leaves an accelerator to the commands
-    params = bert.init_params(config.model, jax.random.key(config.seed))
-    guesses = Predictor(config.model, params, load_tokenizer(store)).fill_mask(TEXTS, top_k=5)
+    params = TASK.init_params(config, jax.random.key(config.seed))
+    model = Trained(config.model, TASK.head, (), params, load_tokenizer(store), {}, 0)
+    guesses = Predictor(model).fill_mask(TEXTS, top_k=5)
     for text, masks in zip(TEXTS, guesses, strict=True):
         print(format_guesses(text, masks))
 

@@ -16,7 +16,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from bertjax import config as config_lib
 from bertjax.data.finetuning.squad import DEV, OtherVersion, read_questions
 from bertjax.data.finetuning.squad_answers import (
     NBEST,
@@ -28,6 +27,8 @@ from bertjax.data.finetuning.squad_answers import (
 )
 from bertjax.errors import InputError, quoted, run_command
 from bertjax.flags import Parser
+from bertjax.models import bert
+from bertjax.tasks.answer import TASK
 
 _SMALLEST = 1e-300  # a probability whose logarithm is still finite
 _ADVICE = "take the file as a run wrote it"
@@ -43,7 +44,7 @@ def main(args: Sequence[str]) -> None:
     parser.add_argument("--out", required=True, metavar="FOLDER", help="where to; not a run's")
     parser.add_argument("--data", metavar="FILE", help="the dev set that predictions are scored with")
     parser.add_argument(
-        "--null_threshold", type=float, default=config_lib.default().examples.null_threshold, metavar="X",
+        "--null_threshold", type=float, default=TASK.examples(bert.KIND).null_threshold, metavar="X",
         help='log odds above which the answer is "no answer" (default: %(default)s)',
     )  # fmt: skip
     flags = parser.parse_args(args)
@@ -96,7 +97,7 @@ def _merge_runs(runs: Sequence[str], stem: str) -> tuple[dict[str, Prediction], 
     for run, candidates in zip(runs, read, strict=True):
         if candidates.keys() != read[0].keys():
             raise InputError(f"{run}: its {stem}{NBEST} has other questions than that of {runs[0]}")
-    most = config_lib.default().examples.n_best_size
+    most = TASK.examples(bert.KIND).n_best_size
     answers = {name: merge([of_run[name] for of_run in read], most, unanswerable[0]) for name in read[0]}
     return answers, unanswerable[0]
 

@@ -1,11 +1,12 @@
 """What a user can get wrong, said in one line, and the exit codes of every command."""
 
 import contextlib
+import difflib
 import errno
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NoReturn
 
 EXIT_BAD_INPUT = 2  # something the user gave is wrong; one line on stderr says what, where and what to do
@@ -31,6 +32,11 @@ def quoted(value: object) -> str:
     """`value` from a file for a one-line message: newlines and the like escaped, and cut if long."""
     text = str(value)
     return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """What of `known` is most like `name`, for a message."""
+    return difflib.get_close_matches(name, list(known), n=1, cutoff=0.0)[0]
 
 
 @contextlib.contextmanager

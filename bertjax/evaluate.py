@@ -1,7 +1,6 @@
 """Evaluation: exact sums over every row, divided once; or what the model says of each row, in order."""
 
 from collections.abc import Iterator
-from types import ModuleType
 from typing import Any
 
 import jax
@@ -10,26 +9,25 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from bertjax import sharding
-from bertjax.tasks.interface import EvalSet, Outputs
+from bertjax.tasks.interface import EvalSet, Outputs, Task
 
 
-def make_eval_step(config: ConfigDict, task: ModuleType, mesh: Mesh, param_shardings: Any) -> Any:
+def make_eval_step(config: ConfigDict, task: Task, mesh: Mesh, param_shardings: Any) -> Any:
     """A compiled (params, batch) -> sums and weights of the batch, without dropout."""
 
     def eval_step(params: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        with sharding.tracing(config, mesh):
+        with sharding.tracing(mesh, config.model.dtype):
             return task.batch_sums(config, params, batch, None) | task.batch_weights(batch)
 
     return _compile(eval_step, mesh, param_shardings)
 
 
-def make_predict_step(config: ConfigDict, task: ModuleType, mesh: Mesh, param_shardings: Any) -> Any:
+def make_predict_step(config: ConfigDict, task: Task, mesh: Mesh, param_shardings: Any) -> Any:
     """A compiled (params, batch) -> task.batch_outputs of the batch, which every process gets whole."""
 
     def predict_step(params: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        with sharding.tracing(config, mesh):
-            outputs: dict[str, jax.Array] = task.batch_outputs(config, params, batch)
-            return outputs
+        with sharding.tracing(mesh, config.model.dtype):
+            return task.batch_outputs(config, params, batch)
 
     return _compile(predict_step, mesh, param_shardings)
 
@@ -41,7 +39,7 @@ def _compile(step: Any, mesh: Mesh, param_shardings: Any) -> Any:
 
 
 def evaluate(
-    config: ConfigDict, task: ModuleType, mesh: Mesh, eval_step: Any, params: Any, rows: EvalSet
+    config: ConfigDict, task: Task, mesh: Mesh, eval_step: Any, params: Any, rows: EvalSet
 ) -> dict[str, float]:
     """The task's metrics over all rows of a set.
 
@@ -71,7 +69,7 @@ def _results(
     config: ConfigDict, mesh: Mesh, step: Any, params: Any, rows: EvalSet
 ) -> Iterator[dict[str, np.ndarray]]:
     """step(params, batch) for each batch; the last one is filled up with rows of weight 0."""
-    size = config.eval.batch_size
+    size = config.eval.batch_rows
     pending = []
     for position in range(0, rows.num_rows, size):
         pending.append(step(params, sharding.make_global(mesh, rows.rows, position, size)))

@@ -47,6 +47,25 @@ def correlations(labels: np.ndarray, predictions: np.ndarray) -> Figures:
 
 
 # By the name that a config gives; the first figure of each is the one that checkpoints are chosen by.
+def multi_label(labels: np.ndarray, scores: np.ndarray) -> Figures:
+    """{"f1_micro", "f1_macro", "lrap"} of any number of labels for each example.
+
+    LRAP is the label ranking average precision: of the labels ranked at or above each of an example's own,
+    the share that are its own; 1 where it has none.
+
+    Args:
+      labels: [examples, C], 1 for those that are there, else 0.
+      scores: [examples, C]; labels of a positive score are predicted.
+    """
+    there, predicted = labels > 0, scores > 0
+
+    def f1_of(average: str) -> float:
+        return float(sklearn_metrics.f1_score(there, predicted, average=average, zero_division=0.0))
+
+    lrap = float(sklearn_metrics.label_ranking_average_precision_score(there, scores))
+    return {"f1_micro": f1_of("micro"), "f1_macro": f1_of("macro"), "lrap": lrap}
+
+
 BY_NAME: dict[str, Callable[[np.ndarray, np.ndarray], Figures]] = {
     "accuracy": accuracy,
     "matthews": matthews,
@@ -71,6 +90,13 @@ def per_class(labels: np.ndarray, predictions: np.ndarray, names: Sequence[str])
         labels, predictions, labels=list(range(len(names))), zero_division=0.0
     )
     columns = [column.tolist() for column in columns]
+    return [ClassFigures(*row) for row in zip(names, *columns, strict=True)]
+
+
+def per_label(labels: np.ndarray, predictions: np.ndarray, names: Sequence[str]) -> list[ClassFigures]:
+    """Those of each label of examples that have any number of them. Both [examples, C], 0 or 1."""
+    figures = sklearn_metrics.precision_recall_fscore_support(labels > 0, predictions > 0, zero_division=0.0)
+    columns = [column.tolist() for column in figures]
     return [ClassFigures(*row) for row in zip(names, *columns, strict=True)]
 
 

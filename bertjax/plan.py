@@ -7,7 +7,6 @@ GPUs of one host. TPUs need libtpu (pip install "bertjax[tpu]"), the H100 its pl
 "bertjax[cuda13]"); neither needs the hardware.
 """
 
-import importlib
 import importlib.util
 import json
 import math
@@ -19,7 +18,6 @@ import time
 from argparse import RawTextHelpFormatter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from types import ModuleType
 from typing import Any
 
 import jax
@@ -27,11 +25,16 @@ from jax.experimental import topologies
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from bertjax import sharding
-from bertjax.config import files, sections
+from bertjax.config import files, set_size
+from bertjax.convert.load import load
 from bertjax.errors import InputError, run_command
 from bertjax.flags import Parser
-from bertjax.models.bert import NUMBER
+from bertjax.mesh import make_mesh
+from bertjax.models import kind_of
+from bertjax.models.interface import LABELLED, NUMBER
+from bertjax.sections import batch_size, phases
+from bertjax.tasks import task_of
+from bertjax.tasks.interface import Task
 from bertjax.train import abstract_batch, abstract_state, make_train_step, scalars
 
 GIB = 2**30
@@ -79,13 +82,17 @@ def main(args: Sequence[str]) -> None:
     """The command. Raises InputError, also where a phase does not fit; the figures are printed first."""
     parser = Parser(prog="python -m bertjax.plan", description=__doc__, formatter_class=RawTextHelpFormatter)
     parser.add_argument("--devices", required=True, metavar="NAME")
+    parser.add_argument(
+        "--model_size", default="", metavar="NAME",
+        help="in fine-tuning without --config.init_from, the size of the model, such as large",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print the figures as JSON, in bytes")
     flags, rest = parser.parse_known_args(args)
-    config = _with_labels(files.parse_args(rest))
+    config = _complete(files.parse_args(rest), flags.model_size)
     devices, memory = find_devices(flags.devices)
-    mesh = sharding.make_mesh(config, devices)
+    mesh = make_mesh(config, devices)
     figures = []
-    for phase in sections(config):
+    for phase in phases(config):
         figures.append(plan_phase(config, mesh, phase, memory))
         if not flags.json:
             print(_line(figures[-1], len(figures) == 1, mesh), flush=True)
@@ -94,16 +101,35 @@ def main(args: Sequence[str]) -> None:
     require_fit(config, mesh, figures)
 
 
-def _with_labels(config: ConfigDict) -> ConfigDict:
-    """The config with what a run would find in its data: the classes, whose number is a size of the head."""
-    if config.task not in ("classify", "tag", "elmo_classify", "elmo_tag") or config.examples.labels:
+def _complete(config: ConfigDict, model_size: str) -> ConfigDict:
+    """The config of a fine-tuning run with the architecture of its model and the labels of its data, as far as
+    they are known without reading examples. Raises InputError."""
+    task = task_of(config.task)
+    if not task.fine_tunes:
+        if model_size:
+            raise InputError(f"--model_size={model_size}: is of fine-tuning; set --config.model's fields")
         return config
-    if not config.examples.number:
-        raise InputError(
-            "--config.examples.labels=(): no data is read here, where a run finds its labels; give as many "
-            "as it has, such as --config.examples.labels=\"('O', 'B-PER', 'I-PER')\""
-        )
-    config.examples.labels = NUMBER
+    kind = kind_of(config.model.kind)
+    if config.init_from:
+        source = load(config.init_from, model_kind=config.model.kind)
+        config = task.resolve(config, source)
+    else:
+        config.model.update(kind.architecture())
+        if model_size or kind.sizes:
+            set_size(config, model_size or "base")
+            print(
+                f"the model: {model_size or 'base'}; --model_size or --config.init_from names another",
+                file=sys.stderr,
+            )
+    labels = config.examples.labels if "labels" in config.examples else ()
+    if task.head in LABELLED and not labels:
+        if "number" in config.examples and config.examples.number:
+            config.examples.labels = NUMBER
+        else:
+            raise InputError(
+                "--config.examples.labels=(): no data is read here, where a run finds its labels; give as "
+                "many as it has, such as --config.examples.labels=\"('O', 'B-PER', 'I-PER')\""
+            )
     return config
 
 
@@ -162,9 +188,9 @@ def _h100(count: int) -> list[Any]:
     ).devices
 
 
-def compile_step(config: ConfigDict, task: ModuleType, mesh: Mesh, phase: str) -> Any:
+def compile_step(config: ConfigDict, task: Task, mesh: Mesh, phase: str) -> Any:
     """The compiled train step of a phase ("train" or "phase2"), which no data was needed for."""
-    step_fn, _, shardings = make_train_step(config, task, mesh)
+    step_fn, _, shardings = make_train_step(config, task, mesh, phase)
     batch = abstract_batch(config, task, mesh, config[phase])
     return step_fn.lower(abstract_state(config, task, shardings), batch, scalars(config, 0)).compile()
 
@@ -175,8 +201,7 @@ def plan_phase(config: ConfigDict, mesh: Mesh, phase: str, memory: int) -> Figur
     Args:
       memory: bytes that a job may use on each device.
     """
-    task = importlib.import_module(f"bertjax.tasks.{config.task}")
-    section = config[phase]
+    task, section = task_of(config.task), config[phase]
     begin = time.perf_counter()
     try:
         stats = compile_step(config, task, mesh, phase).memory_analysis()
@@ -190,7 +215,7 @@ def plan_phase(config: ConfigDict, mesh: Mesh, phase: str, memory: int) -> Figur
     total = (arguments or 0) + (outputs or 0) - (aliased or 0) + temporaries + code
     return Figures(
         phase=phase,
-        rows=section.batch_size,
+        rows=batch_size(section),
         seq_length=section.seq_length,
         compile_seconds=time.perf_counter() - begin,
         arguments=arguments,
@@ -219,12 +244,13 @@ def require_fit(config: ConfigDict, mesh: Mesh, figures: Sequence[Figures]) -> N
     if worst.fits:
         return
     advice = []
-    parts, rows = config.train.accumulation, worst.rows // config.train.accumulation
+    phase = config[worst.phase]
+    parts, rows = phase.accumulation, worst.rows // phase.accumulation
     split = mesh.shape["data"] * mesh.shape["fsdp"]
     if rows % (2 * split) == 0:
-        advice.append(f"--config.train.accumulation={2 * parts}")
-    if config.model.remat != "full":
-        advice.append(f"--config.model.remat={'dots' if config.model.remat == 'none' else 'full'}")
+        advice.append(f"--config.{worst.phase}.accumulation={2 * parts}")
+    if "remat" in phase and phase.remat != "full":
+        advice.append(f"--config.{worst.phase}.remat={'dots' if phase.remat == 'none' else 'full'}")
     if mesh.shape["data"] > 1:
         advice.append(f"--config.mesh.fsdp={mesh.shape['fsdp'] * _least_factor(mesh.shape['data'])}")
     raise InputError(

@@ -19,6 +19,7 @@ from matplotlib.ticker import MaxNLocator
 
 from bertjax.errors import InputError, run_command
 from bertjax.logs import METRICS, read_metrics
+from bertjax.models import kind_of
 
 _TRAIN, _HELD_OUT, _REFERENCE = "#4477aa", "#cc3311", "#777777"  # told apart also without colour vision
 _PANELS = (  # title, metric, unit of the axis
@@ -130,19 +131,13 @@ def _title(workdir: str) -> str:
     try:
         with open(path, encoding="utf-8") as file:
             config = json.load(file)
-        phases = ["train", "phase2"] if config["phase2.steps"] else ["train"]
-        rows = (f"{config[f'{phase}.batch_size']} × {config[f'{phase}.seq_length']}" for phase in phases)
-        batch = f"batch {', then '.join(rows)}"
-        if config.get("model.kind") == "elmo":
-            return (
-                f"{name}: {config['task']}, {config['elmo.layers']} layers, {config['elmo.cells']} cells, "
-                f"projection {config['elmo.projection']}, {batch} words"
-            )
-        return (
-            f"{name}: {config['task']}, {config['model.num_hidden_layers']} layers, "
-            f"hidden {config['model.hidden_size']}, {config['model.num_attention_heads']} heads, "
-            f"{batch} tokens"
-        )
+        batches = {name.partition(".")[0]: value for name, value in config.items() if ".batch_" in name}
+        phases = ["train", "phase2"] if config.get("phase2.steps") else ["train"]
+        rows = (f"{batches[phase]} × {config[f'{phase}.seq_length']}" for phase in phases)
+        model = kind_of(config["model.kind"]).describe(config)
+        return f"{name}: {config['task']}, {model}, batch {', then '.join(rows)} tokens"
+    except InputError:
+        raise
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: not a run's config ({error}); mend or remove it") from error
 

@@ -1,13 +1,14 @@
-"""Training: the state, the step, the loop."""
+"""Training: the state, the step, the loop.
+
+`train` finds all that can be wrong (`prepare_run`), then trains phase after phase (`run_phase`).
+"""
 
 import contextlib
 import functools
-import importlib
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 import jax
@@ -16,26 +17,30 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 
-from bertjax import config as config_lib
 from bertjax import optim, sharding
-from bertjax.checkpoint import FOLDER, Checkpoints, check_config, lock_workdir
+from bertjax.checkpoint import FOLDER, Checkpoints
 from bertjax.data.loader import prefetch
 from bertjax.distributed import any_process, together
-from bertjax.errors import InputError, Interrupted, NotFiniteError, naming, stop_signals
+from bertjax.errors import InputError, Interrupted, naming, stop_signals
 from bertjax.evaluate import evaluate, make_eval_step, make_predict_step, predict
 from bertjax.init_from import initial_params, load_source
 from bertjax.logs import Log
+from bertjax.mesh import make_mesh
+from bertjax.metering import Meter
+from bertjax.models import kind_of
 from bertjax.models.layers import dropout_keys
-from bertjax.tasks.interface import Data, EvalSet, Outputs, Rows
-from bertjax.throughput import Throughput
-from bertjax.trained_model import checkpoint_meta
+from bertjax.sections import fields, phases
+from bertjax.tasks import task_of
+from bertjax.tasks.interface import Data, EvalSet, Outputs, Rows, Task, total_steps
+from bertjax.trained_model import Trained, checkpoint_meta
+from bertjax.workdir import check_config, lock_workdir
 
 State = dict[str, Any]
 Batch = dict[str, jax.Array]
 _AGREE_EVERY = 20  # steps between the processes' agreements on whether to stop
 
 
-def init_state(config: ConfigDict, task: ModuleType, seed: jax.Array | int) -> State:
+def init_state(config: ConfigDict, task: Task, seed: jax.Array | int) -> State:
     """The state before the first step: parameters, optimizer, and how many steps and bad steps there were."""
     params = task.init_params(config, jax.random.key(seed))
     return {
@@ -49,7 +54,8 @@ def init_state(config: ConfigDict, task: ModuleType, seed: jax.Array | int) -> S
 
 def trained_params(config: ConfigDict, params: State) -> State:
     """Those that updates change, and that have moments: all, or all but the encoder's."""
-    return {name: x for name, x in params.items() if name != "encoder" or not config.train.freeze_encoder}
+    frozen = "freeze_encoder" in config.train and config.train.freeze_encoder
+    return {name: x for name, x in params.items() if name != "encoder" or not frozen}
 
 
 def scalars(config: ConfigDict, step: int) -> dict[str, np.generic]:
@@ -65,13 +71,19 @@ def scalars(config: ConfigDict, step: int) -> dict[str, np.generic]:
 
 
 def train_step(
-    config: ConfigDict, task: ModuleType, state: State, batch: Batch, given: Mapping[str, jax.Array]
+    config: ConfigDict,
+    task: Task,
+    phase: ConfigDict,
+    state: State,
+    batch: Batch,
+    given: Mapping[str, jax.Array],
 ) -> tuple[State, Batch]:
     """One update. A pure function of its arguments: dropout's keys follow from the seed and the state's step.
 
     An update whose loss or gradient is not finite is skipped and counted.
 
     Args:
+      phase: config.train or config.phase2.
       given: see `scalars`.
 
     Returns:
@@ -82,13 +94,14 @@ def train_step(
     weights = task.batch_weights(batch)
     trained = trained_params(config, state["params"])
     rows = jnp.arange(batch["input_ids"].shape[0])
+    remat = phase.remat if "remat" in phase else "none"
 
     def loss_fn(params: Any, part: Batch, rows: jax.Array) -> tuple[jax.Array, Batch]:
-        sums = task.batch_sums(config, state["params"] | params, part, dropout_keys(seed, rows))
+        sums = task.batch_sums(config, state["params"] | params, part, dropout_keys(seed, rows), remat)
         return task.batch_loss(sums, weights), sums
 
     grad_fn = jax.grad(loss_fn, has_aux=True)
-    parts = config.train.accumulation
+    parts = phase.accumulation
     if parts == 1:
         grads, sums = grad_fn(trained, batch, rows)
     else:
@@ -129,21 +142,22 @@ def train_step(
     return state, jax.tree.map(lambda x: x.astype(jnp.float32), sums | weights | measured)
 
 
-def make_train_step(config: ConfigDict, task: ModuleType, mesh: Mesh) -> tuple[Any, Any, Any]:
-    """(jitted step, jitted init, state shardings), with explicit shardings of every input and output.
+def make_train_step(config: ConfigDict, task: Task, mesh: Mesh, phase: str = "train") -> tuple[Any, Any, Any]:
+    """(jitted step of a phase, jitted init, state shardings), with explicit shardings of every input and output.
 
     step: (state, batch, scalars) -> (state, measured); the state given is consumed.
     init: () -> state.
     """
 
     def step(state: State, batch: Batch, given: Mapping[str, jax.Array]) -> tuple[State, Batch]:
-        with sharding.tracing(config, mesh):
-            return train_step(config, task, state, batch, given)
+        with sharding.tracing(mesh, config.model.dtype):
+            return train_step(config, task, config[phase], state, batch, given)
 
     def init(seed: jax.Array) -> State:
         return init_state(config, task, seed)
 
-    shardings = sharding.state_shardings(jax.eval_shape(init, np.uint32(0)), mesh)
+    table = kind_of(config.model.kind).sharding
+    shardings = sharding.state_shardings(table, jax.eval_shape(init, np.uint32(0)), mesh)
     on_batch, replicated = NamedSharding(mesh, sharding.BATCH), NamedSharding(mesh, sharding.REPLICATED)
     step_fn = jax.jit(
         step,
@@ -155,13 +169,13 @@ def make_train_step(config: ConfigDict, task: ModuleType, mesh: Mesh) -> tuple[A
     return step_fn, functools.partial(init_fn, np.uint32(config.seed)), shardings
 
 
-def abstract_state(config: ConfigDict, task: ModuleType, shardings: Any) -> State:
+def abstract_state(config: ConfigDict, task: Task, shardings: Any) -> State:
     """The train state as jax.ShapeDtypeStruct with shardings."""
     shapes = jax.eval_shape(lambda: init_state(config, task, config.seed))
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
 
 
-def abstract_batch(config: ConfigDict, task: ModuleType, mesh: Mesh, phase: ConfigDict) -> Any:
+def abstract_batch(config: ConfigDict, task: Task, mesh: Mesh, phase: ConfigDict) -> Any:
     """A batch of config.train or config.phase2 as jax.ShapeDtypeStruct with shardings."""
     on_batch = NamedSharding(mesh, sharding.BATCH)
     shapes = task.batch_shapes(config, phase)
@@ -169,19 +183,37 @@ def abstract_batch(config: ConfigDict, task: ModuleType, mesh: Mesh, phase: Conf
 
 
 @dataclass(frozen=True)
+class Prepared:
+    """A run in which all that a look at its inputs can find wrong has been looked for."""
+
+    config: ConfigDict  # resolved
+    task: Task
+    mesh: Mesh
+    source: Trained | None  # what it begins from
+    data: Data
+
+
+@dataclass(frozen=True)
 class Run:
     """What stays the same through a run."""
 
-    config: ConfigDict
-    task: ModuleType
-    mesh: Mesh
-    step_fn: Any  # jitted (state, batch, scalars) -> (state, measured)
-    eval_step: Any
+    prepared: Prepared
+    eval_step: Any  # jitted (params, batch) -> sums, or outputs if the task evaluates by those
     checkpoints: Checkpoints
     log: Log
-    stop_asked: Callable[[int], bool]
-    data: Data
-    total_steps: int
+    stop_asked: Callable[[int], bool]  # whether the run is to stop after this step
+
+
+def prepare_run(config: ConfigDict) -> Prepared:
+    """Reads a run's inputs. Writes nothing. Raises InputError for whatever does not fit."""
+    if not config.workdir:
+        raise InputError("--config.workdir is empty; name a folder for checkpoints and metrics")
+    task = task_of(config.task)
+    source = load_source(config, task)
+    config = task.resolve(config, source)
+    mesh = make_mesh(config)  # before files are read, which may take long
+    data = task.open_data(config, source)
+    return Prepared(data.config, task, mesh, source, data)
 
 
 def train(config: ConfigDict) -> dict[str, float]:
@@ -195,16 +227,9 @@ def train(config: ConfigDict) -> dict[str, float]:
       NotFiniteError: config.train.max_bad_steps updates in a row were skipped.
       Interrupted: SIGTERM or SIGINT came; the state is saved.
     """
-    # Everything that can be wrong in the input is found before anything is written.
-    if not config.workdir:
-        raise InputError("--config.workdir is empty; name a folder for checkpoints and metrics")
-    task = importlib.import_module(f"bertjax.tasks.{config.task}")
-    sharding.make_mesh(config)  # raises before files are read, which may take long
-    source = load_source(config, task)
-    data = task.open_data(config, source)
-    config = data.config
-    mesh = sharding.make_mesh(config)
-    step_fn, init_fn, shardings = make_train_step(config, task, mesh)
+    prepared = prepare_run(config)
+    config, task, mesh, data = prepared.config, prepared.task, prepared.mesh, prepared.data
+    _, init_fn, shardings = make_train_step(config, task, mesh)
 
     with contextlib.ExitStack() as stack:
         # The workdir: one writer, one config, the newest good checkpoint.
@@ -222,12 +247,12 @@ def train(config: ConfigDict) -> dict[str, float]:
             state, _, step = restored
         else:
             state, step = init_fn(), 0
-            if source:
+            if prepared.source:
                 state["params"], line = initial_params(
-                    config, task, source, data, state["params"], shardings["params"]
+                    config, task, prepared.source, data, state["params"], shardings["params"]
                 )
                 notes.append(line)
-        total = sum(config[section].steps for section in data.rows)
+        total = total_steps(config)
 
         def open_log() -> Log:
             if jax.process_index() == 0:
@@ -239,7 +264,7 @@ def train(config: ConfigDict) -> dict[str, float]:
                 start_step=step,
                 tensorboard=config.log.tensorboard,
                 wandb_project=config.log.wandb_project,
-                config=dict(config_lib.fields(config)),
+                config=dict(fields(config)),
             )
             return stack.enter_context(contextlib.closing(log))
 
@@ -249,51 +274,53 @@ def train(config: ConfigDict) -> dict[str, float]:
             log.note(note)
 
         # The phases, one after the other: each has its own batch shape, and so its own compiled step.
-        make_eval = make_predict_step if hasattr(task, "batch_outputs") else make_eval_step
-        run = Run(config, task, mesh, step_fn, make_eval(config, task, mesh, shardings["params"]),
-                  checkpoints, log, stack.enter_context(_stop_signal()), data, total)  # fmt: skip
+        make_eval = make_predict_step if task.evaluates == "outputs" else make_eval_step
+        eval_step = make_eval(config, task, mesh, shardings["params"])
+        run = Run(prepared, eval_step, checkpoints, log, stack.enter_context(_stop_signal()))
         last: dict[str, float] = {}
         begin = 0
-        for section, rows in data.rows.items():
-            end = begin + config[section].steps
+        for phase in phases(config):
+            end = begin + config[phase].steps
             if step < end:
-                state, last = run_phase(run, state, rows, begin, max(begin, step), end)
+                state, last = run_phase(run, phase, state, begin, max(begin, step), end)
             begin = end
         return last
 
 
 def run_phase(
-    run: Run, state: State, rows: Rows, begin: int, step: int, end: int
+    run: Run, phase: str, state: State, begin: int, step: int, end: int
 ) -> tuple[State, dict[str, float]]:
-    """Trains from `step` to `end` on the rows of a phase that began at step `begin`.
+    """Trains from `step` to `end`, in a phase that began at step `begin`.
 
     Returns:
       The state and the last held-out metrics.
     """
-    config, log = run.config, run.log
+    config, task, mesh, log = run.prepared.config, run.prepared.task, run.prepared.mesh, run.log
+    rows, total = run.prepared.data.rows[phase], total_steps(config)
+    step_fn, _, _ = make_train_step(config, task, mesh, phase)
     compiled: dict[tuple[int, ...], Any] = {}  # by the shape of input_ids
-    meter = Meter(run, rows.flops)
+    meter = Meter(config, task, run.prepared.data.rows, phase, log)
 
     def step_for(batch: Batch) -> Any:
         shape = batch["input_ids"].shape
         if shape not in compiled:
             jax.block_until_ready(state)  # so that no step is at work while the clock leaves this time out
             started = time.perf_counter()
-            compiled[shape] = run.step_fn.lower(state, batch, scalars(config, step)).compile()
+            compiled[shape] = step_fn.lower(state, batch, scalars(config, step)).compile()
             seconds = time.perf_counter() - started
             meter.throughput.leave_out(seconds)
             log.note(f"compiled for {' x '.join(map(str, shape))} in {seconds:.1f} s")
         return compiled[shape]
 
     held_out: dict[str, float] = {}
-    batches = prefetch(_batch_maker(run.mesh, rows, begin), step, end)
+    batches = prefetch(_batch_maker(mesh, rows, begin), step, end)
     with contextlib.closing(batches):  # type: ignore[type-var]
         for batch in batches:
             state, measured = step_for(batch)(state, batch, scalars(config, step))
             step += 1
             meter.add(step, measured)
-            stopping = step < run.total_steps and run.stop_asked(step)
-            due = rows.evals and _due(step, config.train.eval_every, end)
+            stopping = step < total and run.stop_asked(step)
+            due = bool(rows.evals) and _due(step, config.train.eval_every, end)
             evaluating = due and not (stopping and step < end)
             saving = stopping or _due(step, config.train.save_every, end)
 
@@ -303,48 +330,51 @@ def run_phase(
                 # Not the newest step, so that the device has work while the host reads.
                 meter.log(newest=False)
             if evaluating:
-                held_out = evaluate_all(run, rows, state["params"], last=step == run.total_steps)
+                held_out = evaluate_all(run, rows, state["params"], last=step == total)
                 log.metrics(step, held_out)
             if saving:
-                meta = checkpoint_meta(dict(config_lib.fields(config)), run.task.HEAD, run.data.labels,
-                                       run.data.tokenizer, held_out if evaluating else {})  # fmt: skip
-                run.checkpoints.save(step, state, meta, wait=bool(stopping or step == run.total_steps))
+                data = run.prepared.data
+                meta = checkpoint_meta(dict(fields(config)), task.head, data.labels, data.tokenizer,
+                                       held_out if evaluating else {})  # fmt: skip
+                run.checkpoints.save(step, state, meta, wait=bool(stopping or step == total))
             if evaluating or saving:
                 meter.throughput.reset()
             if stopping:
-                raise Interrupted(f"step {step} of {run.total_steps} is saved; the same command continues")
+                raise Interrupted(f"step {step} of {total} is saved; the same command continues")
     return state, held_out
 
 
 def evaluate_all(run: Run, rows: Rows, params: Any, last: bool) -> dict[str, float]:
     """The figures of every evaluation set; after the last step its files of predictions are written too."""
+    config, task, mesh = run.prepared.config, run.prepared.task, run.prepared.mesh
     figures: dict[str, float] = {}
     for rows_of_set in rows.evals:
-        if rows_of_set.score or rows_of_set.write:
+        if task.evaluates == "outputs":
             if not (rows_of_set.score or last):
                 continue
-            outputs = predict(run.config, run.mesh, run.eval_step, params, rows_of_set)
+            outputs = predict(config, mesh, run.eval_step, params, rows_of_set)
             values = rows_of_set.score(outputs) if rows_of_set.score else {}
             if last and rows_of_set.write:
                 lines = together(functools.partial(_write_predictions, run, rows_of_set, outputs))
                 if lines:
                     run.log.note(lines)
         else:
-            values = evaluate(run.config, run.task, run.mesh, run.eval_step, params, rows_of_set)
+            values = evaluate(config, task, mesh, run.eval_step, params, rows_of_set)
         figures |= {f"{rows_of_set.name}/{name}": value for name, value in values.items()}
-    return figures | {f"eval/{name}": value for name, value in run.data.constants.items()}
+    return figures | {f"eval/{name}": value for name, value in run.prepared.data.constants.items()}
 
 
 def _write_predictions(run: Run, evals: EvalSet, outputs: Outputs) -> str | None:
     """Writes them on the first process; the lines that say so."""
+    workdir = run.prepared.config.workdir
     if jax.process_index() or not evals.write:
         return None
-    with naming(run.config.workdir):
-        return evals.write(outputs, run.config.workdir)
+    with naming(workdir):
+        return evals.write(outputs, workdir)
 
 
 def _due(step: int, every: int, end: int) -> bool:
-    return bool(every) and (step % every == 0 or step == end)
+    return step == end or (every > 0 and step % every == 0)
 
 
 def _headline(mesh: Mesh, state: State, step: int, total: int) -> str:
@@ -362,63 +392,6 @@ def _batch_maker(mesh: Mesh, rows: Rows, begin: int) -> Callable[[int], Batch]:
         return sharding.make_global(mesh, rows.train, (step - begin) * rows.batch_rows, rows.batch_rows)
 
     return make
-
-
-class Meter:
-    """Sums what the steps measure and logs their means, without waiting for the newest step."""
-
-    def __init__(self, run: Run, flops: float):
-        self.run, self.flops = run, flops
-        self.throughput = Throughput()
-        self.steps: list[tuple[int, Batch]] = []
-
-    def add(self, step: int, measured: Batch) -> None:
-        """Takes the results of a step that may still be running."""
-        self.steps.append((step, measured))
-        if len(self.steps) > 2:  # bounds how far the host runs ahead of the devices
-            jax.block_until_ready(self.steps[-3][1])
-
-    def log(self, newest: bool = True) -> None:
-        """Logs the mean over the steps since the last call, with the newest or up to the one before.
-
-        Raises:
-          NotFiniteError: there were config.train.max_bad_steps skipped updates in a row.
-        """
-        keep = [] if newest else self.steps[-1:]
-        steps, self.steps = self.steps[: len(self.steps) - len(keep)], keep
-        if not steps:
-            return
-        totals: dict[str, float] = {}
-        for step, measured in jax.device_get(steps):
-            self.throughput.add(
-                sequences=int(measured["sequences"]), tokens=int(measured["tokens"]), flops=self.flops
-            )
-            if measured["bad_in_a_row"] >= self.run.config.train.max_bad_steps:
-                exact = self.run.config.model.dtype == "float32"
-                raise NotFiniteError(
-                    f"step {step}: the loss or gradient was not finite {int(measured['bad_in_a_row'])} times "
-                    "in a row; begin in another workdir with a lower --config.optim.learning_rate"
-                    + ("" if exact else ", or with --config.model.dtype=float32")
-                )
-            if not measured["bad_in_a_row"]:
-                for name, value in measured.items():
-                    totals[name] = totals.get(name, 0.0) + float(value)
-        means = self.run.task.metrics(totals) if totals else {}
-        state = {name: float(measured[name]) for name in ("learning_rate", "grad_norm", "bad_steps")}
-        rates = self.throughput.read()
-        if rates:
-            speed = rates["mfu"] * rates["peak_flops_per_second"]
-            rates["seconds_left"] = self._flops_after(step) / speed
-        self.run.log.metrics(step, means | state | rates)
-
-    def _flops_after(self, step: int) -> float:
-        """Of the run's steps behind `step`, in every phase."""
-        total, begin = 0.0, 0
-        for section, rows in self.run.data.rows.items():
-            end = begin + self.run.config[section].steps
-            total += max(0, end - max(step, begin)) * rows.flops
-            begin = end
-        return total
 
 
 @contextlib.contextmanager

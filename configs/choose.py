@@ -12,13 +12,13 @@ that every choice begins with. docs/finetuning.md has the rest.
 Hardware: any. Time and score: as your data; not measured.
 """
 
-from bertjax.config import fine_tuning
+from bertjax.config import default
 
 
 def get_config():
-    c = fine_tuning("choose")
+    c = default("choose")
     c.examples.text_a = "context"
     c.examples.choices = ("choice0", "choice1")
-    c.train.batch_size = 16
+    c.train.batch_examples = 16
     c.optim.learning_rate = 2e-5
     return c

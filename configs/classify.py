@@ -11,11 +11,11 @@ saved with the model. docs/finetuning.md has the rest.
 Hardware: any. Time and score: as your data; not measured.
 """
 
-from bertjax.config import fine_tuning
+from bertjax.config import default
 
 
 def get_config():
-    c = fine_tuning("classify")
+    c = default("classify")
     c.examples.text_a = "text"
     c.optim.learning_rate = 3e-5
     return c

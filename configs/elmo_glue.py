@@ -18,11 +18,9 @@ GLUE = runpy.run_path(str(Path(__file__).with_name("glue.py")))
 
 
 def get_config(task):
-    c = GLUE["get_config"](task)
-    c.task = "elmo_classify"
-    c.model.kind = "elmo"
-    c.elmo.head_cells = 1500
-    c.elmo.head_dropout_prob = 0.2
+    c = GLUE["get_config"](task, "elmo")
+    c.head.lstm_size = 1500
+    c.head.dropout_prob = 0.2
     c.train.freeze_encoder = True
     c.train.epochs = 10.0
     c.optim.name = "adamw"

@@ -11,12 +11,11 @@ clipping at norm 5 are the paper's; linear decay and the number of epochs are ou
 Hardware: any. Time and score: docs/finetuning.md has those of a very small ELMo.
 """
 
-from bertjax.config import fine_tuning
+from bertjax.config import default
 
 
 def get_config():
-    c = fine_tuning("elmo_tag")
-    c.model.kind = "elmo"
+    c = default("tag", "elmo")
     c.examples.train = "train.txt"
     c.examples.dev = ("dev.txt", "test.txt")
     c.train.freeze_encoder = True

@@ -12,7 +12,7 @@ answers.
 Hardware: any. Time and score: not measured.
 """
 
-from bertjax.config import fine_tuning
+from bertjax.config import default
 from bertjax.errors import InputError
 
 PAIR = {"text_a": "sentence1", "text_b": "sentence2"}
@@ -46,10 +46,10 @@ TASKS = {
 TASKS["mnli+ax"] = TASKS["mnli"] | {"test": ("../diagnostic/diagnostic.tsv",)}
 
 
-def get_config(task):
+def get_config(task, kind="bert"):
     if task not in TASKS:
         raise InputError(f"{task}: no such task; it is one of {', '.join(TASKS)}")
-    c = fine_tuning("classify")
+    c = default("classify", kind)
     for name, value in TASKS[task].items():
         c.examples[name] = value
     c.optim.learning_rate = 2e-5

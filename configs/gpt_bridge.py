@@ -58,5 +58,5 @@ def get_config(argument):
         c.model.type_vocab_size = 2
         c.model.vocab_size += 3
     if "batch" in switches:
-        c.train.batch_size *= 4
+        c.train.batch_rows *= 4
     return c

@@ -13,15 +13,22 @@ steps.
 Hardware: any. Time and score: not measured.
 """
 
+import runpy
 from pathlib import Path
 
-from bertjax.config import gpt_fine_tuning
-from bertjax.config.files import load
-
+GLUE = runpy.run_path(str(Path(__file__).with_name("glue.py")))
 SIMILARITY = ("mrpc", "qqp", "stsb")
 
 
+def recipe(config):
+    """The config by GPT's recipe (Radford et al. 2018, section 4.1), which configs/gpt_swag.py follows too."""
+    config.train.batch_examples, config.train.epochs, config.head.lm_weight = 32, 3.0, 0.5
+    config.optim.name, config.optim.eps = "adamw", 1e-8
+    config.optim.learning_rate, config.optim.warmup_proportion = 6.25e-5, 0.002
+    return config
+
+
 def get_config(task):
-    c = gpt_fine_tuning(load(f"{Path(__file__).with_name('glue.py')}:{task}"))
+    c = recipe(GLUE["get_config"](task, "gpt"))
     c.examples.both_orders = task in SIMILARITY
     return c

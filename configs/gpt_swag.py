@@ -10,11 +10,11 @@ added.
 Hardware: any. Time and score: not measured.
 """
 
+import runpy
 from pathlib import Path
 
-from bertjax.config import gpt_fine_tuning
-from bertjax.config.files import load
+SWAG, GPT = (runpy.run_path(str(Path(__file__).with_name(name))) for name in ("swag.py", "gpt_glue.py"))
 
 
 def get_config():
-    return gpt_fine_tuning(load(str(Path(__file__).with_name("swag.py"))))
+    return GPT["recipe"](SWAG["get_config"]("gpt"))

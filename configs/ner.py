@@ -10,11 +10,11 @@ gives BERT the sentences around as well: --config.examples.document_context=True
 Hardware: any. Time and score: not measured.
 """
 
-from bertjax.config import fine_tuning
+from bertjax.config import default
 
 
 def get_config():
-    c = fine_tuning("tag")
+    c = default("tag")
     c.examples.train = "train.txt"
     c.examples.dev = ("dev.txt", "test.txt")
     c.optim.learning_rate = 5e-5

@@ -13,24 +13,18 @@ Hardware: 16 TPU chips (v4, v5e, v5p, v6e); docs/performance.md lists the memory
 Time: not measured. Score: not measured.
 """
 
-from bertjax.config import default, set_size
+from bertjax.config import default
 
 
 def get_config():
-    c = set_size(default(), "base")
-    c.task = "language_model"
-    c.model.kind = "gpt"
-    c.model.vocab_size = 40_478
-    c.model.type_vocab_size = 1
-    c.model.layer_norm_eps = 1e-5
+    c = default("language_model")
     c.train.epochs = 100.0
-    c.train.batch_size = 64
+    c.train.batch_rows = 64
     c.train.seq_length = 512
-    c.phase2.steps = 0
     c.optim.name = "adamw"
     c.optim.learning_rate = 2.5e-4
     c.optim.warmup_steps = 2000
     c.optim.decay = "cosine"
     c.optim.eps = 1e-8
-    c.eval.batch_size = 64
+    c.eval.batch_rows = 64
     return c

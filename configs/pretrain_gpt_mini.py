@@ -26,7 +26,7 @@ def get_config():
     c.data.pack = 8  # few documents are as long as a row at this length; those that are not share one
     c.train.epochs = 0.0
     c.train.steps = 2000
-    c.train.batch_size = 32
+    c.train.batch_rows = 32
     c.train.seq_length = 128
     c.train.accumulation = 4  # parts that stay in a CPU's cache
     c.train.log_every = 50
@@ -35,5 +35,5 @@ def get_config():
     c.train.keep_every = 0
     c.optim.learning_rate = 1e-3
     c.optim.warmup_steps = 200
-    c.eval.batch_size = 32
+    c.eval.batch_rows = 32
     return c

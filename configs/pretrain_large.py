@@ -11,5 +11,7 @@ from bertjax.config import default, set_size
 
 def get_config():
     c = set_size(default(), "large")
-    c.model.remat = "dots"  # without it a step of 512 tokens takes more than a v5e chip's memory
+    c.train.remat = c.phase2.remat = (
+        "dots"  # without it a step of 512 tokens takes more than a v5e chip's memory
+    )
     return c

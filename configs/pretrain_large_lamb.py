@@ -16,9 +16,9 @@ from bertjax.config import default, set_size
 
 def get_config():
     c = set_size(default(), "large")
-    c.model.remat = "dots"
+    c.train.remat = c.phase2.remat = "dots"
     c.train.steps = 7038
-    c.train.batch_size = 65_536
+    c.train.batch_rows = 65_536
     c.train.accumulation = 128
     c.train.log_every = 10
     c.train.eval_every = 200
@@ -28,7 +28,8 @@ def get_config():
     c.optim.learning_rate = 6e-3
     c.optim.warmup_steps = 2001
     c.phase2.steps = 1563
-    c.phase2.batch_size = 32_768
+    c.phase2.batch_rows = 32_768
+    c.phase2.accumulation = 128
     c.phase2.max_predictions_per_seq = 80
     c.phase2.restart_schedule = True
     c.phase2.learning_rate = 4e-3

@@ -26,7 +26,7 @@ def get_config():
     c.data.masking = "dynamic"
     # Attention finds what to look at far sooner in short rows; longer ones follow, as in the paper's recipe.
     c.train.steps = 1500
-    c.train.batch_size = 128
+    c.train.batch_rows = 128
     c.train.seq_length = 32
     c.train.max_predictions_per_seq = 5
     c.train.accumulation = 4  # parts that stay in a CPU's cache
@@ -35,11 +35,12 @@ def get_config():
     c.train.save_every = 500
     c.train.keep_every = 0
     c.phase2.steps = 3500
-    c.phase2.batch_size = 64
+    c.phase2.batch_rows = 64
+    c.phase2.accumulation = 4
     c.phase2.seq_length = 64
     c.phase2.max_predictions_per_seq = 10
     c.optim.learning_rate = 5e-4
     c.optim.warmup_steps = 200
-    c.eval.batch_size = 64
-    c.eval.examples = 2048
+    c.eval.batch_rows = 64
+    c.eval.max_rows = 2048
     return c

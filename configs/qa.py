@@ -9,11 +9,11 @@ FOLDER holds train.jsonl and dev.jsonl; --config.examples.train=train.json takes
 Hardware: any. Time and score: as your data; not measured.
 """
 
-from bertjax.config import fine_tuning
+from bertjax.config import default
 
 
 def get_config():
-    c = fine_tuning("answer")
+    c = default("answer")
     c.examples.train = "train.jsonl"
     c.examples.dev = ("dev.jsonl",)
     c.train.seq_length = 384

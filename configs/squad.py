@@ -9,7 +9,7 @@ TriviaQA first, and how to put several runs together.
 Hardware: any. Time and score: not measured.
 """
 
-from bertjax.config import fine_tuning
+from bertjax.config import default
 from bertjax.errors import InputError
 
 # (batch, epochs)
@@ -19,11 +19,11 @@ VERSIONS = {"v1.1": (32, 3.0), "v2.0": (48, 2.0)}
 def get_config(version):
     if version not in VERSIONS:
         raise InputError(f"{version}: no such version of SQuAD; it is one of {', '.join(VERSIONS)}")
-    c = fine_tuning("answer")
+    c = default("answer")
     c.examples.train = f"train-{version}.json"
     c.examples.dev = (f"dev-{version}.json",)
     c.examples.unanswerable = version == "v2.0"
-    c.train.batch_size, c.train.epochs = VERSIONS[version]
+    c.train.batch_windows, c.train.epochs = VERSIONS[version]
     c.train.seq_length = 384
     c.optim.learning_rate = 5e-5
     return c

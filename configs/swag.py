@@ -9,11 +9,11 @@ with an ending. The paper fine-tunes for 3 epochs in batches of 16 at 2e-5.
 Hardware: any. Time and score: not measured.
 """
 
-from bertjax.config import fine_tuning
+from bertjax.config import default
 
 
-def get_config():
-    c = fine_tuning("choose")
+def get_config(kind="bert"):
+    c = default("choose", kind)
     c.examples.update(
         train="train.csv",
         dev=("val.csv",),
@@ -22,6 +22,6 @@ def get_config():
         text_b="sent2",
         choices=("ending0", "ending1", "ending2", "ending3"),
     )
-    c.train.batch_size = 16
+    c.train.batch_examples = 16
     c.optim.learning_rate = 2e-5
     return c

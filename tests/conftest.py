@@ -27,6 +27,7 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 from store_fixture import arguments, make_store, write_config  # noqa: E402
 
+from bertjax import mesh as mesh_module
 from bertjax import sharding  # noqa: E402
 
 
@@ -35,7 +36,7 @@ def one_device():
     """Gives runs one device, in processes of their own too: they are compiled and end in half of the time."""
     devices = jax.devices()[:1]  # of this process's eight, which it has from here on
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sharding, "all_devices", lambda: devices)
+        patch.setattr(mesh_module, "all_devices", lambda: devices)
         patch.setenv("XLA_FLAGS", os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1"))
         yield
 
@@ -43,7 +44,7 @@ def one_device():
 @pytest.fixture
 def eight_devices(one_device, monkeypatch):
     """Gives the runs of a test all devices."""
-    monkeypatch.setattr(sharding, "all_devices", jax.devices)
+    monkeypatch.setattr(mesh_module, "all_devices", jax.devices)
 
 
 @pytest.fixture(scope="session")

@@ -4,12 +4,13 @@ import random
 from pathlib import Path
 
 import jax
-from store_fixture import toy_config
+from store_fixture import with_fields
 
-from bertjax import config as config_lib
+from bertjax.config import default
 from bertjax.data.tokenizers.tokenizer import load_tokenizer
 from bertjax.prepare import __main__ as prepare
-from bertjax.tasks import elmo
+from bertjax.sections import fields
+from bertjax.tasks.bidirectional_lm import TASK
 from bertjax.trained_model import Trained, save_trained
 
 NOUNS = ["cat", "dog", "naïve", "Émile", "tree", "houses", "is"]
@@ -40,24 +41,25 @@ def make_word_store(folder, documents=60, more=()):
 def toy_elmo(store="", workdir="", **fields):
     """One layer of 16 cells; `fields` by their dotted names."""
     own = {
-        "task": "elmo", "model.kind": "elmo", "elmo.vocab_size": 40, "elmo.characters": 9,
-        "elmo.character_size": 4, "elmo.filters": ((1, 8), (2, 8), (3, 16)), "elmo.highway_layers": 1,
-        "elmo.cells": 16, "elmo.layers": 1, "elmo.projection": 16, "elmo.samples": 12, "elmo.head_cells": 16,
-        "elmo.head_layers": 1, "elmo.head_hidden": 16, "elmo.head_dropout_prob": 0.1, "data.pack": 3,
-        "train.seq_length": 24, "optim.name": "adamw", "optim.weight_decay": 0.0,
+        "model.vocab_size": 40, "model.characters": 9, "model.character_size": 4,
+        "model.filters": ((1, 8), (2, 8), (3, 16)), "model.highway_layers": 1, "model.cells": 16,
+        "model.layers": 1, "model.projection": 16, "model.dtype": "float32", "train.samples": 12,
+        "train.steps": 8, "train.batch_rows": 8, "train.seq_length": 24, "train.log_every": 1,
+        "train.save_every": 1000, "train.keep_every": 0, "data.pack": 3, "data.store": str(store),
+        "eval.enabled": False, "eval.batch_rows": 8, "log.tensorboard": False, "workdir": str(workdir),
+        "optim.name": "adamw", "optim.weight_decay": 0.0, "optim.learning_rate": 1e-2,
+        "optim.warmup_steps": 2, "phase2.batch_rows": 8, "phase2.seq_length": 32,
     }  # fmt: skip
-    return toy_config(store, workdir, **own | fields)
+    return with_fields(default("bidirectional_lm"), own | fields)
 
 
 def make_elmo(folder):
     """Writes a workdir with an ELMo of random parameters and the words of a store; returns its path."""
     store = make_word_store(folder)
     config = toy_elmo(store)
-    params = jax.jit(lambda key: elmo.init_params(config, key))(jax.random.key(1))
-    of_model = config.model.copy_and_resolve_references()
-    of_model.elmo = config.elmo
-    meta = {"config": dict(config_lib.fields(config)), "metrics": {}}
+    params = jax.jit(lambda key: TASK.init_params(config, key))(jax.random.key(1))
+    meta = {"resolved_config": dict(fields(config)), "metrics": {}}
     tokenizer = load_tokenizer(store)
-    model = Trained(of_model, elmo.HEAD, (), jax.device_get(params), tokenizer, meta, 1)
+    model = Trained(config.model, TASK.head, (), jax.device_get(params), tokenizer, meta, 1)
     save_trained(model, str(Path(folder, "model")))
     return str(Path(folder, "model"))

@@ -3,26 +3,30 @@
 import pytest
 
 import bertjax
-from bertjax import config as config_lib
+from bertjax.config import default
+from bertjax.config.checks import check
 from bertjax.errors import InputError
+from bertjax.sections import batch_field
+from bertjax.tasks import task_of
 
 
-def toy_settings(task, folder, model, workdir, fields, **examples):
+def toy_settings(task, folder, model, workdir, fields, kind="", **examples):
     """The config.
 
     Args:
       model: what the run begins from.
       fields: others than these, by name ("train__epochs").
+      kind: of the model; "": the first that the task trains.
       examples: fields of config.examples.
     """
-    config = config_lib.default()
-    config.task, config.workdir, config.init_from = task, str(workdir), str(model)
+    config = default(task, kind)
+    config.workdir, config.init_from = str(workdir), str(model)
     config.model.dtype = "float32"
     config.examples.update(folder=str(folder), **examples)
-    config.train.update(epochs=4.0, batch_size=8, seq_length=48, log_every=10, eval_every=10**6)
-    config.phase2.steps = 0
+    config.train.update(epochs=4.0, seq_length=48, log_every=10)
+    config.train[batch_field(config.train)] = 8
     config.optim.update(learning_rate=3e-3, warmup_proportion=0.1)
-    config.eval.batch_size = 8
+    config.eval.batch_rows = 8
     config.mesh.data = 1
     config.mesh.fsdp = -1
     for name, value in fields.items():
@@ -31,9 +35,18 @@ def toy_settings(task, folder, model, workdir, fields, **examples):
     return config
 
 
-def refusal(task, config):
-    """The one line with which a task refuses its data."""
+def open_data(config, source=None):
+    """The data of a config's task, as a run opens it; `source` is loaded where it is not given."""
+    task = task_of(config.task)
+    check(config)
+    if source is None and config.init_from:
+        source = bertjax.load(config.init_from)
+    return task.open_data(task.resolve(config, source), source)
+
+
+def refusal(config):
+    """The one line with which a config, or its data, is refused."""
     with pytest.raises(InputError) as error:
-        task.open_data(config, bertjax.load(config.init_from) if config.init_from else None)
+        open_data(config)
     assert "\n" not in str(error.value)
     return str(error.value)

@@ -11,8 +11,7 @@ import numpy as np
 from bertjax.config import default
 from bertjax.data.pretraining.store import StoreWriter
 from bertjax.data.tokenizers.tokenizer import SPECIAL_TOKENS, wordpiece_tokenizer
-from bertjax.models import bert
-from bertjax.tasks import pretrain
+from bertjax.tasks.pretrain import TASK
 
 TESTS = Path(__file__).parent
 VOCAB = 96
@@ -67,37 +66,30 @@ def make_store(path, documents=48, seed=0, tokenizer=None):
     return path
 
 
-def toy_config(store="", workdir="", **fields):
-    """A 2-layer model of 32 units; `fields` by their dotted names: **{"train.steps": 3}."""
-    config = default()
-    config.workdir = str(workdir)
-    config.data.store = str(store)
-    config.model.update(
-        vocab_size=VOCAB,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=64,
-        dtype="float32",
-    )
-    config.train.update(
-        steps=8,
-        batch_size=8,
-        seq_length=16,
-        max_predictions_per_seq=3,
-        log_every=1,
-        eval_every=0,
-        save_every=1000,
-        keep_every=0,
-    )
-    config.phase2.update(steps=0, batch_size=8, seq_length=32, max_predictions_per_seq=5)
-    config.optim.update(learning_rate=1e-2, warmup_steps=2)
-    config.eval.batch_size = 8
-    config.log.tensorboard = False
+def toy_config(store="", workdir="", task="pretrain", **fields):
+    """A 2-layer Transformer of 32 units; `fields` by their dotted names: **{"train.steps": 3}. Held-out text is
+    not read, unless eval.enabled is among them."""
+    own = {
+        "workdir": str(workdir), "data.store": str(store), "model.vocab_size": VOCAB, "model.hidden_size": 32,
+        "model.num_hidden_layers": 2, "model.num_attention_heads": 2, "model.intermediate_size": 64,
+        "model.max_position_embeddings": 64, "model.dtype": "float32", "train.steps": 8,
+        "train.batch_rows": 8, "train.seq_length": 16, "train.log_every": 1, "train.save_every": 1000,
+        "train.keep_every": 0, "phase2.steps": 0, "phase2.batch_rows": 8, "phase2.seq_length": 32,
+        "optim.learning_rate": 1e-2, "optim.warmup_steps": 2, "eval.enabled": False, "eval.batch_rows": 8,
+        "log.tensorboard": False,
+    }  # fmt: skip
+    if task == "pretrain":
+        own |= {"train.max_predictions_per_seq": 3, "phase2.max_predictions_per_seq": 5}
+    return with_fields(default(task), own | fields)
+
+
+def with_fields(config, fields):
+    """The config with `fields`, by their dotted names, which it must have."""
     for name, value in fields.items():
         section, _, leaf = name.rpartition(".")
-        (config[section] if section else config)[leaf] = value
+        target = config[section] if section else config
+        assert leaf in target, name
+        target[leaf] = value
     return config
 
 
@@ -106,8 +98,8 @@ def make_batch(config, rows=8, seed=0):
     rng = np.random.default_rng(seed)
     m = config.model
     section = config.train.copy_and_resolve_references()
-    section.batch_size = rows
-    batch = {name: np.zeros(x.shape, x.dtype) for name, x in pretrain.batch_shapes(config, section).items()}
+    section.batch_rows = rows
+    batch = {name: np.zeros(x.shape, x.dtype) for name, x in TASK.batch_shapes(config, section).items()}
     s = section.seq_length
     for r in range(rows):
         length = int(rng.integers(8, s + 1))
@@ -126,9 +118,9 @@ def make_batch(config, rows=8, seed=0):
 
 
 def random_params(config, seed=0):
-    """Parameters of the shapes of bert.init_params; no zero bias and no scale of one hides a mistake."""
+    """Parameters of the shapes of a pre-training's; no zero bias and no scale of one hides a mistake."""
     rng = np.random.default_rng(seed)
-    shapes = jax.eval_shape(lambda: bert.init_params(config.model, jax.random.key(0)))
+    shapes = jax.eval_shape(lambda: TASK.init_params(config, jax.random.key(0)))
 
     def draw(path, shape):
         x = rng.normal(0, 0.07, shape.shape).astype(np.float32)

@@ -10,7 +10,7 @@ import pytest
 from benchmarks import environments, prepare, pretrain_step, workload
 from benchmarks.peer import Peer, figures, measure
 from bertjax.errors import InputError
-from bertjax.tasks import pretrain
+from bertjax.tasks.pretrain import TASK as pretrain
 
 BASE = SimpleNamespace(
     layers=12, hidden=768, heads=12, vocab_size=30522, batch=8, seq_length=128, predictions=20,

@@ -19,10 +19,11 @@ from trained_fixture import make_trained
 
 import bertjax.checkpoint
 from bertjax import config as config_lib
-from bertjax.checkpoint import Checkpoints, check_config, load_params, lock_workdir
+from bertjax.checkpoint import Checkpoints, load_params
 from bertjax.errors import InputError, NotFiniteError
 from bertjax.files import write_atomically
 from bertjax.trained_model import checkpoint_meta, load_trained
+from bertjax.workdir import check_config, lock_workdir
 
 
 def sharding(devices: int, *axes: str | None) -> NamedSharding:
@@ -467,7 +468,7 @@ def test_a_model_with_another_vocabulary_of_the_same_size_is_refused(tmp_path):
 def test_a_checkpoint_that_does_not_say_what_its_head_stands_on_is_refused(tmp_path):
     make_trained(str(tmp_path), **{"model.num_hidden_layers": 1})
     source = load_trained(str(tmp_path))
-    fields = {name: x for name, x in source.meta["config"].items() if name != "head.layers"}
+    fields = {name: x for name, x in source.meta["resolved_config"].items() if name != "head.layers"}
     meta = checkpoint_meta(fields, source.head, source.labels, source.tokenizer, {})
     with contextlib.closing(Checkpoints(str(tmp_path / "checkpoints"), keep_last=1, keep_every=0)) as files:
         files.save(8, {"params": jax.device_put(source.params)}, meta, wait=True)

@@ -5,7 +5,8 @@ from store_fixture import random_params, toy_config
 
 from bertjax import sharding
 from bertjax.evaluate import evaluate, make_eval_step
-from bertjax.tasks import pretrain
+from bertjax.mesh import make_mesh
+from bertjax.tasks.pretrain import TASK as pretrain
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +27,8 @@ def at_once(store):
 def test_batch_size_and_mesh_do_not_change_a_metric(store, at_once, size, devices, axes):
     rows, params, expected = at_once
     fields = dict(zip(("mesh.data", "mesh.fsdp", "mesh.tensor"), axes, strict=True))
-    config = toy_config(store, **{"train.eval_every": 1, "eval.batch_size": size, **fields})
-    mesh = sharding.make_mesh(config, jax.devices()[:devices])
+    config = toy_config(store, **{"train.eval_every": 1, "eval.batch_rows": size, **fields})
+    mesh = make_mesh(config, jax.devices()[:devices])
     shardings = sharding.state_shardings(params, mesh)
     step = make_eval_step(config, pretrain, mesh, shardings)
     assert rows.evals[0].num_rows % size  # the last batch is not full
@@ -39,7 +40,7 @@ def test_batch_size_and_mesh_do_not_change_a_metric(store, at_once, size, device
 
 def test_eval_examples_limits_the_rows(store, at_once):
     rows, _, _ = at_once
-    config = toy_config(store, **{"train.eval_every": 1, "eval.examples": 5})
+    config = toy_config(store, **{"train.eval_every": 1, "eval.max_rows": 5})
     few = pretrain.open_data(config).rows["train"]
     assert few.evals[0].num_rows == 5 < rows.evals[0].num_rows
     for name, x in few.evals[0].rows(0, 8).items():

@@ -51,7 +51,7 @@ def test_answers_to_single_sequences_score_as_those_to_the_rows(opened, name):
     task, data = opened(name)
     config, evals = data.config, data.rows["train"].evals[0]
     params = task.init_params(config, jax.random.key(0))
-    size, parts = config.eval.batch_size, []
+    size, parts = config.eval.batch_rows, []
     batches = [evals.rows(i, min(size, evals.num_rows - i)) for i in range(0, evals.num_rows, size)]
     for batch in batches:
         parts.append({k: np.asarray(x) for k, x in task.batch_outputs(config, params, batch).items()})
@@ -80,7 +80,7 @@ def test_every_example_is_given_with_its_labels(opened, name):
     batch = rows.train(0, rows.batch_rows)
     arrays = Sequences([batch]).arrays()
     assert arrays["lengths"].sum() == len(arrays["ids"]) == (batch["segment_ids"] > 0).sum()
-    size = data.config.train.batch_size
+    size = data.config.train.batch_rows
     counts = {"classify": size, "choose": 2 * size, "answer": size, "tag": size}
     assert len(arrays["lengths"]) == counts[name]
     if name == "tag":

@@ -10,7 +10,8 @@ import bertjax
 from bertjax import sharding
 from bertjax.errors import InputError
 from bertjax.init_from import initial_params
-from bertjax.tasks import classify
+from bertjax.mesh import make_mesh
+from bertjax.tasks.classify import TASK as classify
 from bertjax.train import train
 
 
@@ -29,7 +30,7 @@ def begin(config):
     source = bertjax.load(config.init_from)
     data = classify.open_data(config, source)
     fresh = jax.jit(lambda: classify.init_params(data.config, jax.random.key(0)))()
-    shardings = sharding.state_shardings(fresh, sharding.make_mesh(data.config))
+    shardings = sharding.state_shardings(fresh, make_mesh(data.config))
     params, line = initial_params(data.config, classify, source, data, fresh, shardings)
     return *(jax.tree.map(np.asarray, tree) for tree in (params, fresh, source.params)), line
 

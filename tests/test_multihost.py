@@ -12,9 +12,9 @@ from test_resume import assert_logged_like, last_step, wait_until
 from trained_fixture import make_trained
 
 from bertjax import distributed
-from bertjax.checkpoint import lock_workdir
 from bertjax.logs import read_metrics
 from bertjax.main import main
+from bertjax.workdir import lock_workdir
 
 # The command as it is, but each call for rows is written down.
 RECORDING = """
@@ -134,7 +134,7 @@ def test_fine_tuning_by_two_processes_is_that_by_one(tmp_path):
         (tmp_path / f"{name}.tsv").write_text("\n".join(["label\ttext", *texts]) + "\n")
     fields = {
         "examples.folder": tmp_path, "init_from": tmp_path / "model", "model.dtype": "float32",
-        "train.batch_size": 32, "eval.batch_size": 8, "train.epochs": 4.0, "train.seq_length": 32,
+        "train.batch_rows": 32, "eval.batch_rows": 8, "train.epochs": 4.0, "train.seq_length": 32,
         "train.log_every": 1, "optim.learning_rate": 1e-3, "log.tensorboard": False,
     }  # fmt: skip
     args = ["--config=configs/classify.py", *(f"--config.{name}={value}" for name, value in fields.items())]

@@ -9,6 +9,7 @@ from bertjax import plan, sharding
 from bertjax.config import default
 from bertjax.config.checks import check
 from bertjax.errors import InputError
+from bertjax.mesh import make_mesh
 
 GIB = 2**30
 
@@ -19,14 +20,14 @@ def small_config(**fields):
     c.model.update(intermediate_size=64, max_position_embeddings=64)
     c.train.update(batch_size=16, seq_length=32, max_predictions_per_seq=4)
     c.phase2.update(batch_size=16, seq_length=64, max_predictions_per_seq=8)
-    c.eval.batch_size = 16
+    c.eval.batch_rows = 16
     c.update_from_flattened_dict(fields)
     check(c)
     return c
 
 
 def figures(config, phase="train", memory=GIB):
-    return plan.plan_phase(config, sharding.make_mesh(config), phase, memory)
+    return plan.plan_phase(config, make_mesh(config), phase, memory)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,7 @@ def test_second_phase_needs_more(replicated):
 
 def test_too_big_names_what_to_change(replicated):
     config = small_config()
-    mesh = sharding.make_mesh(config)
+    mesh = make_mesh(config)
     plan.require_fit(config, mesh, [replicated])
     with pytest.raises(InputError) as error:
         plan.require_fit(config, mesh, [replicated, too_big(replicated)])
@@ -81,10 +82,10 @@ def test_too_big_names_what_to_change(replicated):
 
 
 def test_advice_leaves_out_what_is_used_up(replicated):
-    fields = {"train.accumulation": 2, "model.remat": "full", "mesh.data": 1, "mesh.fsdp": 8}
+    fields = {"train.accumulation": 2, "train.remat": "full", "mesh.data": 1, "mesh.fsdp": 8}
     config = small_config(**fields)
     with pytest.raises(InputError, match=r"try more devices$"):
-        plan.require_fit(config, sharding.make_mesh(config), [too_big(replicated)])
+        plan.require_fit(config, make_mesh(config), [too_big(replicated)])
 
 
 def too_big(figures):
@@ -110,7 +111,7 @@ def test_refusal_of_the_tpu_compiler(message, monkeypatch):
     assert (step.arguments, step.fits) == (None, False)
     assert (step.total, step.memory) == (int(32.44 * GIB), int(15.75 * GIB))
     with pytest.raises(InputError, match=r"needs 32\.44 GiB on each device and may use 15\.75; try --config"):
-        plan.require_fit(config, sharding.make_mesh(config), [step])
+        plan.require_fit(config, make_mesh(config), [step])
 
 
 def test_what_the_compiler_refused_by_a_hair_does_not_fit(monkeypatch):
@@ -211,7 +212,7 @@ def test_compiles_for_a_tpu_slice():
     assert len(plan.find_devices("v4:2x2x1")[0]) == 4  # chips, not cores
     assert len(plan.find_devices("v6e:1x1")[0]) == 1
     config = small_config()
-    step = plan.plan_phase(config, sharding.make_mesh(config, devices), "train", memory)
+    step = plan.plan_phase(config, make_mesh(config, devices), "train", memory)
     assert step.fits
     assert step.aliased > 12 * _parameters(config)
     with pytest.raises(InputError, match="--devices=v5e:3x3: no such slice"):

@@ -6,6 +6,7 @@ import pytest
 from bertjax import config as config_lib
 from bertjax import report
 from bertjax.errors import InputError
+from bertjax.sections import fields
 
 
 def write(folder, rows):
@@ -27,7 +28,7 @@ def lines(axis):
 def test_a_pretraining_run(tmp_path):
     write(tmp_path, rows_of_a_run())
     config = config_lib.set_size(config_lib.default(), "tiny")
-    (tmp_path / "config.json").write_text(json.dumps(dict(config_lib.fields(config))))
+    (tmp_path / "config.json").write_text(json.dumps(dict(fields(config))))
     figure = report.draw(str(tmp_path))
     assert [axis.get_title() for axis in figure.axes] == [
         "Masked-LM loss",

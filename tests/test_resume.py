@@ -192,7 +192,7 @@ def test_a_run_killed_in_phase_2_and_in_a_save_ends_the_same(reference, tmp_path
     ("devices", "axes", "form"),
     [
         (8, (4, 2, 1), {}),
-        (8, (2, 2, 2), {"train.accumulation": 2, "model.scan_layers": False, "model.remat": "full"}),
+        (8, (2, 2, 2), {"train.accumulation": 2, "model.scan_layers": False, "train.remat": "full"}),
         (1, (1, 1, 1), {}),
     ],
     ids=str,

@@ -10,9 +10,10 @@ from store_fixture import make_batch, toy_config
 
 from bertjax import sharding, train
 from bertjax.errors import InputError
+from bertjax.mesh import make_mesh
 from bertjax.models import crf, elmo
 from bertjax.sharding import path_name
-from bertjax.tasks import pretrain
+from bertjax.tasks.pretrain import TASK as pretrain
 
 CUBE = {"mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2}
 
@@ -29,7 +30,7 @@ def axes_of(entry):
 def after_a_step():
     """(shardings, state and sums after one step) on 2 x 2 x 2 devices, and what the compiler said."""
     config = toy_config(**CUBE)
-    mesh = sharding.make_mesh(config)
+    mesh = make_mesh(config)
     step, init, shardings = train.make_train_step(config, pretrain, mesh)
     batch = sharding.to_global(mesh, make_batch(config))
     state, measured = step(init(), batch, train.scalars(config, 0))
@@ -38,7 +39,7 @@ def after_a_step():
 
 def test_the_table_has_a_row_for_every_array_and_moments_follow_their_parameter():
     config = toy_config(**CUBE)
-    mesh = sharding.make_mesh(config)
+    mesh = make_mesh(config)
     state = jax.eval_shape(lambda: train.init_state(config, pretrain, 0))
     specs = {name: each.spec for name, each in flat(sharding.state_shardings(state, mesh)).items()}
     assert specs.keys() == flat(state).keys()
@@ -85,7 +86,7 @@ def test_the_arrays_are_where_the_table_says(after_a_step):
 
 def compiled_step(**fields):
     config = toy_config(**fields)
-    mesh = sharding.make_mesh(config)
+    mesh = make_mesh(config)
     step, _, shardings = train.make_train_step(config, pretrain, mesh)
     on_batch = NamedSharding(mesh, sharding.BATCH)
     batch = {
@@ -120,10 +121,10 @@ def test_hidden_states_are_split_like_the_batch():
         ({"mesh.data": 3}, 8, r"--config.mesh: data=3 x fsdp=1 x tensor=1 does not divide the 8 devices"),
         ({"mesh.fsdp": 16}, 8, r"--config.mesh: data=-1 x fsdp=16 x tensor=1 does not divide the 8 devices"),
         ({"mesh.data": 2}, 8, r"--config.mesh: data=2 .* does not divide the 8 devices"),
-        ({"train.batch_size": 12}, 8, r"data x fsdp=8 does not divide train.batch_size .*=12"),
+        ({"train.batch_rows": 12}, 8, r"data x fsdp=8 does not divide train.batch_size .*=12"),
         ({"train.accumulation": 2}, 8, r"data x fsdp=8 does not divide train.batch_size .*=4"),
-        ({"phase2.steps": 5, "phase2.batch_size": 4}, 8, r"data x fsdp=8 does not divide phase2.batch_size"),
-        ({"eval.batch_size": 12}, 8, r"data x fsdp=8 does not divide eval.batch_size=12"),
+        ({"phase2.steps": 5, "phase2.batch_rows": 4}, 8, r"data x fsdp=8 does not divide phase2.batch_size"),
+        ({"eval.batch_rows": 12}, 8, r"data x fsdp=8 does not divide eval.batch_rows=12"),
         ({"mesh.tensor": 4}, 8, r"tensor=4 does not divide model.num_attention_heads=2"),
         ({"mesh.tensor": 2, "model.intermediate_size": 63}, 2,
          r"tensor=2 does not divide model.intermediate_size"),
@@ -134,7 +135,7 @@ def test_hidden_states_are_split_like_the_batch():
 )  # fmt: skip
 def test_a_mesh_that_does_not_fit_is_one_line(fields, devices, message):
     with pytest.raises(InputError, match=message) as error:
-        sharding.make_mesh(toy_config(**fields), jax.devices()[:devices])
+        make_mesh(toy_config(**fields), jax.devices()[:devices])
     assert "\n" not in str(error.value)
 
 
@@ -149,20 +150,20 @@ def test_a_device_that_is_not_there_is_one_line(monkeypatch, error, reason):
     monkeypatch.setenv("JAX_PLATFORMS", "tpu")
     message = f"^JAX_PLATFORMS=tpu: JAX finds no such device{reason}; set JAX_PLATFORMS=cpu, or install"
     with pytest.raises(InputError, match=message) as caught:
-        sharding.make_mesh(toy_config())
+        make_mesh(toy_config())
     assert "\n" not in str(caught.value)
 
 
 def test_the_rest_of_the_devices_goes_to_the_axis_of_minus_one():
-    assert dict(sharding.make_mesh(toy_config(**{"mesh.tensor": 2})).shape) == {
+    assert dict(make_mesh(toy_config(**{"mesh.tensor": 2})).shape) == {
         "data": 4, "fsdp": 1, "tensor": 2,
     }  # fmt: skip
     config = toy_config(**{"mesh.data": 2, "mesh.fsdp": -1})
-    assert dict(sharding.make_mesh(config).shape) == {"data": 2, "fsdp": 4, "tensor": 1}
+    assert dict(make_mesh(config).shape) == {"data": 2, "fsdp": 4, "tensor": 1}
 
 
 def test_rows_of_a_batch_come_to_the_devices_in_order():
-    mesh = sharding.make_mesh(toy_config(**CUBE))
+    mesh = make_mesh(toy_config(**CUBE))
     assert sharding.local_rows(mesh, 16) == [(0, 16)]
     x = np.arange(48).reshape(16, 3)
     placed = sharding.to_global(mesh, {"x": x})["x"]
@@ -175,12 +176,12 @@ def test_rows_of_a_batch_come_to_the_devices_in_order():
 def test_a_process_makes_the_rows_of_its_devices_only(monkeypatch):
     """On a v5e slice of 4 x 4 chips the mesh runs in a ring, so a host of 2 x 2 has places that lie apart."""
     places = {0: (slice(0, 2),), 1: (slice(2, 4),), 2: (slice(12, 14),), 3: (slice(30, 32),)}
-    mesh = sharding.make_mesh(toy_config())
+    mesh = make_mesh(toy_config())
     with monkeypatch.context() as patch:
         patch.setattr(NamedSharding, "addressable_devices_indices_map", lambda self, shape: places)
         assert sharding.local_rows(mesh, 32) == [(0, 4), (12, 14), (30, 32)]
 
-    turned = sharding.make_mesh(toy_config(), jax.devices()[::-1])
+    turned = make_mesh(toy_config(), jax.devices()[::-1])
     asked = []
 
     def rows(first, count):

@@ -13,7 +13,8 @@ from bertjax import sharding
 from bertjax.data.pretraining.bert_examples import Examples
 from bertjax.errors import NotFiniteError
 from bertjax.logs import read_metrics
-from bertjax.tasks import pretrain
+from bertjax.mesh import make_mesh
+from bertjax.tasks.pretrain import TASK as pretrain
 from bertjax.train import Meter, abstract_state, make_train_step, scalars, train
 
 STEPS = 6
@@ -23,7 +24,7 @@ FIELDS = {"model.num_attention_heads": 8, "optim.learning_rate": 1e-3}
 
 def compiled(devices=1, **fields):
     config = toy_config(**FIELDS | fields)
-    mesh = sharding.make_mesh(config, jax.devices()[:devices])
+    mesh = make_mesh(config, jax.devices()[:devices])
     return config, mesh, *make_train_step(config, pretrain, mesh)
 
 

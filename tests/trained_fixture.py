@@ -8,10 +8,10 @@ import jax
 import numpy as np
 from store_fixture import VOCAB, random_params, toy_config
 
-from bertjax import config as config_lib
 from bertjax.checkpoint import Checkpoints
 from bertjax.data.tokenizers.tokenizer import SPECIAL_TOKENS, wordpiece_tokenizer
 from bertjax.models import bert
+from bertjax.sections import fields as config_fields
 from bertjax.trained_model import checkpoint_meta
 
 METRICS = {"eval/mlm_loss": 3.25, "eval/nsp_accuracy": 0.75, "eval/unigram_entropy": 4.5}
@@ -29,8 +29,7 @@ def make_trained(workdir, step=7, tokens=VOCAB, **fields):
     ]
     tokenizer = wordpiece_tokenizer([*SPECIAL_TOKENS, *words], lower_case=False, name="fixture")
     tokenizer.save(workdir)
-    fields = dict(config_lib.fields(config))
-    meta = checkpoint_meta(fields, "pretraining", (), tokenizer, METRICS)
+    meta = checkpoint_meta(dict(config_fields(config)), "pretraining", (), tokenizer, METRICS)
     folder = os.path.join(workdir, "checkpoints")
     with contextlib.closing(Checkpoints(folder, keep_last=2, keep_every=0)) as checkpoints:
         checkpoints.save(step, {"params": jax.device_put(params)}, meta, wait=True)
@@ -46,6 +45,6 @@ def with_classifier(model, head, labels, width=None):
         f"{part}_kernel": rng.normal(size=(32, width)).astype(np.float32),
         f"{part}_bias": np.zeros(width, np.float32),
     }
-    kept = ("encoder", *(["pooler"] if "pooler" in bert.HEADS[head] else []))
+    kept = ("encoder", *(["pooler"] if "pooler" in bert.KIND.heads[head] else []))
     params = {name: x for name, x in model.params.items() if name.startswith(kept)} | drawn
     return dataclasses.replace(model, params=params, head=head, labels=labels)

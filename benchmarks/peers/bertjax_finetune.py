@@ -10,7 +10,8 @@ from bertjax.convert.load import load
 from bertjax.cpu_memory import keep_memory
 from bertjax.data.loader import prefetch
 from bertjax.init_from import initial_params
-from bertjax.tasks import classify
+from bertjax.mesh import make_mesh
+from bertjax.tasks.classify import TASK as classify
 from bertjax.train import make_train_step, scalars
 
 
@@ -19,7 +20,7 @@ def setup(settings, batches):
     source = load(config.init_from)
     data = classify.open_data(config, source)
     config, rows = data.config, data.rows["train"]
-    mesh = sharding.make_mesh(config)
+    mesh = make_mesh(config)
     step, init, shardings = make_train_step(config, classify, mesh)
 
     def batch_of(number):

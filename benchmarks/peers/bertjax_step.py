@@ -7,13 +7,14 @@ from benchmarks import workload
 from bertjax import sharding
 from bertjax.config import padded_vocab_size
 from bertjax.cpu_memory import keep_memory
-from bertjax.tasks import pretrain
+from bertjax.mesh import make_mesh
+from bertjax.tasks.pretrain import TASK as pretrain
 from bertjax.train import make_train_step, scalars
 
 
 def setup(settings, batch):
     config = workload.bertjax_config(settings)
-    mesh = sharding.make_mesh(config)
+    mesh = make_mesh(config)
     step, init, _ = make_train_step(config, pretrain, mesh)
     state = [init()]
     data = sharding.to_global(mesh, batch)

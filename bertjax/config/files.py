@@ -6,18 +6,44 @@ command line as `--config.train.steps=1000`.
 """
 
 import ast
-import difflib
 import inspect
 import runpy
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
-from bertjax.config import default, fields
+from bertjax.config import default
 from bertjax.config.checks import check
-from bertjax.errors import InputError
+from bertjax.errors import InputError, nearest
+from bertjax.sections import fields
+from bertjax.tasks import task_of
+
+_COMPOSED_BY = ("task", "model.kind")  # the fields that all others follow from
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A checked config, and where each of its values comes from."""
+
+    config: ConfigDict
+    recipe: str  # as it was named
+    defaults: dict[str, Any]
+    given: tuple[str, ...]  # fields of the command line
+
+    def lines(self) -> Iterator[str]:
+        """A line for each field: its value, and "default", "recipe" or "command line"."""
+        values = dict(fields(self.config))
+        width = max(map(len, values))
+        for name, value in values.items():
+            if name in self.given:
+                source = "command line"
+            else:
+                source = "default" if value == self.defaults[name] else f"recipe {self.recipe}"
+            yield f"{name:{width}} = {value!r}  # {source}"
 
 
 def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
@@ -27,14 +53,24 @@ def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
       InputError: no such file; an unknown field (the nearest is named); a value of another type; a value
         out of range; an override that another field makes void.
     """
+    return load_with_sources(path, overrides).config
+
+
+def load_with_sources(path: str, overrides: Sequence[str] = ()) -> Loaded:
+    """As `load`, with where each value comes from."""
     file, _, arg = path.partition(":")
     if not Path(file).is_file():
         raise InputError(f"{file}: no such config file; the shipped ones are in configs/")
     config = _run_file(file, arg)
-    defaults = dict(fields(default()))
+    for name in _COMPOSED_BY:
+        if name not in dict(fields(config)):
+            raise InputError(f"{file}: {name}: missing; change the fields of default(), but remove none")
+    defaults = dict(fields(default(config.task, config.model.kind)))
     for name, value in fields(config):
         if name not in defaults:
-            raise InputError(f"{file}: {name}: no such field; the nearest is {_nearest(name, defaults)}")
+            raise InputError(
+                f"{file}: {name}: {_no_such_field(config)}; the nearest is {nearest(name, defaults)}"
+            )
         if type(value) is not type(defaults[name]):
             kind = type(defaults[name]).__name__
             raise InputError(f"{file}: {name}={value!r}: expected {kind}, such as {defaults[name]!r}")
@@ -45,25 +81,16 @@ def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
     for override in overrides:
         _apply(config, override)
     check(config)
-    _check_overrides(config, {override.partition("=")[0] for override in overrides})
-    return config
-
-
-def _check_overrides(config: ConfigDict, given: Iterable[str]) -> None:
-    """Raises InputError if another field makes one of the `given` void."""
-    epochs, share = config.train.epochs, config.optim.warmup_proportion
-    void = {}
-    if epochs:
-        void["train.steps"] = "train.epochs gives them here; add --config.train.epochs=0"
-    if epochs and share:
-        void["optim.warmup_steps"] = (
-            "optim.warmup_proportion gives them here; add --config.optim.warmup_proportion=0"
-        )
-    if share and not epochs:
-        void["optim.warmup_proportion"] = "is of train.epochs' steps, and that is 0; set optim.warmup_steps"
+    given = tuple(override.partition("=")[0] for override in overrides)
+    void = task_of(config.task).void(config)
     for name in given:
         if name in void:
             raise InputError(f"--config.{name}: {void[name]}")
+    return Loaded(config, path, defaults, given)
+
+
+def _no_such_field(config: ConfigDict) -> str:
+    return f"no such field of the task {config.task} on {config.model.kind}"
 
 
 def _run_file(file: str, arg: str) -> ConfigDict:
@@ -105,32 +132,45 @@ def _check_call(file: str, get_config: Callable[..., object], given: Sequence[st
         ) from error
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
-    return difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
-
-
 def parse_args(args: Sequence[str]) -> ConfigDict:
     """The config that `--config=FILE --config.FIELD=VALUE ...` asks for. Raises InputError."""
-    path, overrides = "", []
-    for arg in args:
+    return load(*split_args(args))
+
+
+def split_args(args: Sequence[str]) -> tuple[str, list[str]]:
+    """The file and the overrides ("train.steps=10") of `--config FILE --config.FIELD=VALUE ...`; a value may
+    follow behind "=" or as the next argument. Raises InputError."""
+    path, overrides, rest = "", [], iter(args)
+    for arg in rest:
         name, equals, value = arg.partition("=")
-        if name == "--config" and equals:
-            path = value
-        elif name.startswith("--config.") and equals:
-            overrides.append(f"{name.removeprefix('--config.')}={value}")
-        else:
+        if name != "--config" and not name.startswith("--config."):
             raise InputError(f"{arg}: not understood; use --config=FILE and --config.FIELD=VALUE")
+        if not equals:
+            value = next(rest, "")
+            if not value or value.startswith("--"):
+                raise InputError(f"{arg}: has no value; use {name}=VALUE")
+        if name == "--config":
+            path = value
+        else:
+            overrides.append(f"{name.removeprefix('--config.')}={value}")
     if not path:
         raise InputError("no config; use --config=FILE, such as --config=configs/pretrain_tiny.py")
-    return load(path, overrides)
+    return path, overrides
 
 
 def _apply(config: ConfigDict, override: str) -> None:
     name, _, text = override.partition("=")
     known = dict(fields(config))
     if name not in known:
-        raise InputError(f"--config.{name}: no such field; the nearest is --config.{_nearest(name, known)}")
+        raise InputError(f"--config.{name}: {_no_such_field(config)}; the nearest is "
+                         f"--config.{nearest(name, known)}")  # fmt: skip
     old = known[name]
+    if name in _COMPOSED_BY and text != old:
+        default(*((text, "") if name == "task" else (config.task, text)))  # says if there is none
+        raise InputError(
+            f"--config.{name}={text}: the config's fields follow from it, so the file decides it ({old}); "
+            "name a file that calls default() with another"
+        )
     try:
         value = text if isinstance(old, str) else ast.literal_eval(text)
     except (ValueError, SyntaxError):

@@ -13,7 +13,6 @@ from bertjax.convert.model_card import model_card
 from bertjax.data.tokenizers.tokenizer import SPECIAL_TOKENS
 from bertjax.errors import InputError
 from bertjax.files import write_folder
-from bertjax.models.head_features import describe, stands_on_last
 from bertjax.trained_model import Trained
 
 FILES = (WEIGHTS, "config.json", "vocab.txt", "vocab.json", "merges.txt", "tokenizer.json",
@@ -42,10 +41,10 @@ def export(model: Trained, folder: str) -> None:
         raise InputError(
             f"{folder}: Hugging Face has no BERT that reads from left to right; it is not exported"
         )
-    if not stands_on_last(model.stands_on):
+    if not model.kind.plain_head(model.reads):
         raise InputError(
-            f"{folder}: Hugging Face has no class whose head stands on {describe(model.stands_on)}; it is "
-            "not exported"
+            f"{folder}: Hugging Face has no class whose head reads "
+            f"{model.kind.describe_head(model.reads)}; it is not exported"
         )
     # First what it cannot say at all, then each tensor.
     fields = bert_config(model) if kind == "bert" else openai_gpt.config_fields(model)

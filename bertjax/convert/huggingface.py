@@ -1,13 +1,12 @@
 """Reads Hugging Face's BERT folders."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from bertjax import config as config_lib
-from bertjax.config import checks
 from bertjax.convert import names
 from bertjax.convert.safetensors_file import read_safetensors
 from bertjax.convert.torch_pickle import read_torch_pickle
@@ -15,13 +14,17 @@ from bertjax.convert.weights import Tensor
 from bertjax.data.tokenizers.tokenizer import Tokenizer, load_tokenizer, wordpiece_tokenizer
 from bertjax.errors import InputError, quoted
 from bertjax.files import read_json
-from bertjax.models import bert
-from bertjax.models.kinds import MODULES
+from bertjax.models import KINDS
+from bertjax.models.interface import LABELLED, NUMBER
+from bertjax.sections import fields as config_fields
 from bertjax.trained_model import Trained
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 PICKLE = "pytorch_model.bin"
+_MULTI_LABEL = (
+    "multi_label_classification"  # a head here, and there a problem_type of the classifier of texts
+)
 _MOST = 1_000_000  # of any size in config.json: more is absurd, and is not tried
 
 # Fields of config.model that are BertConfig's; the others say how it is computed here. Those with a value may
@@ -55,7 +58,7 @@ def read(folder: str, head: str | None, allow_pickle: bool) -> Trained:
     """The model of a folder.
 
     Args:
-      head: of bertjax.models.bert.HEADS; None: the one that config.json names, or that the weights show.
+      head: of ModelKind.heads; None: the one that config.json names, or that the weights show.
       allow_pickle: whether pytorch_model.bin may be read where there is no safetensors file. The reader
         builds nothing but tensors, whatever the file says.
 
@@ -83,10 +86,10 @@ def assemble(
     Args:
       config: config.model.
       fields: of config.json.
-      head: of HEADS of the kind's module; None: the one that config.json names, or that the weights show.
+      head: of ModelKind.heads; None: the one that config.json names, or that the weights show.
       where: names the file of the tensors in messages.
     """
-    heads = MODULES[config.kind].HEADS
+    heads = KINDS[config.kind].heads
     if head is not None and head not in heads:
         raise InputError(f"{where}: a {config.kind.upper()}, which has no head {head}; its heads are "
                          f"{', '.join(heads)}")  # fmt: skip
@@ -105,14 +108,12 @@ def assemble(
             "scores one choice at a time; name another --head"
         )
     labels: tuple[str, ...] = ()
-    if head in bert.LABELLED:
+    if head in LABELLED:
         kernel = params["classifier_kernel" if config.kind == "bert" else "score_kernel"]
         labels = _read_labels(fields, kernel.shape[1], where)
     left_out = tuple(part for part in found if part not in parts)
-    # Whatever comes from elsewhere has its head on the last layer.
-    given = ConfigDict({"model": config, "head": config_lib.default().head})
     meta = {
-        "config": dict(config_lib.fields(given)),
+        "resolved_config": dict(config_fields(ConfigDict({"model": config}))),
         "metrics": {},
         "tokenizer": tokenizer.sha256,
     }
@@ -128,11 +129,14 @@ def _find_head(kind: str, fields: dict[str, Any], found: tuple[str, ...], where:
             f"{where}: architectures of config.json is {quoted(given)}; expected a list of names"
         )
     named = given[0] if given else ""
-    parts_of = MODULES[kind].HEADS
-    heads = {architecture: head for head, architecture in names.NAMES[kind].classes.items()}
-    exact = [head for head, parts in parts_of.items() if set(parts) == set(found)]
+    parts_of = KINDS[kind].heads
+    heads = {architecture: head for head, architecture in names.NAMES[kind].classes.items()
+             if head != _MULTI_LABEL}  # fmt: skip
+    exact = [head for head, parts in parts_of.items() if set(parts) == set(found) and head != _MULTI_LABEL]
     if named in heads:
         head = heads[named]
+        if head == "sequence_classification" and fields.get("problem_type") == _MULTI_LABEL:
+            return _MULTI_LABEL
         larger = [other for other in exact if set(parts_of[head]) < set(parts_of[other])]
         return larger[0] if larger else head
     if exact:
@@ -150,7 +154,7 @@ def read_config(fields: dict[str, Any], where: str) -> ConfigDict:
         raise InputError(
             f"{where}: model_type is {quoted(fields['model_type'])}; only BERT and OpenAI GPT are read"
         )
-    config = config_lib.default().model
+    config = KINDS["bert"].section()
     fill_config(config, fields, {name: name for name in CONFIG_FIELDS}, CONFIG_FIELDS, _ONLY, where)
     return config
 
@@ -188,9 +192,20 @@ def fill_config(
             raise InputError(f"{where}: {name} is {quoted(value)}; expected {_expected(kind)}")
         config[ours] = value
     try:
-        checks.check_model(config)
+        _check(config)
     except InputError as error:
         raise InputError(f"{where}: {str(error).removeprefix('--config.model.')}") from error
+
+
+def _check(model: ConfigDict) -> None:
+    for name, value in model.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f"{name} is {value}; expected a finite number")
+        if name.endswith("_prob") and not 0 <= value < 1:
+            raise InputError(f"{name} is {value}; expected at least 0 and below 1")
+        if name in ("initializer_range", "layer_norm_eps") and not value > 0:
+            raise InputError(f"{name} is {value}; expected a positive number")
+    KINDS[model.kind].check(model)
 
 
 def _expected(kind: type) -> str:
@@ -336,6 +351,8 @@ def label_fields(model: Trained) -> dict[str, Any]:
         "id2label": {str(i): label for i, label in enumerate(model.labels)},
         "label2id": {label: i for i, label in enumerate(model.labels)},
     }
-    if model.head == "sequence_classification" and model.labels == bert.NUMBER:
+    if model.head == _MULTI_LABEL:
+        fields["problem_type"] = _MULTI_LABEL
+    if model.head == "sequence_classification" and model.labels == NUMBER:
         fields["problem_type"] = "regression"  # or the pipeline would squeeze the number between 0 and 1
     return fields

@@ -8,8 +8,7 @@ from bertjax.checkpoint import FOLDER
 from bertjax.convert import google, huggingface, openai_gpt
 from bertjax.errors import InputError
 from bertjax.files import read_json
-from bertjax.models.head_features import describe, stands_on_last
-from bertjax.models.kinds import MODULES
+from bertjax.models import KINDS
 from bertjax.trained_model import Trained, load_trained
 
 
@@ -50,7 +49,7 @@ def load(
       path: a workdir or one of its checkpoints (WORKDIR/checkpoints/1000), a Hugging Face folder, or a folder
         (or checkpoint) of Google's 2018 release.
       step: of a workdir's checkpoint; None: the newest.
-      head: of HEADS of one of bertjax.models.kinds.MODULES; None: the one that the files show.
+      head: of ModelKind.heads; None: the one that the files show.
       allow_pickle: whether pytorch_model.bin may be read where there is no safetensors file. The reader
         builds nothing but tensors, whatever the file says.
       model_kind: the config.model.kind that the caller can use; None: any.
@@ -59,7 +58,7 @@ def load(
       InputError: there is no model there, or it is broken or of another kind.
     """
     path = os.fspath(path)
-    heads = dict.fromkeys(name for module in MODULES.values() for name in module.HEADS)
+    heads = dict.fromkeys(name for kind in KINDS.values() for name in kind.heads)
     if head is not None and head not in heads:
         raise InputError(f"head {head}: there is none of that name; it is one of {', '.join(heads)}")
     model = _load(path, step, head, allow_pickle)
@@ -89,15 +88,16 @@ def _load(path: str, step: int | None, head: str | None, allow_pickle: bool) -> 
 
 def _take_head(model: Trained, head: str, path: str) -> Trained:
     """The model with another head, whose parts it must have."""
-    module = MODULES[model.config.kind]
-    if head not in module.HEADS:
+    if head not in model.kind.heads:
         raise InputError(f"{path}: a model of kind {model.config.kind}, which has no head {head}")
-    if not stands_on_last(model.stands_on):
-        raise InputError(f"{path}: a model for {model.head} on {describe(model.stands_on)}, "
+    if not model.kind.plain_head(model.reads):
+        raise InputError(f"{path}: a model for {model.head} on {model.kind.describe_head(model.reads)}, "
                          "of which no other head can be taken")  # fmt: skip
-    wanted, given = module.HEADS[head], module.parts_of(model.params)
+    wanted, given = model.kind.heads[head], model.kind.parts_of(model.params)
     missing = [part for part in wanted if part not in given]
-    if missing or "classifier" in wanted:  # one that was trained to tell other things apart is no other head
+    if missing or set(wanted) & set(
+        model.kind.label_parts
+    ):  # one that was trained to tell other things apart is no other head
         raise InputError(f"{path}: a model for {model.head}, which has no {' and '.join(missing)} of {head}"
                          if missing else f"{path}: a model for {model.head}, not for {head}")  # fmt: skip
     left_out = tuple(part for part in given if part not in wanted)

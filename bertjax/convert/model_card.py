@@ -15,6 +15,7 @@ _PIPELINES = {
     "pretraining": _FILL_MASK,
     "masked_lm": _FILL_MASK,
     "encoder": ("feature-extraction", 'pipe("A text.")'),
+    "multi_label_classification": ("text-classification", 'pipe("A text.", top_k=None)'),
     "sequence_classification": ("text-classification", 'pipe("A text.")'),
     "token_classification": ("token-classification", 'pipe("A text.")'),
     "question_answering": ("question-answering", 'pipe(question="A question?", context="A text.")'),
@@ -30,7 +31,7 @@ def model_card(model: Trained, name: str, parameters: int) -> str:
       name: of the folder.
       parameters: how many it has.
     """
-    c, run = model.config, model.meta["config"]
+    c, run = model.config, model.meta["resolved_config"]
     metrics = {
         key.removeprefix("eval/").replace("_", " "): f"{value:.4g}"
         for key, value in model.meta["metrics"].items()

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from bertjax.convert.weights import Tensor
 from bertjax.errors import InputError, quoted
-from bertjax.models.kinds import MODULES
+from bertjax.models import KINDS
 from bertjax.sharding import path_name
 
 _LAYERS = "encoder/layers/"  # parameters stacked over the layers
@@ -162,6 +162,7 @@ NAMES = {
             "masked_lm": "BertForMaskedLM",
             "next_sentence": "BertForNextSentencePrediction",
             "sequence_classification": "BertForSequenceClassification",
+            "multi_label_classification": "BertForSequenceClassification",
             "token_classification": "BertForTokenClassification",
             "question_answering": "BertForQuestionAnswering",
             "multiple_choice": "BertForMultipleChoice",
@@ -183,6 +184,7 @@ NAMES = {
             "causal_lm": "OpenAIGPTLMHeadModel",
             "multiple_choice": "OpenAIGPTDoubleHeadsModel",
             "sequence_classification": "OpenAIGPTForSequenceClassification",
+            "multi_label_classification": "OpenAIGPTForSequenceClassification",
         },
         table=GPT_TABLE,
         encoder="transformer.",
@@ -195,8 +197,8 @@ NAMES = {
 
 
 def part_of(row: Row, kind: str) -> str:
-    """ "encoder", or which of PARTS of the kind's module the row belongs to."""
-    return next((part for part in MODULES[kind].PARTS if row.ours.startswith(part)), "encoder")
+    """ "encoder", or which of ModelKind.parts the row belongs to."""
+    return next((part for part in KINDS[kind].parts if row.ours.startswith(part)), "encoder")
 
 
 def rows_of(parts: tuple[str, ...], kind: str) -> list[Row]:
@@ -215,7 +217,7 @@ def to_huggingface(config: ConfigDict, params: dict[str, Any]) -> dict[str, np.n
       InputError: parameters that the table does not name, or named ones that are missing or misshapen (all
         are listed).
     """
-    arrays, parts = _flat(params), MODULES[config.kind].parts_of(params)
+    arrays, parts = _flat(params), KINDS[config.kind].parts_of(params)
     labels = next((arrays[f"{part}_kernel"].shape[1] for part in _LABELLED if part in parts), 0)
     expected = {name: x.shape for name, x in _flat(abstract_params(config, parts, labels)).items()}
     faults = [f"{name} is missing" for name in sorted(expected.keys() - arrays.keys())]
@@ -245,7 +247,7 @@ def from_huggingface(
     Args:
       config: config.model.
       tensors: by the names that `canonical` gives.
-      parts: of PARTS of the kind's module. What `tensors` hold of other parts is left out.
+      parts: of ModelKind.parts. What `tensors` hold of other parts is left out.
       where: names the file in messages.
 
     Raises:
@@ -322,9 +324,9 @@ def canonical(tensors: Mapping[str, Tensor], where: str, kind: str = "bert") -> 
 
 
 def parts_in(tensors: Mapping[str, Tensor], kind: str) -> tuple[str, ...]:
-    """Which of PARTS of the kind's module have a tensor here, by the names that `canonical` gives."""
+    """Which of ModelKind.parts have a tensor here, by the names that `canonical` gives."""
     found = {part_of(row, kind) for row in NAMES[kind].table if row.theirs in tensors}
-    return tuple(part for part in MODULES[kind].PARTS if part in found)
+    return tuple(part for part in KINDS[kind].parts if part in found)
 
 
 def layers_in(tensors: Mapping[str, Tensor], kind: str) -> int:
@@ -343,7 +345,7 @@ def _count_labels(config: ConfigDict, tensors: Mapping[str, Tensor], parts: tupl
 
 def abstract_params(config: ConfigDict, parts: tuple[str, ...], num_labels: int) -> Any:
     """The parameters as jax.ShapeDtypeStruct."""
-    init_params = MODULES[config.kind].init_params
+    init_params = KINDS[config.kind].init_params
     return jax.eval_shape(lambda: init_params(config, jax.random.key(0), parts, num_labels))
 
 

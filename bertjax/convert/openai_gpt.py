@@ -5,13 +5,13 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from bertjax import config as config_lib
 from bertjax.convert import names
 from bertjax.convert.huggingface import assemble, check_tokens, fill_config, label_fields, read_weights
 from bertjax.data.tokenizers import gpt_bpe
 from bertjax.data.tokenizers.tokenizer import Tokenizer, gpt_tokenizer, load_tokenizer
 from bertjax.errors import InputError, quoted
 from bertjax.files import read_json
+from bertjax.models import KINDS
 from bertjax.trained_model import Trained
 
 MODEL_TYPE = "openai-gpt"
@@ -70,8 +70,7 @@ def read_config(fields: dict[str, Any], where: str) -> ConfigDict:
     if len({str(rate) for rate in dropouts.values()}) > 1:
         raise InputError(f"{where}: {', '.join(f'{name} {quoted(x)}' for name, x in dropouts.items())}; only "
                          "one rate for all is read")  # fmt: skip
-    config = config_lib.default().model
-    config.kind, config.type_vocab_size = "gpt", 1
+    config = KINDS["gpt"].section()
     fill_config(config, fields | {"afn": _ACTS[act]}, _NAMES, _DEFAULTS, _ONLY, where)
     config.intermediate_size = _FEED_FORWARD * config.hidden_size
     return config
@@ -99,10 +98,10 @@ def read_tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
 def config_fields(model: Trained) -> dict[str, Any]:
     """config.json: the fields of OpenAIGPTConfig. Raises InputError for what it cannot say."""
     c = model.config
-    if c.type_vocab_size > 1:
+    if c.type_vocab_size:
         raise InputError("Hugging Face's GPT has no token types, which this model learnt in pre-training; it "
                          "is not exported")  # fmt: skip
-    if model.meta["config"].get("examples.both_orders"):  # a model from elsewhere has no such field
+    if model.meta["resolved_config"].get("examples.both_orders"):  # a model from elsewhere has no such field
         raise InputError(
             "Hugging Face's GPT has no class that reads a pair in both orders, as this model was trained to "
             "(examples.both_orders); it is not exported"

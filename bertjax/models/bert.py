@@ -1,102 +1,46 @@
-"""BERT's encoder and the heads that stand on it (Devlin et al. 2018; the 2018 release's modeling.py).
+"""BERT: its embeddings, its heads and its kind (Devlin et al. 2018; the 2018 release's modeling.py).
 
-Modules declare parameters and the forward pass. `init_params` gives the parameters as a plain nested dict of
-arrays, `bind` a module that computes with such a dict. The parameters of the L layers are stacked on a
-leading axis, whether the layers are scanned or unrolled.
+Modules declare parameters and the forward pass. `BertKind.init_params` gives the parameters as a plain nested
+dict of arrays, `bind` a module that computes with such a dict.
 
-Shapes: B batch, S sequence, T attended sequence (= S), D hidden, N heads, H head size, F feed-forward,
-M masked positions, V vocabulary (see padded_vocab_size), L layers, W what a head reads, C labels.
+Shapes: B batch, S sequence, D hidden, M masked positions, N sequences in a row, V vocabulary (see
+padded_vocab_size), W what a head reads, C labels.
 """
 
-import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
-from jax import lax
-from jax.ad_checkpoint import checkpoint_name
 from ml_collections import ConfigDict
 
-from bertjax.config import default, padded_vocab_size
-from bertjax.models.head_features import Features
+from bertjax.data.row_form import RowForm
+from bertjax.data.tokenizers.tokenizer import Tokenizer
+from bertjax.errors import InputError
+from bertjax.models import head_features
+from bertjax.models.cpu_gradients import add_bias, product
+from bertjax.models.head_features import (
+    HEAD_LAYERS,
+    Features,
+    lstm_products,
+    reads_last_layer,
+    same_features,
+)
+from bertjax.models.interface import Batch, Divisible, Params, SplitRow, Sums, check_choice
 from bertjax.models.layers import (
     ACTIVATIONS,
     HEAD_DROPOUT,
-    add_bias,
     bind_module,
+    cross_entropy,
     dropout,
     fold_in,
     init_module,
-    layer_norm,
-    product,
-    take_positions,
+    padded_vocab_size,
 )
+from bertjax.models.recurrent import LSTM_SHARDING
+from bertjax.models.transformer import Encoder, Init, LayerNorm, TransformerKind, encoder_products
 from bertjax.sharding import split_rows
-
-MASKED = -10000.0  # what the 2018 release adds to the scores of positions that may not be attended to
-
-# What stands on the encoder: the first words of the parameters' names, in the order in which they are drawn.
-PARTS = ("features", "pooler", "mlm", "nsp", "classifier", "span")
-
-# The models that are made of them, and of the features that config.head may ask for; "multiple_choice" has
-# one label, the score of a choice.
-HEADS: dict[str, tuple[str, ...]] = {
-    "encoder": ("pooler",),
-    "pretraining": ("pooler", "mlm", "nsp"),
-    "masked_lm": ("mlm",),
-    "next_sentence": ("pooler", "nsp"),
-    "sequence_classification": ("pooler", "classifier"),
-    "token_classification": ("classifier",),
-    "question_answering": ("span",),
-    "multiple_choice": ("pooler", "classifier"),
-}
-
-LABELLED = ("sequence_classification", "token_classification")  # heads whose labels have names
-NUMBER = ("number",)  # the labels of a model that predicts a number
-
-# For config.remat: what is kept of a layer's forward pass for the backward pass. Whatever is computed element
-# by element costs less to compute again, within the operation that reads it, than to write and to read.
-_policies = jax.checkpoint_policies
-_KEPT = {
-    "none": _policies.dots_saveable,  # all products
-    "attention": _policies.save_from_both_policies(
-        _policies.dots_with_no_batch_dims_saveable, _policies.save_only_these_names("context")
-    ),
-    "dots": _policies.dots_with_no_batch_dims_saveable,  # products with parameters
-    "full": _policies.nothing_saveable,  # the layer's input
-}
-
-Params = dict[str, Any]
-Batch = dict[str, jax.Array]
-
-
-class Init:
-    """Makes parameters; matrices are truncated normal at two standard deviations, as in the 2018 release."""
-
-    def __init__(self, config: ConfigDict, rngs: nnx.Rngs):
-        self.config, self.rngs = config, rngs
-
-    def normal(self, *shape: int) -> nnx.Param:
-        draw = jax.random.truncated_normal(self.rngs.params(), -2.0, 2.0, shape, jnp.float32)
-        return nnx.Param(draw * self.config.initializer_range)
-
-    def zeros(self, *shape: int) -> nnx.Param:
-        return nnx.Param(jnp.zeros(shape, jnp.float32))
-
-    def ones(self, *shape: int) -> nnx.Param:
-        return nnx.Param(jnp.ones(shape, jnp.float32))
-
-
-class LayerNorm(nnx.Module):
-    def __init__(self, init: Init):
-        self.eps = init.config.layer_norm_eps
-        self.scale = init.ones(init.config.hidden_size)
-        self.bias = init.zeros(init.config.hidden_size)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return layer_norm(x, self.scale[...], self.bias[...], self.eps)
 
 
 class Embeddings(nnx.Module):
@@ -117,211 +61,32 @@ class Embeddings(nnx.Module):
         return split_rows(dropout(self.norm(x_BSD).astype(dtype), self.rate, keys))
 
 
-class SelfAttention(nnx.Module):
-    def __init__(self, init: Init):
-        c = init.config
-        self.rate = c.attention_probs_dropout_prob
-        d, n = c.hidden_size, c.num_attention_heads
-        h = d // n
-        # One product gives queries, keys and values: K = 3 of them.
-        self.qkv_kernel, self.qkv_bias = init.normal(d, 3, n, h), init.zeros(3, n, h)
-        self.output_kernel, self.output_bias = init.normal(n, h, d), init.zeros(d)
-
-    def __call__(
-        self, x_BSD: jax.Array, bias_BNST: jax.Array, keys: jax.Array | None, positions_BM: jax.Array | None
-    ) -> jax.Array:
-        kernel_DKNH, bias_KNH = (x[...].astype(x_BSD.dtype) for x in (self.qkv_kernel, self.qkv_bias))
-
-        def project(x_BSD: jax.Array, first: int, last: int) -> list[jax.Array]:
-            y_BSKNH = product("BSD,DKNH->BSKNH", x_BSD, kernel_DKNH[:, first:last]) + bias_KNH[first:last]
-            return [y_BSKNH[:, :, i] for i in range(last - first)]
-
-        if positions_BM is None:
-            q_BSNH, k_BTNH, v_BTNH = project(x_BSD, 0, 3)
-        else:
-            [q_BSNH], (k_BTNH, v_BTNH) = (
-                project(take_positions(x_BSD, positions_BM), 0, 1),
-                project(x_BSD, 1, 3),
-            )
-            if bias_BNST.shape[2] > 1:
-                bias_BNST = take_positions(bias_BNST[:, 0], positions_BM)[:, None]
-        dtype = x_BSD.dtype
-        context_BSNH = checkpoint_name(self.attend(q_BSNH, k_BTNH, v_BTNH, bias_BNST, keys), "context")
-        out_BSD = product("BSNH,NHD->BSD", context_BSNH, self.output_kernel[...].astype(dtype))
-        return out_BSD + self.output_bias[...].astype(dtype)
-
-    def attend(
-        self,
-        q_BSNH: jax.Array,
-        k_BTNH: jax.Array,
-        v_BTNH: jax.Array,
-        bias_BNST: jax.Array,
-        keys: jax.Array | None,
-    ) -> jax.Array:
-        """Attention's context [B, S, N, H]; scores and softmax are float32."""
-        scores_BNST = jnp.einsum("BSNH,BTNH->BNST", q_BSNH, k_BTNH, preferred_element_type=jnp.float32)
-        scores_BNST = scores_BNST * (1.0 / math.sqrt(q_BSNH.shape[-1])) + bias_BNST
-        probs_BNST = jax.nn.softmax(scores_BNST, axis=-1).astype(v_BTNH.dtype)
-        return jnp.einsum("BNST,BTNH->BSNH", dropout(probs_BNST, self.rate, keys), v_BTNH)
-
-
-class Layer(nnx.Module):
-    """Post-LayerNorm Transformer layer."""
-
-    def __init__(self, init: Init):
-        c = init.config
-        self.rate, self.act = c.hidden_dropout_prob, ACTIVATIONS[c.hidden_act]
-        self.attention = SelfAttention(init)
-        self.attention_norm = LayerNorm(init)
-        self.intermediate_kernel = init.normal(c.hidden_size, c.intermediate_size)
-        self.intermediate_bias = init.zeros(c.intermediate_size)
-        self.output_kernel = init.normal(c.intermediate_size, c.hidden_size)
-        self.output_bias = init.zeros(c.hidden_size)
-        self.output_norm = LayerNorm(init)
-
-    def __call__(
-        self,
-        x_BSD: jax.Array,
-        bias_BNST: jax.Array,
-        keys: jax.Array | None,
-        positions_BM: jax.Array | None,
-    ) -> jax.Array:
-        """States [B, S, D]; given positions, those there only, [B, M, D]."""
-        dtype = x_BSD.dtype
-        k0, k1, k2 = (None if keys is None else fold_in(keys, site) for site in range(3))
-        a_BSD = dropout(self.attention(x_BSD, bias_BNST, k0, positions_BM), self.rate, k1)
-        if positions_BM is not None:
-            x_BSD = take_positions(x_BSD, positions_BM)
-        x_BSD = self.attention_norm(x_BSD + a_BSD)
-        h_BSF = product("BSD,DF->BSF", x_BSD, self.intermediate_kernel[...].astype(dtype))
-        h_BSF = self.act(h_BSF + self.intermediate_bias[...].astype(dtype))
-        o_BSD = product("BSF,FD->BSD", h_BSF, self.output_kernel[...].astype(dtype))
-        o_BSD = dropout(o_BSD + self.output_bias[...].astype(dtype), self.rate, k2)
-        return self.output_norm(x_BSD + o_BSD)
-
-
-class Encoder(nnx.Module):
-    """Embeddings and L layers: batch -> hidden states."""
-
-    def __init__(self, init: Init, embeddings: Any, causal: bool = False):
-        """Args:
-        embeddings: a module, called as Embeddings is, which reads the batch and has the table `word`.
-        causal: no position sees a later one of its row.
-        """
-        c = init.config
-        self.dtype, self.scan, self.remat = jnp.dtype(c.dtype), c.scan_layers, c.remat
-        self.num_layers, self.causal = c.num_hidden_layers, causal
-        self.embeddings = embeddings
-
-        @nnx.split_rngs(splits=c.num_hidden_layers)
-        @nnx.vmap(in_axes=0, out_axes=0)
-        def stack(rngs: nnx.Rngs) -> Layer:
-            return Layer(type(init)(c, rngs))
-
-        self.layers = stack(init.rngs)
-
-    def embed(self, batch: Batch, keys: jax.Array | None = None) -> jax.Array:
-        """The embeddings [B, S, D], which the first layer reads."""
-        embedded: jax.Array = self.embeddings(batch, self.dtype, None if keys is None else fold_in(keys, 0))
-        return embedded
-
-    def __call__(
-        self,
-        batch: Batch,
-        *,
-        packed: bool = False,
-        keys: jax.Array | None = None,
-        positions_BM: jax.Array | None = None,
-        every_layer: bool = False,
-    ) -> jax.Array:
-        """Hidden states [B, S, D] after the last layer.
-
-        Args:
-          batch: input_ids, token_type_ids, position_ids, segment_ids, each int32 [B, S].
-          packed: whether a row may hold several segments; if not, attention only leaves out the padding.
-          keys: uint32 [B, 2] of `dropout_keys`; None: no dropout.
-          positions_BM: int32; gives the states there only, [B, M, D], and the last layer computes no others.
-          every_layer: True gives those after the embeddings and after each layer, [1 + L, B, S, D].
-        """
-        x_BSD = self.embed(batch, keys)
-        bias_BNST = attention_bias(batch["segment_ids"], packed)
-        if self.causal:
-            bias_BNST += causal_bias(x_BSD.shape[1])
-        graph, stacked = nnx.split(self.layers)
-
-        def body(
-            x_BSD: jax.Array, inputs: tuple[Any, jax.Array], positions_BM: jax.Array | None = None
-        ) -> tuple[jax.Array, jax.Array | None]:
-            params, number = inputs
-            layer_keys = None if keys is None else fold_in(keys, number)
-            x_BSD = nnx.merge(graph, params)(x_BSD, bias_BNST, layer_keys, positions_BM)
-            return x_BSD, x_BSD if every_layer else None
-
-        # A loop needs no barrier that keeps XLA from merging the two computations. Outside of a loop it sees
-        # both, and chooses itself what to compute again.
-        looped = jax.checkpoint(body, policy=_KEPT[self.remat], prevent_cse=False)
-        if self.remat != "none":
-            body = jax.checkpoint(body, policy=_KEPT[self.remat])
-        numbers = jnp.arange(1, self.num_layers + 1)
-        scanned = self.num_layers - (positions_BM is not None) if self.scan else 0
-        sizes = ([scanned] if scanned else []) + [1] * (self.num_layers - scanned)
-        leaves, tree = jax.tree_util.tree_flatten(stacked)
-        # lax.split, unlike indexing, has a cheap transpose: the layers' gradients are concatenated once.
-        parts = zip(*(lax.split(leaf, sizes) for leaf in leaves), strict=True)
-        layers = [jax.tree_util.tree_unflatten(tree, part) for part in parts]
-        states: list[Any] = [x_BSD[None]]
-        if scanned:
-            x_BSD, state = lax.scan(looped, x_BSD, (layers.pop(0), numbers[:scanned]))
-            states.append(state)
-        for i, layer in enumerate(layers, scanned):
-            params = jax.tree.map(lambda leaf: leaf[0], layer)
-            last = i + 1 == self.num_layers
-            x_BSD, state = body(x_BSD, (params, numbers[i]), positions_BM if last else None)
-            if state is not None:
-                states.append(state[None])
-        return jnp.concatenate(states) if every_layer else x_BSD
-
-
-def attention_bias(segment_ids: jax.Array, packed: bool) -> jax.Array:
-    """What is added to attention scores: [B, 1, 1, T], or [B, 1, S, T] for packed rows."""
-    if packed:
-        allowed = segment_ids[:, None, :, None] == segment_ids[:, None, None, :]
-        allowed &= segment_ids[:, None, None, :] > 0
-    else:
-        allowed = segment_ids[:, None, None, :] > 0
-    return jnp.where(allowed, 0.0, MASKED).astype(jnp.float32)
-
-
-def causal_bias(length: int) -> jax.Array:
-    """What is added to attention scores so that no position sees a later one: [1, 1, S, T]."""
-    position = jnp.arange(length)
-    return jnp.where(position[:, None] >= position, 0.0, MASKED).astype(jnp.float32)[None, None]
-
-
 class Bert(nnx.Module):
-    """The encoder and some of the parts that stand on it."""
+    """The encoder and some of its heads' parts."""
 
     def __init__(
         self,
         config: ConfigDict,
         rngs: nnx.Rngs,
         parts: Sequence[str],
-        num_labels: int = 0,
-        head: ConfigDict | None = None,
+        num_labels: int,
+        head: ConfigDict,
+        remat: str = "none",
     ):
         """Args:
         config: config.model.
-        parts: of PARTS; the features follow from `head` alone.
+        parts: of BertKind.parts; the features follow from `head` alone.
         num_labels: C, of the classifier.
-        head: config.head; None: as by default, on the last layer.
+        head: config.head.
+        remat: of bertjax.models.transformer.REMAT.
         """
         init = Init(config, rngs)
         d = config.hidden_size
         self.vocab_size = config.vocab_size
         self.act = ACTIVATIONS[config.hidden_act]
         self.causal, self.rate = config.causal, config.hidden_dropout_prob
-        self.encoder = Encoder(init, Embeddings(init), config.causal)
-        self.features = Features(config, default().head if head is None else head, rngs)
+        self.encoder = Encoder(init, Embeddings(init), config.causal, remat)
+        self.features = Features(config, head, rngs)
         w = self.features.size
         if "pooler" in parts:
             self.pooler_kernel, self.pooler_bias = init.normal(w, d), init.zeros(d)
@@ -374,23 +139,18 @@ class Bert(nnx.Module):
         keys: jax.Array | None = None,
         frozen: bool = False,
     ) -> jax.Array:
-        """What a fine-tuned head stands on: of each token, [B, S, W], or of the sequences at `positions_BM`,
+        """What a fine-tuned head reads: of each token, [B, S, W], or of the sequences at `positions_BM`,
         [B, M, W]. See bertjax.models.head_features.
 
         Args:
-          positions_BM: int32, a token of each sequence that is told as a whole: see `class_positions`.
+          positions_BM: int32, the token that stands for the whole of each sequence.
           packed, keys: see Encoder.
           frozen: the encoder is not trained: its states are fixed features, without dropout.
         """
         return self.features(self.encoder, batch, positions_BM, packed=packed, keys=keys, frozen=frozen)
 
-    def class_positions(self, segment_ids: jax.Array) -> jax.Array:
-        """What the one sequence of each row is told by: its [CLS], or, if causal, its last token. [B, 1]."""
-        last_B = (segment_ids > 0).sum(-1) - 1
-        return (jnp.maximum(last_B, 0) * self.causal)[:, None].astype(jnp.int32)
-
     def pool(self, first_BNW: jax.Array) -> jax.Array:
-        """tanh-pooled output [B, N, D] of what tells each sequence: by default the state at its [CLS]."""
+        """tanh-pooled output [B, N, D] of the state that stands for each sequence: by default, at [CLS]."""
         dtype = first_BNW.dtype
         return jnp.tanh(
             first_BNW @ self.pooler_kernel[...].astype(dtype) + self.pooler_bias[...].astype(dtype)
@@ -405,7 +165,7 @@ class Bert(nnx.Module):
         return x.astype(jnp.float32) @ self.classifier_kernel[...] + self.classifier_bias[...]
 
     def class_logits(self, first_BNW: jax.Array, keys: jax.Array | None = None) -> jax.Array:
-        """float32 logits [B, N, C] of what tells of whole sequences; `keys` are of dropout."""
+        """float32 logits [B, N, C] of the states that stand for whole sequences; `keys` are of dropout."""
         keys = None if keys is None else fold_in(keys, HEAD_DROPOUT)
         return self.classify(dropout(self.pool(first_BNW), self.rate, keys))
 
@@ -413,29 +173,188 @@ class Bert(nnx.Module):
         """float32 logits [B, S, 2] of an answer's beginning and ending at each position."""
         return x_BSW.astype(jnp.float32) @ self.span_kernel[...] + self.span_bias[...]
 
+    def text_logits(
+        self, batch: Batch, *, keys: jax.Array | None, frozen: bool, packed: bool, each: int, further: bool
+    ) -> tuple[jax.Array, Sums]:
+        """See bertjax.models.interface.BoundModel."""
+        x_BNW = self.head_states(batch, batch["class_positions"], packed=packed, keys=keys, frozen=frozen)
+        return self.class_logits(add_each(x_BNW, each), keys), {}
 
-def init_params(
-    config: ConfigDict,
-    key: jax.Array,
-    parts: Sequence[str] = HEADS["pretraining"],
-    num_labels: int = 0,
-    head: ConfigDict | None = None,
-) -> Params:
-    """Parameters of Bert as a nested dict of float32 arrays. For the arguments see Bert."""
-    return init_module(lambda rngs: Bert(config, rngs, parts, num_labels, head), key)
+    def tag_sums(self, batch: Batch, *, keys: jax.Array | None, frozen: bool, packed: bool) -> Sums:
+        """Losses and correct tags; see bertjax.models.interface.BoundModel."""
+        logits_BSC = self._tag_logits(batch, keys, frozen, packed)
+        loss_BS, correct_BS = cross_entropy(logits_BSC, batch["labels"])
+        weights_BS = batch["label_weights"]
+        return {"loss": (loss_BS * weights_BS).sum(), "correct": (correct_BS * weights_BS).sum()}
+
+    def best_tags(self, batch: Batch, labels: Sequence[str], *, packed: bool) -> tuple[jax.Array, jax.Array]:
+        """The likeliest tag of each token by itself; see bertjax.models.interface.BoundModel."""
+        logits_BSC = self._tag_logits(batch, None, False, packed)
+        return logits_BSC.argmax(-1).astype(jnp.int32), jax.nn.softmax(logits_BSC).max(-1)
+
+    def _tag_logits(self, batch: Batch, keys: jax.Array | None, frozen: bool, packed: bool) -> jax.Array:
+        x_BSW = self.head_states(batch, packed=packed, keys=keys, frozen=frozen)
+        keys = None if keys is None else fold_in(keys, HEAD_DROPOUT)
+        return self.classify(dropout(x_BSW, self.rate, keys))
+
+    def span_logits(self, batch: Batch, *, keys: jax.Array | None, frozen: bool) -> jax.Array:
+        """See bertjax.models.interface.BoundModel."""
+        return self.spans(self.head_states(batch, keys=keys, frozen=frozen))
 
 
-def bind(config: ConfigDict, params: Params, head: ConfigDict | None = None) -> Bert:
-    """The module with these parameters (arrays of JAX or NumPy), for use inside a traced function.
-
-    It has the parts whose parameters there are.
-    """
-    parts = parts_of(params)
-    labels = params["classifier_bias"].shape[0] if "classifier" in parts else 0
-    bert: Bert = bind_module(lambda rngs: Bert(config, rngs, parts, labels, head), params)
-    return bert
+def add_each(x_BMW: jax.Array, each: int) -> jax.Array:
+    """[B, M / each, W]: the sums of so many states, one behind the other."""
+    if each == 1:
+        return x_BMW
+    b, m, w = x_BMW.shape
+    return x_BMW.reshape(b, m // each, each, w).sum(2)
 
 
-def parts_of(params: Params) -> tuple[str, ...]:
-    """Which of PARTS have parameters here."""
-    return tuple(part for part in PARTS if any(name.startswith(part) for name in params))
+class BertKind(TransformerKind):
+    """BERT, and its left-to-right variant (model.causal)."""
+
+    name, title = "bert", "BERT"
+    parts = ("features", "pooler", "mlm", "nsp", "classifier", "span")
+    heads: Mapping[str, tuple[str, ...]] = {
+        "encoder": ("pooler",),
+        "pretraining": ("pooler", "mlm", "nsp"),
+        "masked_lm": ("mlm",),
+        "next_sentence": ("pooler", "nsp"),
+        "sequence_classification": ("pooler", "classifier"),
+        "token_classification": ("classifier",),
+        "question_answering": ("span",),
+        "multi_label_classification": ("pooler", "classifier"),
+        "multiple_choice": ("pooler", "classifier"),  # one label, the score of a choice
+    }
+    tokenizers = ("wordpiece", "unigram", "bpe")
+    sharding = (
+        *TransformerKind.sharding,
+        SplitRow(r"(pooler|mlm)_kernel$", ("fsdp", "tensor")),  # WD, DD
+        SplitRow(r"mlm_output_bias$", (("tensor", "fsdp"),)),  # V
+        SplitRow(r"(nsp|classifier|span)_kernel$", ("fsdp", None)),  # D2, DC
+        *LSTM_SHARDING,
+    )
+    # Feed-forward size is 4 x hidden. base, large: Devlin et al. 2018, section 3; tiny to medium: Turc et al.
+    # 2019; the others: the model-size ablation of Devlin et al. 2018.
+    sizes: Mapping[str, Mapping[str, int]] = {
+        name: {
+            "num_hidden_layers": layers,
+            "hidden_size": hidden,
+            "num_attention_heads": heads,
+            "intermediate_size": 4 * hidden,
+        }
+        for name, (layers, hidden, heads) in {
+            "tiny": (2, 128, 2),
+            "mini": (4, 256, 4),
+            "small": (4, 512, 8),
+            "medium": (8, 512, 8),
+            "base": (12, 768, 12),
+            "large": (24, 1024, 16),
+            "3x768": (3, 768, 12),
+            "6x768-3heads": (6, 768, 3),
+            "6x768": (6, 768, 12),
+            "12x1024": (12, 1024, 16),
+        }.items()
+    }
+
+    def architecture(self) -> ConfigDict:
+        c = super().architecture()
+        c.type_vocab_size = 2
+        c.causal = False  # True: no token sees a later one; a text's class is read at its end, not at [CLS]
+        return c
+
+    def head_section(self) -> ConfigDict:
+        """See bertjax.models.head_features (Devlin et al. 2018, sections 5.1, 5.3)."""
+        c = ConfigDict()
+        # States after the "last" layer or the "second_to_last"; the "embeddings"; a learned weighted sum of
+        # the last four layers ("sum_last_four") or of all layers, without the embeddings ("sum_all"); or the
+        # last four side by side ("concat_last_four").
+        c.layers = "last"
+        c.lstm_layers = 0  # of a bidirectional LSTM between them and the head; the paper has 2
+        c.lstm_size = 768  # units in each direction, so that the head reads twice as many
+        c.dropout_prob = 0.1  # on the input of each layer of the LSTM
+        return c
+
+    def check_head(self, model: ConfigDict, head: ConfigDict) -> None:
+        check_choice("head.layers", head.layers, tuple(HEAD_LAYERS))
+        if HEAD_LAYERS[head.layers] > model.num_hidden_layers:
+            raise InputError(
+                f"--config.head.layers={head.layers}: the model has {model.num_hidden_layers} layers, which "
+                "are too few"
+            )
+
+    def same_head(self, one: ConfigDict, other: ConfigDict) -> bool:
+        return same_features(one, other)
+
+    def plain_head(self, head: ConfigDict) -> bool:
+        return reads_last_layer(head)
+
+    def describe_head(self, head: ConfigDict) -> str:
+        return head_features.describe(head)
+
+    def init_params(
+        self,
+        model: ConfigDict,
+        key: jax.Array,
+        parts: Sequence[str],
+        labels: int = 0,
+        head: ConfigDict | None = None,
+        pairs: bool = False,
+    ) -> Params:
+        head = self.head_section() if head is None else head
+        return init_module(lambda rngs: Bert(model, rngs, parts, labels, head), key)
+
+    def bind(
+        self, model: ConfigDict, params: Params, head: ConfigDict | None = None, remat: str = "none"
+    ) -> Bert:
+        head, parts = self.head_section() if head is None else head, self.parts_of(params)
+        labels = params["classifier_bias"].shape[0] if "classifier" in parts else 0
+        bert: Bert = bind_module(lambda rngs: Bert(model, rngs, parts, labels, head, remat), params)
+        return bert
+
+    def encoder_flops(
+        self,
+        model: ConfigDict,
+        head: ConfigDict,
+        lengths: np.ndarray,
+        *,
+        positions: float | None = None,
+        frozen: bool = False,
+    ) -> float:
+        n = np.asarray(lengths, np.float64)
+        # Where a head reads nothing but some states of the last layer, that computes no others.
+        each = encoder_products(model, n, positions if reads_last_layer(head) else None)
+        if head.layers == "embeddings":
+            each = 0 * n
+        each = each * (2.0 if frozen else 6.0) + 6.0 * lstm_products(model, head) * n
+        return float(np.mean(each))
+
+    def divisible(self, model: ConfigDict, head: ConfigDict | None) -> list[Divisible]:
+        found = super().divisible(model, head)
+        if head is not None and head.lstm_layers:
+            size = head.lstm_size
+            found += [
+                Divisible("head.lstm_size", size, ("tensor",)),
+                Divisible("2 x head.lstm_size", 2 * size, ("fsdp",)),
+            ]
+        return found
+
+    def row_form(self, tokenizer: Tokenizer) -> RowForm:
+        marks = {"[CLS]": tokenizer.cls_id, "[SEP]": tokenizer.sep_id}
+        absent = [name for name, number in marks.items() if number < 0]
+        if absent or tokenizer.kind not in self.tokenizers:
+            raise InputError(
+                f"the vocabulary ({tokenizer.kind}) has no {' and '.join(absent or marks)}, which a BERT "
+                "reads; take one of another --tokenizer"
+            )
+        return RowForm(tokenizer.cls_id, (tokenizer.sep_id,), tokenizer.sep_id)
+
+    def class_at_end(self, model: ConfigDict) -> bool:
+        return bool(model.causal)  # there the first token sees nothing
+
+    def check_pairs(self, model: ConfigDict) -> None:
+        if model.type_vocab_size < 2:
+            raise InputError("the model has one token type, so it takes no pairs; give single texts")
+
+
+KIND = BertKind()

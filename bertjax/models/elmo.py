@@ -1,285 +1,306 @@
-"""ELMo (Peters et al. 2018): a forward and a backward language model over words read by a character CNN.
+"""ELMo with its heads: its language models, a tagger, a classifier of texts and pairs (Peters et al. 2018;
+Wang et al. 2018, section 5.1).
 
-Both directions share the characters' encoder and the softmax. Only what lies before a word reaches its state
-in the forward direction, and only what lies behind it in the backward one. Equations and initial values are
-those of the paper's code (bilm-tf).
+The parameters of the language models' layers are "encoder"; those of the heads are beside it.
 
-Shapes: B batch, S words of a row, R directions (forward, backward), C characters of a word, E size of a
-character, N filters of all widths, P projection, V vocabulary (see padded_vocab_size), K negatives.
+Shapes: B batch, S words of a row, D both directions' states, C labels; others as in elmo_layers.
 """
 
-import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
-from jax import lax
 from ml_collections import ConfigDict
 
-from bertjax.config import CHARACTER_IDS, padded_vocab_size
+from bertjax.data.row_form import RowForm
+from bertjax.data.tokenizers.characters import AnyWords
+from bertjax.data.tokenizers.tokenizer import Tokenizer
+from bertjax.errors import InputError
+from bertjax.models import crf, elmo_layers
+from bertjax.models.interface import (
+    DTYPES,
+    Batch,
+    Divisible,
+    ModelKind,
+    Params,
+    Reader,
+    SplitRow,
+    Sums,
+    check_choice,
+)
 from bertjax.models.layers import (
-    add_bias,
+    HEAD_DROPOUT,
+    Make,
     bind_module,
-    cross_entropy,
     dropout,
     fold_in,
     init_module,
-    layer_norm,
-    product,
+    padded_vocab_size,
 )
-from bertjax.models.recurrent import Lstm
-from bertjax.sharding import split_rows
+from bertjax.models.recurrent import LSTM_SHARDING, Lstm
+from bertjax.models.text_classifier import PairClassifier, TextClassifier
 
-# What stands on the language models' layers: the first words of the parameters' names.
-PARTS = ("softmax", "mix")
-
-Params = dict[str, Any]
-Batch = dict[str, jax.Array]
+_LONGEST = 2**16 - 1  # it has no positions; elmo_examples.Sentences keeps lengths as uint16
 
 
-class _Init:
-    def __init__(self, rngs: nnx.Rngs):
-        self.rngs = rngs
+class _Tagger(nnx.Module):
+    def __init__(self, inputs: int, head: ConfigDict, rngs: nnx.Rngs, labels: int):
+        self.rate = head.dropout_prob
+        self.lstm = Lstm(rngs, inputs, cells=head.lstm_size, layers=head.lstm_layers, rate=head.dropout_prob)
+        glorot = jax.nn.initializers.glorot_uniform()
+        kernel = glorot(rngs.params(), (2 * head.lstm_size, labels), jnp.float32)
+        self.classifier_kernel = nnx.Param(kernel)
+        self.classifier_bias = nnx.Param(jnp.zeros(labels, jnp.float32))
 
-    def normal(self, deviation: float, *shape: int) -> nnx.Param:
-        return nnx.Param(deviation * jax.random.normal(self.rngs.params(), shape, jnp.float32))
-
-    def uniform(self, limit: float, *shape: int) -> nnx.Param:
-        return nnx.Param(jax.random.uniform(self.rngs.params(), shape, jnp.float32, -limit, limit))
-
-    def constant(self, value: float, *shape: int) -> nnx.Param:
-        return nnx.Param(jnp.full(shape, value, jnp.float32))
+    def __call__(self, x_BSD: jax.Array, segment_ids: jax.Array, keys: jax.Array | None) -> jax.Array:
+        x_BSH = self.lstm(x_BSD, segment_ids, keys)[-1]
+        x_BSH = dropout(x_BSH, self.rate, None if keys is None else fold_in(keys, self.lstm.layers))
+        return x_BSH.astype(jnp.float32) @ self.classifier_kernel[...] + self.classifier_bias[...]
 
 
-class Characters(nnx.Module):
-    """Character ids of words -> vectors: convolutions of several widths, the maximum of each filter over the
-    word, highway layers (Srivastava et al. 2015), a projection."""
+def _tagger(model: ConfigDict, head: ConfigDict, labels: int) -> Make:
+    return lambda rngs: _Tagger(2 * model.projection, head, rngs, labels)
 
-    def __init__(self, config: ConfigDict, init: _Init):
-        c = config.elmo
-        self.dtype, self.filters, self.highway_layers = (
-            jnp.dtype(config.model.dtype),
-            c.filters,
-            c.highway_layers,
+
+def _classifier(model: ConfigDict, head: ConfigDict, labels: int, pairs: bool) -> Make:
+    make = PairClassifier if pairs else TextClassifier
+    return lambda rngs: make(
+        rngs, 2 * model.projection, cells=head.lstm_size, layers=head.lstm_layers, hidden=head.hidden_size,
+        labels=labels, rate=head.dropout_prob,
+    )  # fmt: skip
+
+
+class Elmo:
+    """An ELMo with its parameters, for use inside a traced function."""
+
+    def __init__(self, model: ConfigDict, params: Params, head: ConfigDict):
+        self._model, self._params, self._head = model, params, head
+        of_layers = {name: x for name, x in params.items() if name.startswith(elmo_layers.PARTS)}
+        parts = [part for part in elmo_layers.PARTS if any(name.startswith(part) for name in of_layers)]
+        self.language_models: elmo_layers.LanguageModels = bind_module(
+            lambda rngs: elmo_layers.LanguageModels(model, rngs, parts, head.mix_norm),
+            params["encoder"] | of_layers,
         )
-        n = sum(count for _, count in c.filters)
-        self.embedding = init.uniform(1.0, CHARACTER_IDS, c.character_size)
-        for width, count in c.filters:
-            setattr(self, f"width_{width}_kernel", init.uniform(0.05, width, c.character_size, count))
-            setattr(self, f"width_{width}_bias", init.constant(0.0, count))
-        # In one product: how much of the new value is taken, and the new value.
-        self.highway_kernel = init.normal(math.sqrt(1 / n), c.highway_layers, n, 2, n)
-        bias = init.constant(0.0, c.highway_layers, 2, n)
-        self.highway_bias = nnx.Param(bias[...].at[:, 0].set(-2.0))
-        self.projection_kernel = init.normal(math.sqrt(1 / n), n, c.projection)
-        self.projection_bias = init.constant(0.0, c.projection)
 
-    def __call__(self, ids_BSC: jax.Array) -> jax.Array:
-        """Vectors [B, S, P]."""
-        dtype = self.dtype
-        b, s, c = ids_BSC.shape
-        x_WCE = self.embedding[...].astype(dtype)[ids_BSC.reshape(b * s, c)]
-        found = []
-        for width, _ in self.filters:
-            kernel_TEN = getattr(self, f"width_{width}_kernel")[...].astype(dtype)
-            y_WCN = lax.conv_general_dilated(
-                x_WCE, kernel_TEN, (1,), "VALID", dimension_numbers=("NWC", "WIO", "NWC")
-            )
-            found.append(y_WCN.max(1) + getattr(self, f"width_{width}_bias")[...].astype(dtype))
-        x_BSN = jax.nn.relu(jnp.concatenate(found, axis=-1)).reshape(b, s, -1)
-        for i in range(self.highway_layers):
-            kernel_NGM = self.highway_kernel[...][i].astype(dtype)
-            y_BSGN = product("BSN,NGM->BSGM", x_BSN, kernel_NGM) + self.highway_bias[...][i].astype(dtype)
-            share_BSN = jax.nn.sigmoid(y_BSGN[:, :, 0])
-            x_BSN = share_BSN * jax.nn.relu(y_BSGN[:, :, 1]) + (1 - share_BSN) * x_BSN
-        x_BSP = product("BSN,NP->BSP", x_BSN, self.projection_kernel[...].astype(dtype))
-        return x_BSP + self.projection_bias[...].astype(dtype)
-
-
-class Elmo(nnx.Module):
-    """The language models' layers and some of the parts that stand on them."""
-
-    def __init__(self, config: ConfigDict, rngs: nnx.Rngs, parts: Sequence[str]):
-        """Args:
-        config: of which config.elmo and config.model.dtype count.
-        parts: of PARTS. "softmax" predicts words, "mix" is one sum of all layers for another model.
-        """
-        c, init = config.elmo, _Init(rngs)
-        self.rate, self.normalise = c.dropout_prob, c.mix_norm
-        self.layers, self.vocab_size = c.layers, c.vocab_size
-        self.characters = Characters(config, init)
-        self.lstm = Lstm(
-            rngs, c.projection, cells=c.cells, layers=c.layers, projection=c.projection, clip=c.clip,
-            separate=True, residual=True, rate=c.dropout_prob,
-        )  # fmt: skip
-        if "softmax" in parts:
-            rows = padded_vocab_size(c.vocab_size)
-            table = init.normal(1 / math.sqrt(c.projection), rows, c.projection)
-            self.softmax_kernel = nnx.Param(table[...].at[c.vocab_size :].set(0.0))
-            self.softmax_bias = init.constant(0.0, rows)
-        if "mix" in parts:
-            self.mix_bias, self.mix_scale = init.constant(0.0, c.layers + 1), init.constant(1.0, 1)
-
-    def states(self, batch: Batch, keys: jax.Array | None = None) -> list[jax.Array]:
-        """The L + 1 layers, each [B, S, R, P]: the words' vectors, for either direction, and the LSTMs'.
+    def mixed(self, batch: Batch, keys: jax.Array | None, frozen: bool) -> jax.Array:
+        """The learned mix of all layers, [B, S, D].
 
         Args:
-          batch: character_ids int32 [B, S, C] and segment_ids int32 [B, S]; the states of padding are 0.
+          batch: character_ids, segment_ids.
           keys: uint32 [B, 2] of `layers.dropout_keys`; None: no dropout.
+          frozen: whether the layers are fixed features, without dropout.
         """
-        x_BSP = self.characters(batch["character_ids"])
-        x_BSP = split_rows(jnp.where(batch["segment_ids"][..., None] > 0, x_BSP, 0))
-        x_BSRP = jnp.stack([x_BSP, x_BSP], axis=2)
-        return [x_BSRP, *self.lstm(x_BSRP, batch["segment_ids"], keys)]
+        return self.language_models.mix(self.language_models.states(batch, None if frozen else keys))
 
-    def mix(self, states: Sequence[jax.Array]) -> jax.Array:
-        """gamma * sum_j softmax(s)_j h_j, [B, S, R * P].
+    def text_logits(
+        self, batch: Batch, *, keys: jax.Array | None, frozen: bool, packed: bool, each: int, further: bool
+    ) -> tuple[jax.Array, Sums]:
+        """See bertjax.models.interface.BoundModel: N is 1."""
+        texts_BS = jnp.where(batch["segment_ids"] > 0, batch["token_type_ids"] + 1, 0)
+        by_text = {"character_ids": batch["character_ids"], "segment_ids": texts_BS}
+        x_BSD = self.mixed(by_text, keys, frozen)
+        of_head = self._params["classifier"]
+        labels, pairs = of_head["classifier_bias"].size, "comparison" in of_head
+        classifier = bind_module(_classifier(self._model, self._head, labels, pairs), of_head)
+        words_BS = jnp.where(batch["is_word"] > 0, texts_BS, 0)
+        return classifier(x_BSD, words_BS, _head_keys(keys))[:, None], {}
 
-        With config.elmo.mix_norm each layer is normalised first, at each word by itself (the paper's code
-        takes mean and variance over a whole batch, so that a text would depend on those beside it).
-        """
-        shares = jax.nn.softmax(self.mix_bias[...])
-        total: Any = 0.0
-        for share, x_BSRP in zip(shares, states, strict=True):
-            b, s, r, p = x_BSRP.shape
-            x_BSD = x_BSRP.reshape(b, s, r * p)
-            if self.normalise:
-                x_BSD = layer_norm(x_BSD, jnp.ones(r * p), jnp.zeros(r * p), 1e-12)
-            total += share.astype(x_BSD.dtype) * x_BSD
-        return total * self.mix_scale[...].astype(total.dtype)
+    def tag_sums(self, batch: Batch, *, keys: jax.Array | None, frozen: bool, packed: bool) -> Sums:
+        """-log probability of the rows' tag sequences; see bertjax.models.interface.BoundModel."""
+        scores_BSC, words_BS = self._scores(batch, keys, frozen), batch["label_weights"] > 0
+        return {"loss": crf.losses(self._params["crf"], scores_BSC, words_BS, batch["labels"]).sum()}
 
-    def losses(self, top_BSRP: jax.Array, targets_BSR: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Cross-entropy over all words in nats, float32 [B, S, R], and whether the word is the likeliest.
+    def best_tags(self, batch: Batch, labels: Sequence[str], *, packed: bool) -> tuple[jax.Array, jax.Array]:
+        """The best sequence of tags of those in which an I-X follows a B-X or an I-X, and the probability of
+        each tag over all such sequences; see bertjax.models.interface.BoundModel."""
+        only = crf.iob2_only(self._params["crf"], labels)
+        chains = only, self._scores(batch, None, False), batch["label_weights"] > 0
+        tags_BS = crf.viterbi(*chains)
+        return tags_BS, jnp.take_along_axis(crf.marginals(*chains), tags_BS[..., None], axis=-1)[..., 0]
 
-        One position after the other, as logits of all of them would need S * R * V numbers a row.
+    def _scores(self, batch: Batch, keys: jax.Array | None, frozen: bool) -> jax.Array:
+        """float32 scores [B, S, C] of each tag at each word, for the CRF."""
+        of_head = self._params["tagger"]
+        tagger = bind_module(_tagger(self._model, self._head, of_head["classifier_bias"].size), of_head)
+        scores: jax.Array = tagger(self.mixed(batch, keys, frozen), batch["segment_ids"], _head_keys(keys))
+        return scores
 
-        Args:
-          top_BSRP: the last of `states`.
-        """
-        kernel_VP = self.softmax_kernel[...].astype(top_BSRP.dtype)
-        padding_V = jnp.where(jnp.arange(kernel_VP.shape[0]) < self.vocab_size, 0.0, -1e9)
-
-        def at(inputs: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-            logits_BRV = product("BRP,VP->BRV", inputs[0], kernel_VP, jnp.float32)
-            return cross_entropy(add_bias(logits_BRV, self.softmax_bias[...] + padding_V), inputs[1])
-
-        loss_SBR, correct_SBR = lax.map(at, (jnp.moveaxis(top_BSRP, 1, 0), jnp.moveaxis(targets_BSR, 1, 0)))
-        return jnp.moveaxis(loss_SBR, 0, 1), jnp.moveaxis(correct_SBR, 0, 1)
-
-    def sampled_losses(
-        self, top_BSRP: jax.Array, targets_BSR: jax.Array, negatives: "Negatives", keys: jax.Array | None
-    ) -> jax.Array:
-        """Losses for training, float32 [B, S, R]; see `sampled_cross_entropy`.
-
-        Args:
-          top_BSRP: the last of `states`, which dropout is done on here.
-          negatives: of `draw_negatives`, in every step anew.
-        """
-        top_BSRP = dropout(top_BSRP, self.rate, None if keys is None else fold_in(keys, self.layers))
-        kernel_VP, bias_V = self.softmax_kernel[...], self.softmax_bias[...]
-        return sampled_cross_entropy(top_BSRP, kernel_VP, bias_V, targets_BSR, negatives, self.vocab_size)
+    def span_logits(self, batch: Batch, *, keys: jax.Array | None, frozen: bool) -> jax.Array:
+        """None: no head of an ELMo answers questions (ElmoKind.heads)."""
+        raise NotImplementedError
 
 
-class Negatives(NamedTuple):
-    """Words that stand for all others in one step, drawn without replacement, for the whole batch."""
-
-    ids_K: jax.Array  # int32 [samples + 1]; the last is for a label that is itself among the others
-    # float32: how long the drawing went on until a word came that is not among the first samples, and until
-    # one that is not among all of ids_K.
-    times: tuple[jax.Array, jax.Array]
+def _head_keys(keys: jax.Array | None) -> jax.Array | None:
+    return None if keys is None else fold_in(keys, HEAD_DROPOUT)
 
 
-def draw_negatives(key: jax.Array, vocab_size: int, samples: int) -> Negatives:
-    """Words drawn from the log-uniform distribution over ids sorted by frequency, each once.
+class ElmoKind(ModelKind):
+    """ELMo."""
 
-    Every word arrives as a Poisson process of rate P(v) = log(1 + 1 / (v + 1)) / log(V + 1), and the first
-    come are taken: the same as draws one by one in which a word that is already there does not count.
-    """
-    ids = jnp.arange(vocab_size)
-    times = jax.random.exponential(key, (vocab_size,)) / jnp.exp(_log_rate(ids, vocab_size))
-    first, ids = lax.top_k(-times, samples + 2)
-    return Negatives(ids[:-1], (-first[-2], -first[-1]))
-
-
-def _log_rate(ids: jax.Array, vocab_size: int) -> jax.Array:
-    return jnp.log(jnp.log1p(1 / (ids + 1)) / math.log(vocab_size + 1))
-
-
-def sampled_cross_entropy(
-    x: jax.Array,
-    kernel_VP: jax.Array,
-    bias_V: jax.Array,
-    labels: jax.Array,
-    negatives: Negatives,
-    vocab_size: int,
-) -> jax.Array:
-    """Sampled softmax (Jean et al. 2015): cross-entropy among the label and `samples` other words.
-
-    The log of the expected count of each, the label too, is taken off its logit: what is left is the log odds
-    of being the label given all candidates. So if labels have the distribution that the model gives, the mean
-    gradient is 0, as the full softmax's. Where the label is itself among the first samples, the next word
-    takes its place, and that time is the end of the drawing; this makes it hold for any number of samples.
-
-    Args:
-      x: [..., P].
-      kernel_VP, bias_V: float32, of the full softmax.
-      labels: int32 [...].
-
-    Returns:
-      float32 [...] in nats, comparable with each other but not with the full softmax's.
-    """
-    ids_K, times = negatives
-
-    def log_count(ids: jax.Array, time: jax.Array) -> jax.Array:
-        return jnp.log(-jnp.expm1(-time * jnp.exp(_log_rate(ids, vocab_size))))
-
-    is_label = labels[..., None] == ids_K
-    among = is_label.any(-1)
-    spare = (jnp.arange(ids_K.shape[0]) == ids_K.shape[0] - 1) & ~is_label[..., :-1].any(-1, keepdims=True)
-    # One product for both kinds of labels: the correction is a row of either kind.
-    logits = (
-        jnp.einsum("...P,KP->...K", x, kernel_VP[ids_K].astype(x.dtype), preferred_element_type=jnp.float32)
-        + bias_V[ids_K]
+    name, title = "elmo", "ELMo"
+    parts = (*elmo_layers.PARTS, "tagger", "crf", "classifier")
+    heads: Mapping[str, tuple[str, ...]] = {
+        "language_models": ("softmax",),
+        "token_classification": ("mix", "tagger", "crf"),
+        "sequence_classification": ("mix", "classifier"),  # of texts or of pairs
+        "multi_label_classification": ("mix", "classifier"),
+    }
+    label_parts = ("tagger", "crf", "classifier")
+    tokenizers = ("words",)
+    packs, stacked_layers, recomputes = False, False, False
+    sharding = (
+        SplitRow(r"characters/(embedding|width_\d+_kernel)$", (None, None)),
+        SplitRow(r"characters/highway_kernel$", ("fsdp", None, "tensor")),  # NGN
+        SplitRow(r"characters/projection_kernel$|(^|/)hidden_kernel$", ("fsdp", "tensor")),  # NP, DF
+        *LSTM_SHARDING,
+        SplitRow(r"(^|/)transitions$", (None, None)),  # CC
+        SplitRow(r"classifier_kernel$", ("fsdp", None)),  # DC
+        SplitRow(r"softmax_kernel$", (("tensor", "fsdp"), None)),  # VP
+        SplitRow(r"softmax_bias$", (("tensor", "fsdp"),)),  # V
     )
-    logits -= jnp.where(among[..., None], log_count(ids_K, times[1]), log_count(ids_K, times[0]))
-    logits = jnp.where(is_label | spare, -1e9, logits)
-    right = (x.astype(jnp.float32) * kernel_VP[labels]).sum(-1) + bias_V[labels]
-    right -= log_count(labels, jnp.where(among, times[1], times[0]))
-    return jnp.logaddexp(right, jax.nn.logsumexp(logits, axis=-1)) - right
+
+    def architecture(self) -> ConfigDict:
+        c = ConfigDict()
+        c.vocab_size = 793_471  # words that the language models predict, sorted by frequency
+        c.characters = 50  # of a word, with its begin and end; bytes after them are left out
+        c.character_size = 16
+        c.filters = ((1, 32), (2, 32), (3, 64), (4, 128), (5, 256), (6, 512), (7, 1024))  # width, count
+        c.highway_layers = 2
+        c.cells = 4096  # of a layer's LSTM in each direction
+        c.projection = 512
+        c.layers = 2
+        c.clip = 3.0  # absolute value of cells and of projected outputs; 0: no limit
+        return c
+
+    def computation(self) -> ConfigDict:
+        c = ConfigDict()
+        c.dropout_prob = 0.1
+        c.dtype = "bfloat16"  # of activations and matrix products; parameters and statistics are float32
+        return c
+
+    def head_section(self) -> ConfigDict:
+        """What reads the mix in another task: a biLSTM, and for classes an MLP behind it."""
+        c = ConfigDict()
+        c.mix_norm = False  # LayerNorm of each layer before the learned mix
+        c.lstm_layers = 2
+        c.lstm_size = 200  # units in each direction
+        c.hidden_size = 512  # units of the MLP
+        c.dropout_prob = 0.5  # on the input of each layer
+        return c
+
+    def check(self, model: ConfigDict) -> None:
+        check_choice("model.dtype", model.dtype, DTYPES)
+        pairs = all(
+            isinstance(each, tuple) and len(each) == 2 and all(type(n) is int and n > 0 for n in each)
+            for each in model.filters
+        )
+        if not (model.filters and pairs) or len({width for width, _ in model.filters}) < len(model.filters):
+            raise InputError(
+                f"--config.model.filters={model.filters}: must be (width, count) pairs of positive integers, "
+                "each width once"
+            )
+        widest = max(width for width, _ in model.filters)
+        if model.characters < max(widest, 3):
+            raise InputError(
+                f"--config.model.characters={model.characters}: must be at least 3 and the widest of "
+                f"model.filters={widest}"
+            )
+
+    def describe(self, fields: Mapping[str, Any]) -> str:
+        layers, cells, projection = (fields[f"model.{name}"] for name in ("layers", "cells", "projection"))
+        return f"{layers} layers, {cells} cells, projection {projection}"
+
+    def longest(self, model: ConfigDict) -> int:
+        return _LONGEST
+
+    def init_params(
+        self,
+        model: ConfigDict,
+        key: jax.Array,
+        parts: Sequence[str],
+        labels: int = 0,
+        head: ConfigDict | None = None,
+        pairs: bool = False,
+    ) -> Params:
+        head = self.head_section() if head is None else head
+        of_layers = [part for part in parts if part in elmo_layers.PARTS]
+        flat = init_module(lambda rngs: elmo_layers.LanguageModels(model, rngs, of_layers), key)
+        params = {name: x for name, x in flat.items() if name.startswith(elmo_layers.PARTS)}
+        params["encoder"] = {name: x for name, x in flat.items() if name not in params}
+        tagger_key, classifier_key = (jax.random.fold_in(key, i) for i in range(2))
+        if "tagger" in parts:
+            params["tagger"] = init_module(_tagger(model, head, labels), tagger_key)
+        if "crf" in parts:
+            params["crf"] = crf.init_params(labels)
+        if "classifier" in parts:
+            params["classifier"] = init_module(_classifier(model, head, labels, pairs), classifier_key)
+        return params
+
+    def bind(
+        self, model: ConfigDict, params: Params, head: ConfigDict | None = None, remat: str = "none"
+    ) -> Elmo:
+        return Elmo(model, params, self.head_section() if head is None else head)
+
+    def trained_on_pairs(self, params: Mapping[str, Any]) -> bool | None:
+        return "comparison" in params["classifier"] if "classifier" in params else None
+
+    def encoder_flops(
+        self,
+        model: ConfigDict,
+        head: ConfigDict,
+        lengths: np.ndarray,
+        *,
+        positions: float | None = None,
+        frozen: bool = False,
+    ) -> float:
+        """As fixed features, its states are computed once."""
+        mean = float(np.mean(np.asarray(lengths, np.float64)))
+        return (2.0 if frozen else 6.0) * mean * elmo_layers.encoder_products(model)
+
+    def divisible(self, model: ConfigDict, head: ConfigDict | None) -> list[Divisible]:
+        sizes = {
+            "model.filters, all counts": sum(count for _, count in model.filters),
+            "model.projection": model.projection,
+            "model.cells": model.cells,
+        }
+        if head is not None:
+            sizes |= {f"head.{name}": head[name] for name in ("lstm_size", "hidden_size")}
+        found = [
+            Divisible(field, size, (axis,)) for axis in ("fsdp", "tensor") for field, size in sizes.items()
+        ]
+        rows = padded_vocab_size(model.vocab_size)
+        return [*found, Divisible("model.vocab_size, padded", rows, ("fsdp", "tensor"))]
+
+    def row_form(self, tokenizer: Tokenizer) -> RowForm:
+        if tokenizer.kind not in self.tokenizers:
+            raise InputError(
+                f"an ELMo reads words, but the vocabulary is of {tokenizer.kind} tokens; take one of "
+                "--tokenizer=words"
+            )
+        begin, end = tokenizer.bos_id, tokenizer.eos_id
+        return RowForm(begin, (end, begin), end)  # either text is a sentence of its own
+
+    def further_inputs(self, model: ConfigDict, rows: int, length: int) -> dict[str, jax.ShapeDtypeStruct]:
+        return {
+            "character_ids": jax.ShapeDtypeStruct((rows, length, model.characters), jnp.int32),
+            "is_word": jax.ShapeDtypeStruct((rows, length), jnp.int32),
+        }
+
+    def reader(self, tokenizer: Tokenizer, model: ConfigDict) -> Reader:
+        """A task's own words are numbered as they come, since it looks at their characters alone; the rule by
+        which text is cut is that of the model's store. Adds character_ids int32 [B, S, C], and is_word
+        int32 [B, S], 0 at marks and padding."""
+        words = AnyWords(tokenizer, model.characters)
+
+        def complete(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            ids, segments = batch["input_ids"], batch["segment_ids"]
+            is_word = ((segments > 0) & (ids >= tokenizer.unk_id)).astype(np.int32)
+            return batch | {"character_ids": words.characters(ids), "is_word": is_word}
+
+        return Reader(words.tokenizer, self.row_form(tokenizer), complete)
 
 
-def next_words(word_ids: jax.Array, segment_ids: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """What each state is to predict: int32 [B, S, R] words, and float32 [B, S, R] weights.
-
-    The word behind it for the forward direction, the one before it for the backward one, in its segment; a
-    segment is a sentence with its begin and its end. Weights are 0 where there is none.
-    """
-
-    def shifted(x_BS: jax.Array) -> jax.Array:
-        behind = jnp.pad(x_BS[:, 1:], ((0, 0), (0, 1)))
-        return jnp.stack([behind, jnp.pad(x_BS[:, :-1], ((0, 0), (1, 0)))], axis=-1)
-
-    inside = (shifted(segment_ids) == segment_ids[..., None]) & (segment_ids[..., None] > 0)
-    return shifted(word_ids), inside.astype(jnp.float32)
-
-
-def init_params(config: ConfigDict, key: jax.Array, parts: Sequence[str] = PARTS) -> Params:
-    """Parameters of Elmo as a nested dict of float32 arrays. For the arguments see Elmo."""
-    return init_module(lambda rngs: Elmo(config, rngs, parts), key)
-
-
-def bind(config: ConfigDict, params: Params) -> Elmo:
-    """The module with these parameters and the parts that have any, for use inside a traced function."""
-    parts = [part for part in PARTS if any(name.startswith(part) for name in params)]
-    return bind_module(lambda rngs: Elmo(config, rngs, parts), params)
-
-
-def encoder_products(config: ConfigDict) -> float:
-    """Multiplications in the matrix products of the language models' layers for one word, forward."""
-    c = config.elmo
-    n = sum(count for _, count in c.filters)
-    convolutions = sum((c.characters - width + 1) * width * c.character_size * m for width, m in c.filters)
-    lstm = 4 * c.cells * 2 * c.projection + c.cells * c.projection
-    return float(convolutions + c.highway_layers * 2 * n * n + n * c.projection + 2 * c.layers * lstm)
+KIND = ElmoKind()

@@ -2,20 +2,26 @@
 that the BERT paper compares with.
 
 Its layers are BERT's, each position seeing itself and those before it in its segment. Its embeddings have no
-LayerNorm, and token types only where config.type_vocab_size is above 1, which the paper's has not. Its
-language model is the word embeddings without a bias, and what it tells of a text is read from the state of
-the text's last token, "extract". Shapes: see bertjax.models.bert; C labels.
+LayerNorm, and token types only where config.model.type_vocab_size is not 0. Its language model is the word
+embeddings without a bias, and a text is classified by the state of its last token, "extract".
+
+Shapes: B batch, S sequence, M positions, N sequences in a row, D hidden, V vocabulary, C labels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from bertjax.config import padded_vocab_size
-from bertjax.models.bert import Batch, Encoder, Init, Params
+from bertjax.data.row_form import RowForm
+from bertjax.data.tokenizers.tokenizer import Tokenizer, add_task_tokens
+from bertjax.errors import InputError
+from bertjax.models.bert import BertKind, add_each
+from bertjax.models.cpu_gradients import product
+from bertjax.models.interface import Batch, Params, SplitRow, Sums
 from bertjax.models.layers import (
     HEAD_DROPOUT,
     bind_module,
@@ -23,20 +29,11 @@ from bertjax.models.layers import (
     dropout,
     fold_in,
     init_module,
-    product,
+    padded_vocab_size,
+    take_positions,
 )
+from bertjax.models.transformer import Encoder, Init, TransformerKind, encoder_products
 from bertjax.sharding import split_rows
-
-# What stands on the encoder beside the language model, which has no parameters of its own. "classifier" has a
-# bias, as in the original program; "score" has none, as in the paper's equation and Hugging Face's model.
-PARTS = ("classifier", "score")
-
-# The models that are made of them; "multiple_choice" has one label, the score of a choice.
-HEADS: dict[str, tuple[str, ...]] = {
-    "causal_lm": (),
-    "multiple_choice": ("classifier",),
-    "sequence_classification": ("score",),
-}
 
 
 class GptInit(Init):
@@ -55,7 +52,7 @@ class Embeddings(nnx.Module):
         # Rows past the vocabulary are padding: zero, never looked up and never predicted.
         self.word = nnx.Param(table[...].at[c.vocab_size :].set(0.0))
         self.position = init.normal(c.max_position_embeddings, c.hidden_size)
-        if c.type_vocab_size > 1:
+        if c.type_vocab_size:
             self.token_type = init.normal(c.type_vocab_size, c.hidden_size)
 
     def __call__(self, batch: Batch, dtype: jnp.dtype, keys: jax.Array | None) -> jax.Array:
@@ -66,17 +63,28 @@ class Embeddings(nnx.Module):
 
 
 class Gpt(nnx.Module):
-    """The left-to-right encoder, its language model, and some of the parts that stand on it."""
+    """The left-to-right encoder, its language model, and some of its heads' parts."""
 
-    def __init__(self, config: ConfigDict, rngs: nnx.Rngs, parts: Sequence[str], num_labels: int = 0):
+    def __init__(
+        self,
+        config: ConfigDict,
+        rngs: nnx.Rngs,
+        parts: Sequence[str],
+        num_labels: int = 0,
+        further: Collection[str] = (),
+        remat: str = "none",
+    ):
         """Args:
         config: config.model.
-        parts: of PARTS.
+        parts: of GptKind.parts.
         num_labels: C, of either part.
+        further: of GptKind.further_losses, what `text_logits` computes beside logits.
+        remat: of bertjax.models.transformer.REMAT.
         """
+        self.further = frozenset(further)
         init = GptInit(config, rngs)
         self.vocab_size, self.rate = config.vocab_size, config.hidden_dropout_prob
-        self.encoder = Encoder(init, Embeddings(init), causal=True)
+        self.encoder = Encoder(init, Embeddings(init), causal=True, remat=remat)
         if "classifier" in parts:
             self.classifier_kernel = init.normal(config.hidden_size, num_labels)
             self.classifier_bias = init.zeros(num_labels)
@@ -90,22 +98,18 @@ class Gpt(nnx.Module):
         logits_BMV = product("BMD,VD->BMV", x_BMD, word_VD, jnp.float32)
         return logits_BMV + jnp.where(jnp.arange(word_VD.shape[0]) < self.vocab_size, 0.0, -1e9)
 
-    def head_states(
-        self,
-        batch: Batch,
-        positions_BM: jax.Array,
-        *,
-        packed: bool = False,
-        keys: jax.Array | None = None,
-        frozen: bool = False,
-    ) -> jax.Array:
-        """What a head stands on, [B, M, D]: the last layer's states. See bertjax.models.bert.Bert."""
-        keys = None if frozen else keys
-        return self.encoder(batch, packed=packed, keys=keys, positions_BM=positions_BM)
-
-    def class_positions(self, segment_ids: jax.Array) -> jax.Array:
-        """What the one sequence of each row is told by: its last token. int32 [B, 1]."""
-        return jnp.maximum((segment_ids > 0).sum(-1) - 1, 0)[:, None].astype(jnp.int32)
+    def text_logits(
+        self, batch: Batch, *, keys: jax.Array | None, frozen: bool, packed: bool, each: int, further: bool
+    ) -> tuple[jax.Array, Sums]:
+        """See bertjax.models.interface.BoundModel; "lm_loss" is the language model's, by example."""
+        positions_BM = batch["class_positions"]
+        if not (further and "lm_loss" in self.further):
+            encoder_keys = None if frozen else keys
+            x_BMD = self.encoder(batch, packed=packed, keys=encoder_keys, positions_BM=positions_BM)
+            return self.class_logits(add_each(x_BMD, each), keys), {}
+        x_BSD = self.encoder(batch, packed=packed, keys=keys)
+        logits_BNC = self.class_logits(add_each(take_positions(x_BSD, positions_BM), each), keys)
+        return logits_BNC, {"lm_loss": language_model_loss(self, x_BSD, batch)}
 
     def class_logits(self, x_BND: jax.Array, keys: jax.Array | None = None) -> jax.Array:
         """float32 logits [B, N, C] of the states of extract tokens.
@@ -148,52 +152,123 @@ def language_model_loss(model: Gpt, x_BSD: jax.Array, batch: Batch) -> jax.Array
     return (loss_BS * weights_BS / jnp.maximum(predicted_BS, 1.0)).sum()
 
 
-def init_params(
-    config: ConfigDict,
-    key: jax.Array,
-    parts: Sequence[str] = HEADS["causal_lm"],
-    num_labels: int = 0,
-    head: ConfigDict | None = None,
-) -> Params:
-    """Parameters of Gpt as a nested dict of float32 arrays.
+class GptKind(TransformerKind):
+    """OpenAI GPT."""
 
-    For the arguments see Gpt; `head`, config.head, is the default (see bertjax.config.checks.check).
-    """
-    return init_module(lambda rngs: Gpt(config, rngs, parts, num_labels), key)
+    name, title = "gpt", "OpenAI GPT"
+    # "classifier" has a bias, as in the original program; "score" has none, as in the paper's equation and
+    # Hugging Face's model. The language model has no parameters of its own.
+    parts = ("classifier", "score")
+    heads: Mapping[str, tuple[str, ...]] = {
+        "causal_lm": (),
+        "multiple_choice": ("classifier",),  # one label, the score of a choice
+        "sequence_classification": ("score",),
+        "multi_label_classification": ("score",),
+    }
+    label_parts = ("classifier", "score")
+    tokenizers = ("gpt_bpe",)
+    reads_both_orders = True  # "score" has no bias, so that of two states' sum is the sum of their scores
+    sizes = BertKind.sizes
+    sharding = (*TransformerKind.sharding, SplitRow(r"(classifier|score)_kernel$", ("fsdp", None)))  # DC
+
+    def architecture(self) -> ConfigDict:
+        c = super().architecture()
+        c.vocab_size = 40_478  # the released model's
+        c.layer_norm_eps = 1e-5
+        c.type_vocab_size = 0  # the paper's has none; 2 with data.special_tokens
+        return c
+
+    def head_section(self) -> ConfigDict:
+        c = ConfigDict()
+        c.lm_weight = 0.0  # of the language model's loss beside the task's own; the paper's is 0.5
+        return c
+
+    def same_head(self, one: ConfigDict, other: ConfigDict) -> bool:
+        return True
+
+    def init_params(
+        self,
+        model: ConfigDict,
+        key: jax.Array,
+        parts: Sequence[str],
+        labels: int = 0,
+        head: ConfigDict | None = None,
+        pairs: bool = False,
+    ) -> Params:
+        return init_module(lambda rngs: Gpt(model, rngs, parts, labels), key)
+
+    def bind(
+        self, model: ConfigDict, params: Params, head: ConfigDict | None = None, remat: str = "none"
+    ) -> Gpt:
+        parts = self.parts_of(params)
+        labels = params[f"{parts[0]}_kernel"].shape[1] if parts else 0
+        further = self.further_losses(self.head_section() if head is None else head)
+        gpt: Gpt = bind_module(lambda rngs: Gpt(model, rngs, parts, labels, further, remat), params)
+        return gpt
+
+    def with_new_tokens(
+        self, model: ConfigDict, params: Params, tokenizer: Tokenizer, key: jax.Array, where: str
+    ) -> tuple[ConfigDict, Params, Tokenizer]:
+        """A pre-trained model meets start, delimiter and extract tokens in fine-tuning first."""
+        tokenizer = add_task_tokens(tokenizer, where)
+        # A model from elsewhere may have more embeddings than its vocabulary has tokens.
+        size = max(model.vocab_size, tokenizer.vocab_size)
+        params = with_new_embeddings(model, params, size, key)
+        model = model.copy_and_resolve_references()
+        model.vocab_size = size
+        return model, jax.device_get(params), tokenizer
+
+    def further_losses(self, head: ConfigDict) -> dict[str, float]:
+        return {"lm_loss": head.lm_weight} if head.lm_weight else {}
+
+    def encoder_flops(
+        self,
+        model: ConfigDict,
+        head: ConfigDict,
+        lengths: np.ndarray,
+        *,
+        positions: float | None = None,
+        frozen: bool = False,
+    ) -> float:
+        n = np.asarray(lengths, np.float64)
+        return float(np.mean(encoder_products(model, n, positions) * (2.0 if frozen else 6.0)))
+
+    def text_flops(
+        self, model: ConfigDict, head: ConfigDict, lengths: np.ndarray, *, frozen: bool = False
+    ) -> float:
+        if not head.lm_weight:
+            return super().text_flops(model, head, lengths, frozen=frozen)
+        vocabulary = 6.0 * float(np.mean(lengths)) * model.hidden_size * model.vocab_size
+        return self.encoder_flops(model, head, lengths) + vocabulary
+
+    def row_form(self, tokenizer: Tokenizer) -> RowForm:
+        if tokenizer.kind not in self.tokenizers or tokenizer.bos_id < 0:
+            raise InputError(
+                f"the vocabulary ({tokenizer.kind}) has no start, delimiter and extract tokens; name a model "
+                "that was fine-tuned on texts"
+            )
+        return RowForm(tokenizer.bos_id, (tokenizer.sep_id,), tokenizer.cls_id)
+
+    def class_at_end(self, model: ConfigDict) -> bool:
+        return True
 
 
-def bind(config: ConfigDict, params: Params, head: ConfigDict | None = None) -> Gpt:
-    """The module with these parameters (arrays of JAX or NumPy), for use inside a traced function.
-
-    It has the parts whose parameters there are. For `head` see init_params.
-    """
-    parts = parts_of(params)
-    labels = params[f"{parts[0]}_kernel"].shape[1] if parts else 0
-    gpt: Gpt = bind_module(lambda rngs: Gpt(config, rngs, parts, labels), params)
-    return gpt
-
-
-def parts_of(params: Params) -> tuple[str, ...]:
-    """Which of PARTS have parameters here."""
-    return tuple(part for part in PARTS if any(name.startswith(part) for name in params))
-
-
-def with_new_tokens(config: ConfigDict, params: Params, vocab_size: int, key: jax.Array) -> Params:
+def with_new_embeddings(model: ConfigDict, params: Params, vocab_size: int, key: jax.Array) -> Params:
     """The parameters with embeddings, newly drawn, for tokens that the vocabulary had not.
 
-    A pre-trained model meets start, delimiter and extract tokens in fine-tuning first. The config of what is
-    returned has `vocab_size`.
-
     Args:
-      config: config.model of `params`.
+      model: config.model of `params`.
       vocab_size: of the larger vocabulary, which begins with the old one.
       key: of jax.random.
     """
-    old, embeddings = config.vocab_size, params["encoder"]["embeddings"]
+    old, embeddings = model.vocab_size, params["encoder"]["embeddings"]
     if vocab_size < old:
         raise ValueError(f"{vocab_size} tokens are fewer than the model's {old}")
-    shape = vocab_size - old, config.hidden_size
-    new = jax.random.normal(key, shape, jnp.float32) * config.initializer_range
+    shape = vocab_size - old, model.hidden_size
+    new = jax.random.normal(key, shape, jnp.float32) * model.initializer_range
     rows = jnp.concatenate([jnp.asarray(embeddings["word"])[:old], new])
     word = jnp.pad(rows, ((0, padded_vocab_size(vocab_size) - vocab_size), (0, 0)))
     return params | {"encoder": params["encoder"] | {"embeddings": embeddings | {"word": word}}}
+
+
+KIND = GptKind()

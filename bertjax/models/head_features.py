@@ -26,17 +26,26 @@ from ml_collections import ConfigDict
 from bertjax.models.layers import fold_in, take_positions
 from bertjax.models.recurrent import Lstm
 
+# What config.head.layers may be, and the layers that the model needs for it.
+HEAD_LAYERS = {
+    "last": 1,
+    "embeddings": 1,
+    "second_to_last": 2,
+    "sum_last_four": 4,
+    "concat_last_four": 4,
+    "sum_all": 1,
+}
 _SUMS = ("sum_last_four", "sum_all")
 _LSTM_DROPOUT = 5_000  # the number of the LSTM's place of dropout, past the encoder's
 
 
-def stands_on_last(head: ConfigDict) -> bool:
-    """Whether a head stands on the last layer and nothing else."""
+def reads_last_layer(head: ConfigDict) -> bool:
+    """Whether a head reads the last layer and nothing else."""
     return bool(head.layers == "last" and not head.lstm_layers)
 
 
 def same_features(one: ConfigDict, other: ConfigDict) -> bool:
-    """Whether heads stand on the same by these two of config.head, so that one's parameters fit the other."""
+    """Whether heads read the same by these two of config.head, so that one's parameters fit the other."""
     sizes = not one.lstm_layers or one.lstm_size == other.lstm_size
     return bool(one.layers == other.layers and one.lstm_layers == other.lstm_layers and sizes)
 
@@ -78,7 +87,7 @@ def read_layers(
 
     Args:
       encoder: bertjax.models.bert.Encoder.
-      layers: of bertjax.config.HEAD_LAYERS.
+      layers: of HEAD_LAYERS.
       mix: of a weighted sum, the numbers [K] whose softmax its weights are, and the scale [1]; None: equal
         weights and 1, with which training begins.
       packed, keys: see the encoder.
@@ -109,7 +118,7 @@ class Features(nnx.Module):
         config: config.model.
         head: config.head.
         """
-        self.layers, self.plain = head.layers, stands_on_last(head)
+        self.layers, self.plain = head.layers, reads_last_layer(head)
         self.size = _layers_size(config, head)  # W
         if head.layers in _SUMS:
             count = config.num_hidden_layers if head.layers == "sum_all" else 4

@@ -16,8 +16,14 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
+from bertjax.models.interface import SplitRow
 from bertjax.models.layers import dropout, fold_in
 
+# Every step of an LSTM reads the kernels of its loop whole.
+LSTM_SHARDING = (
+    SplitRow(r"layer_\d+/input_kernel$", ("fsdp", None, "tensor")),  # DGH
+    SplitRow(r"layer_\d+/(recurrent|projection)_kernel$", (None, None)),
+)
 _FORGET = 1  # its place among the gates
 
 

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from bertjax.models.layers import dropout, fold_in, product
+from bertjax.models.cpu_gradients import product
+from bertjax.models.layers import dropout, fold_in
 from bertjax.models.recurrent import Lstm
 
 

@@ -8,21 +8,19 @@ from itertools import chain, groupby
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from bertjax import config as config_lib
 from bertjax import metrics
-from bertjax.config import HEAD_LAYERS
 from bertjax.convert.load import load
 from bertjax.data.finetuning.conll import Sentence, conll_lines, read_conll
-from bertjax.data.finetuning.records import read_table
+from bertjax.data.finetuning.records import read_label, read_number, read_table, read_text
 from bertjax.data.finetuning.sequences import encode
 from bertjax.data.finetuning.squad import KINDS, TEST, Question, read_questions
 from bertjax.data.finetuning.squad_answers import NO_SPAN
 from bertjax.errors import InputError, check_utf8, run_command, show
 from bertjax.flags import Parser
-from bertjax.predict.elmo_predictor import ElmoPredictor
+from bertjax.models.head_features import HEAD_LAYERS
+from bertjax.models.interface import NUMBER
 from bertjax.predict.embedding_files import KINDS as FILE_KINDS
 from bertjax.predict.embedding_files import check_path, open_writer
 from bertjax.predict.predictor import POOLINGS, Guesses, Predictor, softmax, windows
@@ -34,7 +32,7 @@ from bertjax.predict.read_inputs import (
     text_or_pair,
     words,
 )
-from bertjax.tasks.classify import read_label, read_text
+from bertjax.tasks import answer as answer_task
 from bertjax.trained_model import Trained
 
 
@@ -186,18 +184,24 @@ def _classify(flags: argparse.Namespace) -> None:
     if flags.label and not flags.columns:
         raise InputError(f"--label={flags.label}: is a table's; name the columns of its texts with --columns")
     texts = None if flags.columns else read_texts(flags, text_or_pair)
-    trained, model = _open_for(flags, "sequence_classification", "classify", model_kind=None)
-    # A model from elsewhere does not say, and one that reads in both orders is a GPT.
-    asked = {"both_orders": True} if trained.meta["config"].get("examples.both_orders") else {}
-    gold: list[float] = []
+    trained, model = _open_for(flags, ("sequence_classification", "multi_label_classification"), "classify")
+    both_orders = bool(trained.meta["resolved_config"].get("examples.both_orders"))
+    gold: list[Any] = []
     if texts is None:
-        texts, gold = _read_columns(flags, trained.labels)
+        texts, gold = _read_columns(flags, trained)
     found = []
     for window in windows(texts):
-        for text, logits in zip(window, model.classify(window, flags.truncate, **asked), strict=True):
+        for text, logits in zip(window, model.classify(window, flags.truncate, both_orders), strict=True):
             shown = text if isinstance(text, str) else " | ".join(text)
-            if len(logits) == 1:
-                answer: dict[str, Any] = {"number": float(logits[0])}
+            if trained.head == "multi_label_classification":
+                shares = 1 / (1 + np.exp(-logits))
+                by_label = dict(zip(trained.labels, shares.tolist(), strict=True))
+                there = [label for label, share in by_label.items() if share > 0.5]
+                answer: dict[str, Any] = {"labels": there, "probabilities": by_label}
+                named = ", ".join(f"{label} {by_label[label]:.1%}" for label in there) or "(no label)"
+                line = f"{named}  {shown}"
+            elif trained.labels == NUMBER:
+                answer = {"number": float(logits[0])}
                 line = f"{logits[0]:8.4f}  {shown}"
             else:
                 shares = softmax(logits)
@@ -205,35 +209,42 @@ def _classify(flags: argparse.Namespace) -> None:
                 by_label = dict(zip(trained.labels, shares.tolist(), strict=True))
                 answer = {"label": trained.labels[best], "probabilities": by_label}
                 line = f"{trained.labels[best]} {shares[best]:.1%}  {shown}"
-            found.append(float(logits[0]) if len(logits) == 1 else best)
+            found.append(logits)
             if flags.json:
                 _print_json({"text": text, **answer})
             else:
                 _print(line)
     if gold:
-        _print_scores(trained.labels, np.array(gold), np.array(found))
+        _print_scores(trained, np.array(gold), np.array(found))
 
 
-def _read_columns(flags: argparse.Namespace, labels: Sequence[str]) -> tuple[Iterator[Any], list[float]]:
+def _read_columns(flags: argparse.Namespace, model: Trained) -> tuple[Iterator[Any], list[Any]]:
     """The texts of a table and, if there is a column for them, their labels' numbers."""
     columns = flags.columns.split(",")
     if flags.texts or not flags.input or len(columns) > 2:
         raise InputError(f"--columns={flags.columns}: names one column or two of a table that --input names")
-    config = ConfigDict({"examples": {
-        "text_a": columns[0], "text_b": columns[1] if len(columns) > 1 else "",
-        "label": flags.label, "labels": tuple(labels), "number": len(labels) == 1,
-    }})  # fmt: skip
-    records = read_table(flags.input)
-    texts = [read_text(config, record) for record in records]
-    return iter(texts), [read_label(config, record) for record in records] if flags.label else []
+    records, gold = read_table(flags.input), list[Any]()
+    texts = [read_text(record, columns[0], columns[1] if len(columns) > 1 else "") for record in records]
+    if not flags.label:
+        return iter(texts), gold
+    if model.head == "multi_label_classification":
+        raise InputError(
+            f"--label={flags.label}: the model gives any number of labels, which are not scored here"
+        )
+    if model.labels == NUMBER:
+        return iter(texts), [read_number(record, flags.label) for record in records]
+    return iter(texts), [read_label(record, flags.label, model.labels) for record in records]
 
 
-def _print_scores(labels: Sequence[str], gold: np.ndarray, found: np.ndarray) -> None:
-    score = metrics.correlations if len(labels) == 1 else metrics.matthews
-    figures = "  ".join(f"{name} {value:.4f}" for name, value in score(gold, found).items())
-    print(f"{len(gold)} examples: {figures}", file=sys.stderr)
-    if len(labels) > 1:
-        table = metrics.class_table(metrics.per_class(gold, found, labels), aligned=True)
+def _print_scores(model: Trained, gold: np.ndarray, logits: np.ndarray) -> None:
+    if model.labels == NUMBER:
+        figures = metrics.correlations(gold, logits[:, 0])
+    else:
+        figures = metrics.matthews(gold, logits.argmax(-1))
+    shown = "  ".join(f"{name} {value:.4f}" for name, value in figures.items())
+    print(f"{len(gold)} examples: {shown}", file=sys.stderr)
+    if model.labels != NUMBER:
+        table = metrics.class_table(metrics.per_class(gold, logits.argmax(-1), model.labels), aligned=True)
         print(table, end="", file=sys.stderr)
 
 
@@ -243,7 +254,7 @@ def _choose(flags: argparse.Namespace) -> None:
         questions: Iterator[Any] = iter([context_and_choices("\t".join(flags.texts))])
     else:
         questions = read_texts(flags, context_and_choices)
-    _, model = _open_for(flags, "multiple_choice", "choose", model_kind=None)
+    _, model = _open_for(flags, ("multiple_choice",), "choose")
     for window in windows(questions):
         for (context, choices), scores in zip(window, model.choose(window, flags.truncate), strict=True):
             shares = softmax(scores)
@@ -262,8 +273,8 @@ def _tag(flags: argparse.Namespace) -> None:
     file = read_conll(flags.input, tagged=False) if flags.conll else []
     lines = () if flags.conll else enumerate(read_texts(flags, words))  # each is a document of its own
     texts = file or (Sentence(tuple(of_line), (), 0, number) for number, of_line in lines)
-    trained, model = _open_for(flags, "token_classification", "tag words", model_kind=None)
-    context = trained.meta["config"].get("examples.document_context", False)
+    trained, model = _open_for(flags, ("token_classification",), "tag words")
+    context = trained.meta["resolved_config"].get("examples.document_context", False)
     documents = (list(document) for _, document in groupby(texts, key=lambda sentence: sentence.document))
     tags = []
     for window in windows(documents):
@@ -288,9 +299,9 @@ def _answer(flags: argparse.Namespace) -> None:
     else:
         pairs = enumerate(read_texts(flags, pair))
         questions = (_question(str(i), *texts) for i, texts in pairs)
-    trained, model = _open_for(flags, "question_answering", "answer")
+    trained, model = _open_for(flags, ("question_answering",), "answer")
     # A run's own settings; a model from elsewhere comes without any.
-    of_run, examples = trained.meta["config"], config_lib.default().examples
+    of_run, examples = trained.meta["resolved_config"], answer_task.TASK.examples(trained.kind)
     examples.update({name: of_run[f"examples.{name}"] for name in examples if f"examples.{name}" in of_run})
     examples.unanswerable |= flags.unanswerable
     if flags.null_threshold is not None:
@@ -335,7 +346,7 @@ def _embed(flags: argparse.Namespace) -> None:
         for window in windows(texts):
             tokens: list[list[str]] = [[] for _ in window]
             if flags.pool == "tokens":
-                rows = encode(model.tokenizer, window, model.most, flags.truncate)
+                rows = encode(model.tokenizer, model.reader.form, window, model.most, flags.truncate)
                 tokens = [[model.tokenizer.tokens[i] for i in row.ids] for row in rows]
             yield window, model.embed(window, flags.pool, flags.layer, flags.truncate), tokens
 
@@ -369,25 +380,20 @@ def _layer(text: str) -> int | str:
 
 
 def _open(flags: argparse.Namespace) -> Predictor:
-    model = load(flags.model, allow_pickle=flags.allow_pickle, model_kind="bert")
-    return Predictor(model.config, model.params, model.tokenizer, model.stands_on)
+    return Predictor(load(flags.model, allow_pickle=flags.allow_pickle))
 
 
-def _open_for(
-    flags: argparse.Namespace, head: str, what: str, model_kind: str | None = "bert"
-) -> tuple[Trained, Any]:
-    """The model and what asks it, a Predictor or an ElmoPredictor."""
-    model = load(flags.model, allow_pickle=flags.allow_pickle, model_kind=model_kind)
-    if model.head != head:
+def _open_for(flags: argparse.Namespace, heads: Sequence[str], what: str) -> tuple[Trained, Predictor]:
+    """The model, which must have one of the heads, and what asks it."""
+    model = load(flags.model, allow_pickle=flags.allow_pickle)
+    if model.head not in heads:
         raise InputError(f"{flags.model}: a model for {model.head}; name one that was trained to {what}")
-    if model.config.kind == "elmo":
-        return model, ElmoPredictor(model)
-    return model, Predictor(model.config, model.params, model.tokenizer, model.stands_on)
+    return model, Predictor(model)
 
 
-def _seq_length(trained: Trained, model: Any) -> int:
+def _seq_length(trained: Trained, model: Predictor) -> int:
     """Tokens of a window: the run's, or for a model from elsewhere as many as it takes."""
-    return int(min(trained.meta["config"].get("train.seq_length", model.most), model.most))
+    return int(min(trained.meta["resolved_config"].get("train.seq_length", model.most), model.most))
 
 
 def _print(text: str) -> None:

@@ -1,10 +1,11 @@
-"""Questions to a trained model, over any number of texts: batched by length, answered in the texts' order.
+"""Questions to a trained model of any kind, over any number of texts: batched by length, answered in order.
 
 Everything is computed in float32, whatever config.dtype.
 
 Shapes: B rows, S sequence, M masked positions, D hidden, V vocabulary, L layers.
 """
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -12,19 +13,17 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from bertjax.config import HEAD_LAYERS, default
 from bertjax.data.finetuning.conll import Sentence
 from bertjax.data.finetuning.sequences import Row, Text, batch_length, encode, make_batch
 from bertjax.data.finetuning.squad import Question
-from bertjax.data.finetuning.squad_answers import Prediction
+from bertjax.data.finetuning.squad_answers import Prediction, answer_all
 from bertjax.data.finetuning.squad_windows import Windows, encode_questions
-from bertjax.data.tokenizers.tokenizer import Tokenizer
+from bertjax.data.finetuning.word_windows import cut_windows, word_weights
 from bertjax.errors import InputError, check_utf8, show
-from bertjax.models import bert, gpt
-from bertjax.models.head_features import describe, read_layers, stands_on_last
-from bertjax.models.kinds import MODULES
-from bertjax.tasks.answer import answer_all
-from bertjax.tasks.tag import cut_windows
+from bertjax.models import bert
+from bertjax.models.head_features import HEAD_LAYERS, read_layers
+from bertjax.models.interface import BoundModel, Reader
+from bertjax.trained_model import Trained
 
 MASK = "[MASK]"
 POOLINGS = ("mean", "cls", "pooled", "tokens")
@@ -34,56 +33,27 @@ _WINDOW = 64 * _ROWS  # texts sorted by length among themselves
 Guesses = list[tuple[str, float]]  # (token, probability), the likeliest first
 
 
-def encode_masked(tokenizer: Tokenizer, texts: Sequence[str], most: int) -> list[Row]:
+def encode_masked(reader: Reader, texts: Sequence[str], most: int) -> list[Row]:
     """The rows of texts in which "[MASK]" stands for the mask token.
 
     Raises:
       InputError: a text has none, has too many tokens, or comes from bytes that are not UTF-8.
     """
-    rows = []
+    tokenizer, form, rows = reader.tokenizer, reader.form, []
     for text in texts:
         check_utf8(text)
         # The tokenizer takes "[MASK]" for plain text, so what lies between is encoded.
         parts = tokenizer.encode_batch(text.split(MASK))
         if len(parts) == 1:
             raise InputError(f"{show(text)}: has no {MASK}; put one where a word is to be guessed")
-        ids = [tokenizer.cls_id, *parts[0]]
+        ids = [form.before, *parts[0]]
         for part in parts[1:]:
             ids += [tokenizer.mask_id, *part]
-        ids.append(tokenizer.sep_id)
+        ids.append(form.after)
         if len(ids) > most:
             raise InputError(f"{show(text)}: has {len(ids)} tokens, the model takes {most}; shorten it")
         rows.append(Row(ids, [0] * len(ids)))
     return rows
-
-
-def in_batches(
-    rows: Sequence[Row],
-    tokenizer: Tokenizer,
-    most: int,
-    compute: Callable[[dict[str, np.ndarray]], Any],
-    take: Callable[[Any, Row], Any],
-) -> list[Any]:
-    """take(result [...] of a row, row) for every row, in order; `compute` gives a batch's results [B, ...].
-
-    Rows of like length go together, and every batch of one length has one shape.
-    """
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))
-    empty = Row([tokenizer.first_id, tokenizer.last_id], [0, 0])
-    answers: list[Any] = [None] * len(rows)
-    for first in range(0, len(rows), _ROWS):
-        some = order[first : first + _ROWS]
-        length = batch_length(len(rows[some[-1]].ids), most)
-        batch = make_batch([rows[i] for i in some] + [empty] * (_ROWS - len(some)), tokenizer.pad_id, length)
-        results = compute(batch)
-        for place, i in enumerate(some):
-            answers[i] = take(jax.tree.map(lambda x, at=place: x[at], results), rows[i])
-    return answers
-
-
-def _class_states(model: bert.Bert | gpt.Gpt, batch: Any) -> jax.Array:
-    """What tells of the whole of each row, [B, 1, W]."""
-    return model.head_states(batch, model.class_positions(batch["segment_ids"]))
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -105,29 +75,27 @@ def windows(texts: Iterator[Any] | Sequence[Any]) -> Iterator[list[Any]]:
 
 
 class Predictor:
-    """A model's parameters on the device, with its compiled functions.
+    """A model's parameters on the device, with its compiled functions."""
 
-    Args:
-      config: config.model.
-      params: of the module of config.kind.
-      tokenizer: the model's.
-      stands_on: config.head, what the head stands on; None: the default, the last layer.
-    """
-
-    def __init__(
-        self, config: ConfigDict, params: Any, tokenizer: Tokenizer, stands_on: ConfigDict | None = None
-    ):
-        self.config = ConfigDict({**config.to_dict(), "dtype": "float32", "remat": "none"})
-        self.stands_on = default().head if stands_on is None else stands_on
-        self.params = jax.device_put(params)
-        self.tokenizer = tokenizer
-        self.parts = MODULES[config.kind].parts_of(params)
+    def __init__(self, model: Trained):
+        self.config = model.config.copy_and_resolve_references()
+        self.config.dtype = "float32"
+        self.kind, self.head, self.labels = model.kind, model.reads, model.labels
+        self.params = jax.device_put(model.params)
+        self.tokenizer = model.tokenizer
+        self.parts = self.kind.parts_of(model.params)
+        self._pairs = self.kind.trained_on_pairs(model.params)
         self._compiled: dict[Any, Any] = {}
 
     @property
     def most(self) -> int:
         """Tokens that the model takes."""
-        return int(self.config.max_position_embeddings)
+        return self.kind.longest(self.config)
+
+    @functools.cached_property
+    def reader(self) -> Reader:
+        """How texts become its batches. Raises InputError if its vocabulary lacks the marks of texts."""
+        return self.kind.reader(self.tokenizer, self.config)
 
     def fill_mask(self, texts: Sequence[str], top_k: int = 5) -> list[list[Guesses]]:
         """The likeliest tokens at each [MASK] of each text.
@@ -143,7 +111,7 @@ class Predictor:
           InputError: see encode_masked; the model has no masked-LM head.
         """
         self._need("mlm", "guess words")
-        rows = encode_masked(self.tokenizer, texts, self.most)
+        rows = encode_masked(self.reader, texts, self.most)
         mask, tokens = self.tokenizer.mask_id, self.tokenizer.tokens
 
         def guess(model: bert.Bert, batch: Any, positions_BM: Any) -> tuple[jax.Array, jax.Array]:
@@ -167,7 +135,7 @@ class Predictor:
                 for m in range(row.ids.count(mask))
             ]
 
-        return in_batches(rows, self.tokenizer, self.most, compute, take)
+        return self._in_batches(rows, compute, take)
 
     def next_sentence(self, pairs: Sequence[tuple[str, str]], truncate: bool = False) -> list[float]:
         """The probability that the second text of each pair follows the first. Raises InputError."""
@@ -175,13 +143,11 @@ class Predictor:
         self._need("pooler", "tell whether a sentence is the next")
 
         def probabilities(model: bert.Bert, batch: Any) -> jax.Array:
-            pooled_BD = model.pool(_class_states(model, batch)[:, 0])
+            pooled_BD = model.pool(model.head_states(batch, batch["class_positions"])[:, 0])
             return jax.nn.softmax(model.next_sentence(pooled_BD))[:, 0]
 
-        return in_batches(
+        return self._in_batches(
             self._encode(pairs, truncate),
-            self.tokenizer,
-            self.most,
             lambda batch: self._run("next_sentence", probabilities, batch),
             lambda share, _: float(share),
         )
@@ -190,36 +156,41 @@ class Predictor:
         self, texts: Sequence[Text], truncate: bool = False, both_orders: bool = False
     ) -> list[np.ndarray]:
         """The classifier's logits for each text or pair, float32 [C]; softmax gives probabilities of classes,
-        and the one logit of a model of numbers is the number.
+        a sigmoid those of labels of which any number may be there, and the one logit of a model of numbers is
+        the number.
 
         Args:
-          both_orders: whether a pair is read in both orders, as config.examples.both_orders trains a GPT to.
+          both_orders: whether a pair is read in both orders and both orders' states are added.
 
         Raises:
-          InputError: the model has no classifier, or `both_orders` and a text is no pair; see encode.
+          InputError: the model has no classifier of texts, or was trained on the other of single texts and
+            pairs; see encode.
         """
-        if "score" not in self.parts:
-            self._need("classifier", "classify")
-        if self.config.kind == "bert":
-            self._need("pooler", "classify texts")
+        wanted = self.kind.heads.get("sequence_classification", ())
+        for part in wanted:
+            self._need(part, "classify texts")
+        for text in texts:
+            if self._pairs is not None and isinstance(text, str) == self._pairs:
+                one, many = text if isinstance(text, str) else text[0], "pairs of texts"
+                many = many if self._pairs else "single texts"
+                raise InputError(f"{show(one)}: the model was trained on {many}; give those")
         if both_orders:
             pairs = [text for text in texts if not isinstance(text, str)]
             if len(pairs) < len(texts):
                 raise InputError("the model reads pairs in both orders, so it takes no single texts")
-            one = self.classify(pairs, truncate)
+            one_order = self.classify(pairs, truncate)
             other = self.classify([(b, a) for a, b in pairs], truncate)
-            # GPT's score has no bias, so that of two states' sum is the sum of their scores.
-            return [x + y for x, y in zip(one, other, strict=True)]
+            return [x + y for x, y in zip(one_order, other, strict=True)]
+        return self._text_logits(texts, truncate)
 
-        def logits(model: bert.Bert | gpt.Gpt, batch: Any) -> jax.Array:
-            return model.class_logits(_class_states(model, batch))[:, 0]
+    def _text_logits(self, texts: Sequence[Text], truncate: bool) -> list[np.ndarray]:
+        def logits(model: BoundModel, batch: Any) -> jax.Array:
+            return model.text_logits(batch, keys=None, frozen=False, packed=False, each=1, further=False)[0][
+                :, 0
+            ]
 
-        return in_batches(
-            self._encode(texts, truncate),
-            self.tokenizer,
-            self.most,
-            lambda batch: self._run("classify", logits, batch),
-            lambda x, _: x,
+        return self._in_batches(
+            self._encode(texts, truncate), lambda batch: self._run("classify", logits, batch), lambda x, _: x
         )
 
     def answer(
@@ -235,20 +206,18 @@ class Predictor:
           InputError: the model does not answer questions, or has one token type.
         """
         self._need("span", "answer questions")
-        if self.config.type_vocab_size < 2:
-            raise InputError("the model has one token type, so it takes no pairs of question and text")
+        self.kind.check_pairs(self.config)
         encoded = encode_questions(questions, self.tokenizer, examples.max_query_length)
-        rows = Windows(encoded, self.tokenizer, seq_length, examples.doc_stride)
+        rows = Windows(encoded, self.reader.form, seq_length, examples.doc_stride)
 
-        def spans(model: bert.Bert, batch: Any) -> jax.Array:
-            return model.spans(model.head_states(batch))
+        def spans(model: BoundModel, batch: Any) -> jax.Array:
+            return model.span_logits(batch, keys=None, frozen=False)
 
-        logits = in_batches(
+        logits = self._in_batches(
             rows,
-            self.tokenizer,
-            seq_length,
             lambda batch: self._run("answer", spans, batch),
             lambda x_S2, row: x_S2[: len(row.ids)],
+            most=seq_length,
         )
         outputs = {name: [x_S2[:, i] for x_S2 in logits] for i, name in enumerate(("start", "end"))}
         return answer_all(rows, outputs, self.tokenizer, examples)
@@ -270,45 +239,40 @@ class Predictor:
                 "the model tells classes apart and scores no choice; name one that was trained to"
             )
         pairs = [(context, choice) for context, choices in questions for choice in choices]
-        scores = iter(self.classify(pairs, truncate))
+        scores = iter(self._text_logits(pairs, truncate))
         return [np.concatenate([next(scores) for _ in choices]) for _, choices in questions]
-
-    def tag(self, sentences: Sequence[Sentence], seq_length: int, document_context: bool) -> list[np.ndarray]:
-        """The classifier's logits for each word of each sentence, float32 [words, C].
-
-        Args:
-          seq_length, document_context: of the windows, see bertjax.tasks.tag.cut_windows.
-
-        Raises:
-          InputError: the model has no classifier.
-        """
-        self._need("classifier", "tag words")
-        cut = cut_windows(sentences, self.tokenizer, seq_length, document_context)
-
-        def tags(model: bert.Bert, batch: Any) -> jax.Array:
-            return model.classify(model.head_states(batch))
-
-        found = in_batches(
-            [window.row for window in cut],
-            self.tokenizer,
-            seq_length,
-            lambda batch: self._run("tag", tags, batch),
-            lambda x, _: x,
-        )
-        size = self.params["classifier_bias"].size
-        logits = [np.zeros((len(sentence.words), size), np.float32) for sentence in sentences]
-        for window, x in zip(cut, found, strict=True):
-            for sentence, word, position in window.words:
-                logits[sentence][word] = x[position]
-        return logits
 
     def best_tags(
         self, sentences: Sequence[Sentence], seq_length: int, document_context: bool
     ) -> list[tuple[np.ndarray, np.ndarray]]:
-        """The likeliest tag of each word of each sentence, int [words], and its probability. See `tag`."""
-        found = []
-        for logits in self.tag(sentences, seq_length, document_context):
-            found.append((logits.argmax(-1), softmax(logits).max(-1)))
+        """The likeliest tag of each word of each sentence, int [words], and its probability.
+
+        Args:
+          seq_length, document_context: of the windows, see bertjax.data.finetuning.word_windows.cut_windows.
+
+        Raises:
+          InputError: the model has no head for tags.
+        """
+        for part in self.kind.heads.get("token_classification", ("tags",)):
+            self._need(part, "tag words")
+        reader = self.reader
+        cut = cut_windows(sentences, reader.tokenizer, reader.form, seq_length, document_context)
+
+        def tags(model: BoundModel, batch: Any) -> tuple[jax.Array, jax.Array]:
+            return model.best_tags(batch, self.labels, packed=False)
+
+        answers = self._in_batches(
+            [window.row for window in cut],
+            lambda batch: self._run("tag", tags, batch),
+            lambda x, _: x,
+            most=seq_length,
+            label_weights=word_weights(cut),
+        )
+        found = [(np.zeros(len(each.words), int), np.zeros(len(each.words))) for each in sentences]
+        for window, answer in zip(cut, answers, strict=True):
+            for sentence, word, position in window.words:
+                for of_sentence, x_S in zip(found[sentence], answer, strict=True):
+                    of_sentence[word] = x_S[position]
         return found
 
     def embed(
@@ -320,30 +284,31 @@ class Predictor:
           pooling: "mean" over the row's tokens, [CLS] and [SEP] among them: [D]; "cls", that of [CLS]: [D];
             "pooled", the pooler's output: [D]; "tokens", all of them: [tokens, D].
           layer: 0 the embeddings, 1 to L the layers; or from the end, -1 the last; or one of
-            bertjax.config.HEAD_LAYERS, what a head on a frozen encoder is trained on: D is then 4 times as
+            bertjax.models.head_features.HEAD_LAYERS, what a head on a frozen encoder is trained on: D is then 4 times as
             large for "concat_last_four". Sums have the weights of a model that learned them, else equal ones.
 
         Raises:
           InputError: no such layer or pooling, no pooler; see encode.
         """
+        if "encoder" not in self.kind.heads:
+            raise InputError(f"{self.kind.title} gives no states here; name a BERT")
         layer = self._layer(layer)
         last = layer in (self.config.num_hidden_layers, "last")
         if pooling not in POOLINGS:
             raise InputError(f"pooling {pooling}: it is one of {', '.join(POOLINGS)}")
         if pooling == "pooled":
             self._need("pooler", "give pooled output")
-            if not stands_on_last(self.stands_on):
-                raise InputError(
-                    f"the model's pooler stands on {describe(self.stands_on)}; take other states"
-                )
+            if not self.kind.plain_head(self.head):
+                reads = self.kind.describe_head(self.head)
+                raise InputError(f"the model's pooler reads {reads}; take other states")
             if not last:
-                raise InputError(f"layer {layer}: the pooler stands on the last layer; leave out the layer")
+                raise InputError(f"layer {layer}: the pooler reads the last layer; leave out the layer")
 
         def states(model: bert.Bert, batch: Any) -> jax.Array:
             if last:
                 x_BSD = model.encoder(batch)
             elif isinstance(layer, str):
-                learned = model.features.mix if self.stands_on.layers == layer else None
+                learned = model.features.mix if self.head.layers == layer else None
                 x_BSD = read_layers(model.encoder, layer, batch, learned)
             else:
                 x_BSD = model.encoder(batch, every_layer=True)[layer]
@@ -354,32 +319,67 @@ class Predictor:
                 return (x_BSD * weights_BS1).sum(1) / weights_BS1.sum(1)
             return x_BSD[:, 0] if pooling == "cls" else model.pool(x_BSD[:, 0])
 
-        return in_batches(
+        return self._in_batches(
             self._encode(texts, truncate),
-            self.tokenizer,
-            self.most,
             lambda batch: self._run(("embed", pooling, layer), states, batch),
             lambda x, row: x[: len(row.ids)] if pooling == "tokens" else x,
         )
 
+    def _in_batches(
+        self,
+        rows: Sequence[Row],
+        compute: Callable[[dict[str, np.ndarray]], Any],
+        take: Callable[[Any, Row], Any],
+        most: int | None = None,
+        **of_tokens: Sequence[np.ndarray],
+    ) -> list[Any]:
+        """take(result [...] of a row, row) for every row, in order; `compute` gives those of a batch, [B, ...].
+
+        Rows of like length go together, and every batch of one length has one shape.
+
+        Args:
+          most: tokens of a row; None: as many as the model takes.
+          of_tokens: further arrays of a batch, one [tokens] for each row.
+        """
+        form, pad_id, at_end = (
+            self.reader.form,
+            self.reader.tokenizer.pad_id,
+            self.kind.class_at_end(self.config),
+        )
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))
+        empty = Row([form.before, form.after], [0, 0])
+        answers: list[Any] = [None] * len(rows)
+        for first in range(0, len(rows), _ROWS):
+            some = order[first : first + _ROWS]
+            length = batch_length(len(rows[some[-1]].ids), self.most if most is None else most)
+            of_batch = [rows[i] for i in some] + [empty] * (_ROWS - len(some))
+            batch = make_batch(of_batch, pad_id, length)
+            ends = [[(len(row.ids) - 1) * at_end] for row in of_batch]
+            batch["class_positions"] = np.array(ends, np.int32)
+            for name, arrays in of_tokens.items():
+                batch[name] = np.zeros((_ROWS, length), arrays[0].dtype)
+                for place, i in enumerate(some):
+                    batch[name][place, : len(arrays[i])] = arrays[i]
+            results = compute(self.reader.complete(batch))
+            for place, i in enumerate(some):
+                answers[i] = take(jax.tree.map(lambda x, at=place: x[at], results), rows[i])
+        return answers
+
     def _run(self, name: Any, function: Any, *inputs: Any) -> Any:
-        """function(module, *inputs) as NumPy arrays, compiled once for each shape."""
+        """function(model, *inputs) as NumPy arrays, compiled once for each shape."""
         if name not in self._compiled:
 
             def compute(params: Any, *inputs: Any) -> Any:
                 with jax.default_matmul_precision("highest"):
-                    module = MODULES[self.config.kind]
-                    return function(module.bind(self.config, params, self.stands_on), *inputs)
+                    return function(self.kind.bind(self.config, params, self.head), *inputs)
 
             self._compiled[name] = jax.jit(compute)
         return jax.device_get(self._compiled[name](self.params, *inputs))
 
     def _encode(self, texts: Sequence[Text], truncate: bool) -> list[Row]:
-        rows = encode(self.tokenizer, texts, self.most, truncate)
-        one_type = self.config.kind == "bert" and self.config.type_vocab_size < 2
-        if one_type and any(row.types[-1] for row in rows):
-            raise InputError("the model has one token type, so it takes no pairs; give single texts")
-        return rows
+        if any(not isinstance(text, str) for text in texts):
+            self.kind.check_pairs(self.config)
+        return encode(self.reader.tokenizer, self.reader.form, texts, self.most, truncate)
 
     def _layer(self, layer: int | str) -> int | str:
         """The layer's number from 0, or its name. Raises InputError if the model has none of it."""

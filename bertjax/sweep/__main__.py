@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bertjax import config as config_lib
-from bertjax.checkpoint import FOLDER, may_change
+from bertjax.checkpoint import FOLDER
 from bertjax.config import files
 from bertjax.convert.load import kind_of
 from bertjax.data.finetuning import tfds_sets
@@ -44,6 +44,7 @@ from bertjax.sweep.runs import (
     write_result,
 )
 from bertjax.tasks.finetuning import fingerprints
+from bertjax.workdir import may_change
 
 _OWN = ("seed", "workdir")  # fields that the sweep sets itself
 _GLUE_CONFIGS = ("glue", "gpt_glue", "elmo_glue")

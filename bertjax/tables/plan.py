@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bertjax import config as config_lib
-from bertjax.checkpoint import FOLDER, may_change
+from bertjax.checkpoint import FOLDER
 from bertjax.config import files
 from bertjax.errors import InputError
 from bertjax.files import read_json
@@ -31,6 +31,7 @@ from bertjax.tables.rows import (
     Row,
     Scale,
 )
+from bertjax.workdir import may_change
 
 _QUIET = "log.tensorboard=False"
 _STORES = {"bert": "store", "gpt": "gpt_store", "elmo": "elmo_store"}  # flags

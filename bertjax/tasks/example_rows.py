@@ -1,4 +1,4 @@
-"""Short examples that share rows, for tasks whose heads stand on single tokens.
+"""Encoded examples as batches: several short ones in a row, or each in a row of its own.
 
 Half of a batch of sentence pairs is padding otherwise. Attention stays inside each example, so it is computed
 as if it were alone.
@@ -14,10 +14,11 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from bertjax import sharding
-from bertjax.data.finetuning.sequences import Row
+from bertjax.data.finetuning.sequences import Row, batch_length, make_batch
 from bertjax.data.packing import pack
-from bertjax.tasks.finetuning import shuffled
+from bertjax.data.rng import permute_range, root_key
+from bertjax.mesh import batch_parts
+from bertjax.sections import batch_size
 from bertjax.tasks.interface import RowSource
 
 _LENGTHS = 32  # rows are as long as a batch needs, rounded up, so that few shapes are compiled
@@ -27,7 +28,7 @@ _FULL = 128  # tokens that a row may have for the sake of sharing it: the lanes 
 
 
 class Places(NamedTuple):
-    """Where examples lie: int64 arrays [examples]."""
+    """Where examples lie: integer arrays [examples]."""
 
     rows: np.ndarray
     slots: np.ndarray  # the number in the row, from 0
@@ -38,7 +39,7 @@ class PackedRows:
     """Encoded examples as rows that hold one or several of them.
 
     A batch has the encoder's arrays, in which example n of a row is segment n + 1; `class_positions` [B, N],
-    where its class is told; what belongs to an example [B, N, ...]; what belongs to its tokens [B, S]. Where
+    of the token that stands for the whole of it; what belongs to an example [B, N, ...]; what belongs to its tokens [B, S]. Where
     nothing lies it is 0. Where an example is K sequences, they are segments K n + 1 to K n + K, and
     class_positions is [B, N * K].
 
@@ -47,7 +48,7 @@ class PackedRows:
       pad_id: of the tokenizer.
       of_example: an array [examples, ...] for each name.
       of_token: for each name an array [tokens] of each example.
-      at_end: whether the class is told at the last token, not at [CLS].
+      at_end: whether the last token stands for the whole of a sequence, not the first.
       alone: whether each example has a row of its own: an LSTM takes a step for each token of a row.
       each: K.
     """
@@ -68,23 +69,30 @@ class PackedRows:
         self._alone = alone
         self._full = max(0 if alone else _FULL, _rounded(self.lengths.max()))
 
-    def __len__(self) -> int:
+    @property
+    def count(self) -> int:
+        """The number of examples."""
         return len(self.lengths)
 
+    @property
+    def sequence_lengths(self) -> np.ndarray:
+        """Tokens of each sequence."""
+        return np.array([len(row.ids) for row in self.rows])
+
     def shuffled(self, config: ConfigDict) -> tuple[RowSource, int]:
-        """Endless rows of batches of config.train.batch_size examples, and how many rows a batch has.
+        """Endless rows of batches as large as config.train says, and how many rows a batch has.
 
         Each epoch has another order, a pure function of config.seed. A batch's rows are as long as it needs.
         Which examples share a row depends on neither devices nor accumulation: for these, empty rows follow.
         """
-        size, parts = config.train.batch_size, sharding.batch_parts(config)
+        size, parts = batch_size(config.train), batch_parts(config)
         share = min(max(size // _ROWS, 1), self._share())
         filled = -(-size // share)
         count = -(-filled // parts) * parts
 
         def rows(first: int, number: int) -> dict[str, np.ndarray]:
             step = first // count
-            examples = shuffled(config.seed, len(self), step * size, size)
+            examples = shuffled(config.seed, self.count, step * size, size)
             places, length = self._fit(self.lengths[examples], filled, share)
             return self._batch(examples, places, first - step * count, number, length, share)
 
@@ -103,20 +111,20 @@ class PackedRows:
                 return places, length
             length += _LENGTHS
 
-    def once(self) -> tuple[RowSource, int, Places]:
-        """All examples in rows of one length, how many rows that are, and the examples' places in them."""
+    def once(self, config: ConfigDict) -> tuple[RowSource, int, Places]:
+        """All examples in rows of one length, how many rows that is, and the examples' places in them."""
         share = self._share()
         places = _place(self.lengths, self._full, share)
 
         def rows(first: int, number: int) -> dict[str, np.ndarray]:
-            return self._batch(np.arange(len(self)), places, first, number, self._full, share)
+            return self._batch(np.arange(self.count), places, first, number, self._full, share)
 
         return rows, int(places.rows.max()) + 1, places
 
     def _batch(
         self, examples: np.ndarray, places: Places, first: int, count: int, length: int, share: int
     ) -> dict[str, np.ndarray]:
-        """The rows `first` to `first + count` of those that the places tell of."""
+        """The rows `first` to `first + count` of those with places."""
         slots = _slots(share)
         tokens = {name: np.zeros((count, length), np.int32) for name in ("token_type_ids", "segment_ids")}
         batch = {
@@ -145,6 +153,90 @@ class PackedRows:
             for name, of_example in self.of_token.items():
                 batch[name][whole] = of_example[example]
         return batch
+
+
+class EncodedRows:
+    """Encoded examples with their labels and what else belongs to each.
+
+    Args:
+      rows: the token ids of each example.
+      arrays: [examples, ...] of each further array of a batch; what lies past the last example is 0.
+      pad_id: of the tokenizer.
+      most: S at most.
+      full: whether S is always `most`.
+      count: of examples of an epoch; None: as many as rows.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        arrays: Mapping[str, np.ndarray],
+        pad_id: int,
+        most: int,
+        full: bool = False,
+        count: int | None = None,
+    ):
+        self.rows, self.arrays, self.pad_id, self.most, self.full = rows, arrays, pad_id, most, full
+        self.count = len(rows) if count is None else count
+        self.lengths = np.array([len(row.ids) for row in rows])
+        self.by_length = np.argsort(self.lengths, kind="stable")
+
+    @property
+    def sequence_lengths(self) -> np.ndarray:
+        """Tokens of each row."""
+        return self.lengths
+
+    def shuffled(self, config: ConfigDict) -> tuple[RowSource, int]:
+        """Endless rows in batches as large as config.train says, each epoch in another order, a pure function
+        of config.seed; and how many rows a batch has.
+
+        Every batch is as long as its own longest row needs.
+        """
+        seed, size = config.seed, batch_size(config.train)
+
+        def rows(first: int, number: int) -> dict[str, np.ndarray]:
+            batch = shuffled(seed, len(self.lengths), first // size * size, size)
+            some = shuffled(seed, len(self.lengths), first, number)
+            return self._batch(some, number, self._length(batch))
+
+        return rows, size
+
+    def once(self, config: ConfigDict) -> tuple[RowSource, int, Places]:
+        """All rows once, in batches of config.eval.batch_rows, the short ones first; their number, and the
+        places of the examples in them."""
+        size = config.eval.batch_rows
+
+        def rows(first: int, number: int) -> dict[str, np.ndarray]:
+            start = first // size * size
+            batch = self.by_length[start : start + size]
+            return self._batch(self.by_length[first : first + number], number, self._length(batch))
+
+        back, zeros = np.argsort(self.by_length, kind="stable"), np.zeros_like(self.by_length)
+        return rows, len(self.lengths), Places(back, zeros, zeros)
+
+    def _length(self, indices: np.ndarray) -> int:
+        if self.full:
+            return self.most
+        return batch_length(int(self.lengths[indices].max()), self.most)
+
+    def _batch(self, indices: np.ndarray, count: int, length: int) -> dict[str, np.ndarray]:
+        fill = count - len(indices)
+        rows = [self.rows[i] for i in indices] + [Row([], [])] * fill
+        batch = make_batch(rows, self.pad_id, length)
+        for name, x in self.arrays.items():
+            batch[name] = np.concatenate([x[indices], np.zeros((fill, *x.shape[1:]), x.dtype)])
+        return batch
+
+
+def shuffled(seed: int, count: int, first: int, number: int) -> np.ndarray:
+    """`number` of `count` examples from the `first` on, int64, each epoch in another order."""
+    found = []
+    while number:
+        epoch, at = divmod(first, count)
+        taken = min(number, count - at)
+        found.append(permute_range(at, taken, count, root_key(seed, 0, 2, epoch)))
+        first, number = first + taken, number - taken
+    return np.concatenate(found)
 
 
 def is_packed(batch: Mapping[str, jax.Array]) -> bool:

@@ -1,57 +1,315 @@
-"""What the fine-tuning tasks share: the run's config from the model and the examples, and rows in order.
+"""What every fine-tuning task does: the model that it begins from, the files of config.examples, batches, evaluation
+sets. A task says what is its own: how a file is read, encoded, predicted, scored and written.
 
-Shapes: B rows, S sequence.
+Shapes: B rows, S sequence, N examples that a row has room for, C labels.
 """
 
+import abc
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from bertjax import config as config_lib
-from bertjax.config import checks
+from bertjax import sections
 from bertjax.data.finetuning import tfds_sets
-from bertjax.data.finetuning.records import Record
-from bertjax.data.finetuning.sequences import Row, Text, batch_length, encode, make_batch
-from bertjax.data.rng import permute_range, root_key
-from bertjax.data.tokenizers.tokenizer import Tokenizer
 from bertjax.errors import InputError
-from bertjax.metrics import ClassFigures, class_table
-from bertjax.models import bert, elmo, gpt
-from bertjax.models.head_features import lstm_products, stands_on_last
-from bertjax.models.layers import take_positions
-from bertjax.tasks.interface import Outputs, RowSource, Sums, with_epochs
+from bertjax.models import kind_of
+from bertjax.models.interface import LABELLED, Batch, ModelKind, Params, Reader, Sums
+from bertjax.sections import batch_size
+from bertjax.tasks.example_rows import EncodedRows, PackedRows, Places, is_packed
+from bertjax.tasks.interface import (
+    Data,
+    EvalSet,
+    Outputs,
+    Require,
+    Rows,
+    RowSource,
+    Shapes,
+    Task,
+    bind,
+    with_epochs,
+)
 from bertjax.trained_model import Trained
 
-_SHOWN = 20  # classes of a table on the terminal
+TRAIN, DEV, TEST = USES = ("train", "dev", "test")
+R = TypeVar("R")  # what a file of examples is read as
 
 
-def need_model(config: ConfigDict, source: Trained | None, pairs: bool) -> Trained:
-    """The model to begin from.
+@dataclass(frozen=True)
+class Examples(Generic[R]):
+    """The examples of one file."""
 
-    Raises:
-      InputError: there is none; or `pairs`, and it is a BERT without a second token type, which marks the
-        second text of a pair.
+    path: str
+    use: str  # of USES; those of TEST have no labels
+    records: R
+    rows: PackedRows | EncodedRows
+    more: Any = None  # what the task found while encoding
+
+    @property
+    def stem(self) -> str:
+        """What files of predictions are named for."""
+        return Path(self.path).stem
+
+
+class FineTuning(Task, Generic[R]):
+    """The skeleton of a fine-tuning task.
+
+    As it is, it gives each example of one or more sequences its logits, as a text classifier does.
     """
-    if source is None:
-        raise InputError("--config.init_from is empty; name a pre-trained model (see docs/models.md)")
-    if pairs and source.config.kind == "bert" and source.config.type_vocab_size < 2:
-        raise InputError(f"--config.init_from={config.init_from}: has one token type, so it takes no pairs; "
-                         "name another model")  # fmt: skip
-    return source
+
+    fine_tunes = True
+    evaluates = "outputs"
+    unit = "examples"  # what batches are made of; "windows" where a text may be cut into several
+
+    # What a task says.
+
+    @abc.abstractmethod
+    def examples(self, kind: ModelKind) -> ConfigDict:
+        """config.examples, the task's own fields beside those of `files`."""
+
+    @abc.abstractmethod
+    def read(self, config: ConfigDict, path: str, use: str) -> R:
+        """The examples of a file, or of a split of a set of tfds. Raises InputError."""
+
+    @abc.abstractmethod
+    def encode(
+        self, config: ConfigDict, reader: Reader, records: R, path: str, use: str, notes: list[str]
+    ) -> tuple[PackedRows | EncodedRows, Any]:
+        """The examples as rows, whose labels are in config.examples.labels, and what `predictions` needs
+        beside them. Adds lines for the terminal to `notes`. Raises InputError."""
+
+    @abc.abstractmethod
+    def predictions(self, config: ConfigDict, examples: Examples[R], outputs: Outputs, places: Places) -> Any:
+        """What the model says of each example, by batch_outputs of all rows and the examples' places."""
+
+    @abc.abstractmethod
+    def score(self, config: ConfigDict, examples: Examples[R], found: Any) -> dict[str, float]:
+        """Figures of a dev set, by its `predictions`."""
+
+    @abc.abstractmethod
+    def write(self, config: ConfigDict, examples: Examples[R], found: Any, folder: str) -> str | None:
+        """Writes files of predictions into a folder; may return lines for the terminal."""
+
+    def find_labels(self, config: ConfigDict, records: R) -> tuple[str, ...]:
+        """The labels, by the training file and config.examples. Raises InputError."""
+        return ()
+
+    def num_outputs(self, config: ConfigDict) -> int:
+        """C, the classifier's units."""
+        return len(config.examples.labels)
+
+    def pairs(self, config: ConfigDict) -> bool:
+        """Whether an example is a pair of texts."""
+        return False
+
+    def sequences(self, config: ConfigDict) -> int:
+        """Of an example."""
+        return 1
+
+    def added(self, config: ConfigDict) -> int:
+        """How many sequences, one behind the other, have their states added."""
+        return 1
+
+    def sums_of(self, config: ConfigDict, logits_BNC: jax.Array, batch: Batch) -> Sums:
+        """The sums of a batch by its float32 logits."""
+        raise NotImplementedError
+
+    def batch_labels(self, config: ConfigDict, phase: ConfigDict) -> Shapes:
+        """Shapes and types of a batch's labels and their weights."""
+        b = batch_size(phase)
+        return {
+            "labels": jax.ShapeDtypeStruct((b, 1), jnp.int32),
+            "label_weights": jax.ShapeDtypeStruct((b, 1), jnp.float32),
+        }
+
+    # What follows from it.
+
+    def config(self, kind: ModelKind) -> ConfigDict:
+        return sections.finetuning_config(self.name, kind, self.examples(kind), self.unit)
+
+    def check(self, config: ConfigDict, require: Require) -> None:
+        c, t, kind = config.examples, config.train, kind_of(config.model.kind)
+        require(not (c.folder and c.tfds), "examples.tfds", "is read instead of files; leave out "
+                f"examples.folder={c.folder}")  # fmt: skip
+        require(t.epochs > 0 or t.steps > 0, "train.steps", "must be positive where train.epochs is 0")
+        if t.freeze_encoder and kind.stacked_layers:
+            require(config.optim.layer_decay == 1 and not t.reinit_layers, "train.freeze_encoder",
+                    "nothing of the encoder changes; set neither optim.layer_decay nor train.reinit_layers")  # fmt: skip
+        for loss in kind.further_losses(config.head):
+            require(not t.freeze_encoder, "train.freeze_encoder",
+                    f"leaves nothing to change for {loss}; set head.lm_weight to 0.0")  # fmt: skip
+
+    def void(self, config: ConfigDict) -> dict[str, str]:
+        t, void = config.train, {}
+        if t.epochs:
+            void["train.steps"] = "train.epochs gives them here; add --config.train.epochs=0"
+        return void
+
+    def init_params(self, config: ConfigDict, key: jax.Array) -> Params:
+        kind = kind_of(config.model.kind)
+        return kind.init_params(config.model, key, kind.heads[self.head], self.num_outputs(config), config.head,
+                                self.pairs(config))  # fmt: skip
+
+    def batch_weights(self, batch: Batch) -> Sums:
+        return {"examples": batch["label_weights"].sum()}
+
+    def batch_loss(self, sums: Sums, weights: Sums) -> jax.Array:
+        return sums["loss"] / jnp.maximum(weights["examples"], 1.0)
+
+    def metrics(self, totals: dict[str, float]) -> dict[str, float]:
+        values = {"loss": totals["loss"] / totals["examples"]}
+        for name, total in totals.items():
+            if name == "correct" or name.endswith("_loss"):
+                values["accuracy" if name == "correct" else name] = total / totals["examples"]
+        return values
+
+    def batch_sums(
+        self, config: ConfigDict, params: Params, batch: Batch, keys: jax.Array | None, remat: str = "none"
+    ) -> Sums:
+        logits_BNC, further = self._logits(config, params, batch, keys, remat, further=True)
+        sums = self.sums_of(config, logits_BNC, batch)
+        for name, weight in kind_of(config.model.kind).further_losses(config.head).items():
+            loss = further[name] / self.sequences(config)  # the mean of an example's sequences
+            sums |= {"loss": sums["loss"] + weight * loss, name: loss}
+        return sums
+
+    def batch_outputs(self, config: ConfigDict, params: Params, batch: Batch) -> Batch:
+        """float32 logits [B, N, C]."""
+        return {"logits": self._logits(config, params, batch, None, "none", further=False)[0]}
+
+    def _logits(
+        self,
+        config: ConfigDict,
+        params: Params,
+        batch: Batch,
+        keys: jax.Array | None,
+        remat: str,
+        further: bool,
+    ) -> tuple[jax.Array, Sums]:
+        logits: tuple[jax.Array, Sums] = bind(config, params, remat).text_logits(
+            batch, keys=keys, frozen=config.train.freeze_encoder, packed=is_packed(batch),
+            each=self.added(config), further=further,
+        )  # fmt: skip
+        return logits
+
+    def step_flops(self, config: ConfigDict, lengths: np.ndarray) -> float:
+        """Of a training step whose sequences have these lengths on average."""
+        kind, frozen = kind_of(config.model.kind), config.train.freeze_encoder
+        of_text = kind.text_flops(config.model, config.head, lengths, frozen=frozen)
+        return batch_size(config.train) * self.sequences(config) * of_text
+
+    def flops_per_step(self, config: ConfigDict, phase: ConfigDict) -> float:
+        return self.step_flops(config, np.array([phase.seq_length]))
+
+    def batch_shapes(self, config: ConfigDict, phase: ConfigDict) -> Shapes:
+        reader_names = ("input_ids", "token_type_ids", "position_ids", "segment_ids")
+        b, each = batch_size(phase), self.sequences(config)
+        kind = kind_of(config.model.kind)
+        return {
+            **{name: jax.ShapeDtypeStruct((b, each * phase.seq_length), jnp.int32) for name in reader_names},
+            "class_positions": jax.ShapeDtypeStruct((b, each), jnp.int32),
+            **kind.further_inputs(config.model, b, each * phase.seq_length),
+            **self.batch_labels(config, phase),
+        }
+
+    def resolve(self, config: ConfigDict, source: Trained | None) -> ConfigDict:
+        """With the architecture of the model that the run begins from."""
+        if source is None:
+            raise InputError("--config.init_from is empty; name a pre-trained model (see docs/models.md)")
+        kind, config = kind_of(config.model.kind), config.copy_and_resolve_references()
+        for name in kind.architecture():
+            config.model[name] = source.config[name]
+        where = f"--config.init_from={config.init_from}"
+        try:
+            kind.check(config.model)
+            if self.pairs(config):
+                kind.check_pairs(config.model)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from error
+        kind.check_head(config.model, config.head)
+        most = kind.longest(config.model)
+        if config.train.seq_length > most:
+            raise InputError(f"--config.train.seq_length={config.train.seq_length}: the model takes {most}")
+        return config
+
+    def open_data(self, config: ConfigDict, source: Trained | None) -> Data:
+        assert source is not None, "resolve"
+        config = config.copy_and_resolve_references()
+        reader = kind_of(config.model.kind).reader(source.tokenizer, config.model)
+        paths = file_paths(config.examples)
+        read = {path: self.read(config, path, use) for use, files in paths.items() for path in files}
+        (train,) = paths[TRAIN]
+        if "labels" in config.examples:
+            config.examples.labels = self.find_labels(config, read[train])
+        notes: list[str] = []
+        rows, _ = self.encode(config, reader, read[train], train, TRAIN, notes)
+        config = with_epochs(config, rows.count, "examples")
+        train_rows, batch_rows = rows.shuffled(config)
+        evals = [
+            self._eval_set(config, reader, Examples(path, use, read[path], *encoded))
+            for use in (DEV, TEST)
+            for path in paths[use]
+            for encoded in [self.encode(config, reader, read[path], path, use, notes)]
+        ]
+        return Data(
+            config,
+            {TRAIN: Rows(completed(reader, train_rows), tuple(evals), batch_rows,
+                         self.step_flops(config, rows.sequence_lengths))},
+            source.tokenizer,
+            fingerprints(config.examples),
+            labels=config.examples.labels if self.head in LABELLED else (),
+            notes=tuple(notes),
+        )  # fmt: skip
+
+    def _eval_set(self, config: ConfigDict, reader: Reader, examples: Examples[R]) -> EvalSet:
+        rows, num_rows, places = examples.rows.once(config)
+        last: list[tuple[Outputs, Any]] = []
+
+        def found(outputs: Outputs) -> Any:
+            if not last or last[0][0] is not outputs:  # once, where they are both scored and written
+                last[:] = [(outputs, self.predictions(config, examples, outputs, places))]
+            return last[0][1]
+
+        return EvalSet(
+            name=eval_name(config.examples, examples.path),
+            rows=completed(reader, rows),
+            num_rows=num_rows,
+            score=None
+            if examples.use == TEST
+            else lambda outputs: self.score(config, examples, found(outputs)),
+            write=lambda outputs, folder: self.write(config, examples, found(outputs), folder),
+        )
+
+
+def files_section() -> ConfigDict:
+    """The fields of config.examples that name the files."""
+    c = ConfigDict()
+    c.folder = ""  # that the files below lie in
+    c.tfds = ""  # instead of files, a set of TensorFlow Datasets, such as "glue/mrpc"
+    c.train = "train.tsv"
+    c.dev = ("dev.tsv",)
+    c.test = ()  # without labels
+    c.cache = ""  # a folder in which the texts' token ids are kept for the next run; "": none
+    return c
+
+
+def completed(reader: Reader, rows: RowSource) -> RowSource:
+    """The rows with what else the model reads."""
+    return lambda first, count: reader.complete(rows(first, count))
 
 
 def file_paths(examples: ConfigDict) -> dict[str, list[str]]:
-    """The paths of config.examples' files: of "train", one, of "dev" and of "test".
+    """The paths of config.examples' files: of TRAIN, one, of DEV and of TEST.
 
     Raises:
       InputError: two files of dev and test have one stem, which names their predictions and figures.
     """
-    files = {"train": (examples.train,), "dev": examples.dev, "test": examples.test}
     stems = [Path(name).stem for name in (*examples.dev, *examples.test)]
     for stem in stems:
         if stems.count(stem) > 1:
@@ -59,7 +317,9 @@ def file_paths(examples: ConfigDict) -> dict[str, list[str]]:
                 f"--config.examples.dev, test: two files are named {stem}, which names their predictions; "
                 "rename one"
             )
-    return {use: [os.path.join(examples.folder, name) for name in names] for use, names in files.items()}
+    folder = f"{tfds_sets.PREFIX}{examples.tfds}" if examples.tfds else examples.folder
+    files = {TRAIN: (examples.train,), DEV: examples.dev, TEST: examples.test}
+    return {use: [os.path.join(folder, name) for name in names] for use, names in files.items()}
 
 
 def eval_name(examples: ConfigDict, path: str) -> str:
@@ -68,219 +328,14 @@ def eval_name(examples: ConfigDict, path: str) -> str:
     return "eval" if stem == Path(first).stem else f"eval_{stem}"
 
 
-def encode_file(
-    path: str, texts: Sequence[Text], tokenizer: Tokenizer, most: int, notes: list[str]
-) -> list[Row]:
-    """The rows of a file's texts, cut to `most` tokens; a line in `notes` says how many fill them."""
-    rows = encode(tokenizer, texts, most, truncate=True)
-    full = sum(len(row.ids) == most for row in rows)
-    if full:
-        notes.append(f"{path}: {full} of {len(rows)} texts fill {most} tokens or were cut to them")
-    return rows
-
-
-def fine_tuned_config(
-    config: ConfigDict, source: Trained, labels: tuple[str, ...], num_examples: int
-) -> ConfigDict:
-    """The config with the model's sizes, the labels, and the steps that config.train.epochs asks for (see
-    with_epochs). Raises InputError."""
-    config = config.copy_and_resolve_references()
-    for name in config_lib.ARCHITECTURE:
-        config.model[name] = source.config[name]
-    if source.config.kind == "elmo":
-        for name in (*config_lib.ELMO_ARCHITECTURE, "samples"):
-            config.elmo[name] = source.config.elmo[name]
-    config.examples.labels = labels
-    config = with_epochs(config, num_examples, "examples")
-    checks.check(config)
-    return config
-
-
 def fingerprints(examples: ConfigDict) -> dict[str, str]:
     """The sha256 of each file of config.examples, or of the files of each split, for Data."""
-    found = {}
-    for name in (examples.train, *examples.dev, *examples.test):
-        path = os.path.join(examples.folder, name)
+    found, paths = {}, file_paths(examples)
+    names = (examples.train, *examples.dev, *examples.test)
+    for name, path in zip(names, (path for use in USES for path in paths[use]), strict=True):
         if tfds_sets.is_tfds(path):
             found[f"{name} sha256"] = tfds_sets.digest(path)
         else:
             with open(path, "rb") as file:
                 found[f"{name} sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
     return found
-
-
-def shuffled(seed: int, count: int, first: int, number: int) -> np.ndarray:
-    """`number` of `count` examples from the `first` on, int64, each epoch in another order."""
-    found = []
-    while number:
-        epoch, at = divmod(first, count)
-        taken = min(number, count - at)
-        found.append(permute_range(at, taken, count, root_key(seed, 0, 2, epoch)))
-        first, number = first + taken, number - taken
-    return np.concatenate(found)
-
-
-def told_at_end(config: ConfigDict) -> bool:
-    """Whether a class is told at a sequence's last token: left to right, the first one sees nothing."""
-    return bool(config.model.causal or config.model.kind == "gpt")
-
-
-def told_states(
-    config: ConfigDict,
-    model: bert.Bert | gpt.Gpt,
-    batch: bert.Batch,
-    positions_BM: jax.Array,
-    keys: jax.Array | None,
-    packed: bool,
-    lm: bool,
-) -> tuple[jax.Array, jax.Array | None]:
-    """What a head stands on, [B, M, W]; and, if `lm` and config.train.lm_weight asks for it, the
-    language model's loss of the batch (see bertjax.models.gpt.language_model_loss).
-    """
-    if not (lm and config.train.lm_weight):
-        frozen = config.train.freeze_encoder
-        return model.head_states(batch, positions_BM, packed=packed, keys=keys, frozen=frozen), None
-    assert isinstance(model, gpt.Gpt)  # bertjax.config.checks.check
-    x_BSD = model.encoder(batch, packed=packed, keys=keys)
-    return take_positions(x_BSD, positions_BM), gpt.language_model_loss(model, x_BSD, batch)
-
-
-def with_lm_loss(config: ConfigDict, sums: Sums, lm_loss: jax.Array | None, sequences: int) -> Sums:
-    """The sums of a task's batch with the language model's loss in them, and beside them.
-
-    Args:
-      lm_loss: of told_states.
-      sequences: of an example; their mean counts.
-    """
-    if lm_loss is None:
-        return sums
-    lm_loss = lm_loss / sequences
-    return sums | {"loss": sums["loss"] + config.train.lm_weight * lm_loss, "lm_loss": lm_loss}
-
-
-def text_flops(config: ConfigDict, lengths: np.ndarray) -> float:
-    """Floating-point operations of a training step in which one state tells of each sequence, on average.
-
-    Args:
-      lengths: tokens of each sequence that the batches are drawn from.
-    """
-    if not config.train.lm_weight:
-        return encoder_flops(config, lengths, positions=1)
-    vocabulary = config.model.hidden_size * config.model.vocab_size
-    tokens = config.train.batch_size * float(np.mean(lengths))
-    return encoder_flops(config, lengths) + 6.0 * tokens * vocabulary
-
-
-def encoder_flops(config: ConfigDict, lengths: np.ndarray, positions: float | None = None) -> float:
-    """Floating-point operations of the matrix products of encoder and LSTM in a training step, on average.
-
-    A frozen encoder has no backward pass.
-
-    Args:
-      lengths: tokens of each sequence that the batches are drawn from.
-      positions: of each sequence that its head stands on, which alone the last layer computes if the head
-        stands on nothing else; None: all.
-    """
-    m, n = config.model, np.asarray(lengths, np.float64)
-    if m.kind == "elmo":  # as fixed features, its states are computed once
-        factor = 2.0 if config.train.freeze_encoder else 6.0
-        return factor * config.train.batch_size * float(n.mean()) * elmo.encoder_products(config)
-    if not stands_on_last(config.head):
-        positions = None
-    d, f = m.hidden_size, m.intermediate_size
-    key_value, other = 2 * d * d * n, 2 * d * d + 2 * d * f + 2 * d * n
-    each = (
-        (m.num_hidden_layers - 1) * (key_value + other * n)
-        + key_value
-        + other * (n if positions is None else positions)
-    )
-    if config.head.layers == "embeddings":
-        each = 0 * n
-    each = each * (2.0 if config.train.freeze_encoder else 6.0) + 6.0 * lstm_products(m, config.head) * n
-    return float(config.train.batch_size * each.mean())
-
-
-def write_predictions(
-    path: str, records: Sequence[Record], id_column: str, predictions: Sequence[str]
-) -> None:
-    """Writes a line for each record: its `id_column`, or its number where that is "", and the prediction."""
-    with open(path, "w", encoding="utf-8") as file:
-        file.write("index\tprediction\n")
-        for i, (record, prediction) in enumerate(zip(records, predictions, strict=True)):
-            file.write(f"{record[id_column] if id_column else i}\t{prediction}\n")
-
-
-def write_per_class(path: str, rows: Sequence[ClassFigures]) -> str:
-    """Writes a table of precision, recall, F1 and number of each class; returns it for the terminal."""
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(class_table(rows, aligned=False))
-    if len(rows) > _SHOWN:
-        return f"{path}: the figures of {len(rows)} classes"
-    return f"{path}:\n{class_table(rows, aligned=True).rstrip()}"
-
-
-class EncodedRows:
-    """Encoded examples with their labels and what else belongs to each.
-
-    Args:
-      rows: the token ids of each example.
-      arrays: [examples, ...] of each further array of a batch; what lies past the last example is 0.
-      pad_id: of the tokenizer.
-      most: S at most.
-      full: whether S is always `most`.
-    """
-
-    def __init__(
-        self,
-        rows: Sequence[Row],
-        arrays: Mapping[str, np.ndarray],
-        pad_id: int,
-        most: int,
-        full: bool = False,
-    ):
-        self.rows, self.arrays, self.pad_id, self.most, self.full = rows, arrays, pad_id, most, full
-        self.lengths = np.array([len(row.ids) for row in rows])
-        self.by_length = np.argsort(self.lengths, kind="stable")
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def shuffled(self, seed: int, batch_size: int) -> RowSource:
-        """Endless rows in batches of `batch_size`, each epoch in another order, a pure function of the seed.
-
-        Every batch is as long as its own longest row needs.
-        """
-
-        def rows(first: int, number: int) -> dict[str, np.ndarray]:
-            batch = shuffled(seed, len(self), first // batch_size * batch_size, batch_size)
-            return self._batch(shuffled(seed, len(self), first, number), number, self._length(batch))
-
-        return rows
-
-    def sorted(self, batch_size: int) -> RowSource:
-        """All rows once, in batches of `batch_size`, the short ones first; see `in_order`."""
-
-        def rows(first: int, number: int) -> dict[str, np.ndarray]:
-            start = first // batch_size * batch_size
-            batch = self.by_length[start : start + batch_size]
-            return self._batch(self.by_length[first : first + number], number, self._length(batch))
-
-        return rows
-
-    def in_order(self, outputs: Outputs) -> Outputs:
-        """Outputs of `sorted` rows in the order of the examples."""
-        back = np.argsort(self.by_length, kind="stable")
-        return {name: x[back] for name, x in outputs.items()}
-
-    def _length(self, indices: np.ndarray) -> int:
-        if self.full:
-            return self.most
-        return batch_length(int(self.lengths[indices].max()), self.most)
-
-    def _batch(self, indices: np.ndarray, count: int, length: int) -> dict[str, np.ndarray]:
-        fill = count - len(indices)
-        rows = [self.rows[i] for i in indices] + [Row([], [])] * fill
-        batch = make_batch(rows, self.pad_id, length)
-        for name, x in self.arrays.items():
-            batch[name] = np.concatenate([x[indices], np.zeros((fill, *x.shape[1:]), x.dtype)])
-        return batch

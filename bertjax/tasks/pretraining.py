@@ -1,18 +1,23 @@
 """What tasks that pre-train on a token store share: its tokenizer, the rows of both phases, held-out ones."""
 
-from collections.abc import Callable
+import abc
 from dataclasses import dataclass
+from typing import Any
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from bertjax.config import sections
 from bertjax.data.pretraining.bert_examples import Examples, pad_rows
 from bertjax.data.pretraining.store import Store, open_store
 from bertjax.data.pretraining.stream import Stream
 from bertjax.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from bertjax.errors import InputError
-from bertjax.tasks.interface import Data, EvalSet, Rows, RowSource, with_epochs
+from bertjax.models import kind_of
+from bertjax.models.interface import Params
+from bertjax.sections import phases
+from bertjax.tasks.interface import Data, EvalSet, Require, Rows, RowSource, Task, with_epochs
+from bertjax.trained_model import Trained
 
 EVAL_SEED = 0  # held-out examples are the same in every run, whatever its seed
 
@@ -22,82 +27,136 @@ class Wanted:
     """Rows of some documents of a store."""
 
     config: ConfigDict
-    section: ConfigDict  # config.train or config.phase2
+    phase: ConfigDict  # config.train or config.phase2
     store: Store
     tokenizer: Tokenizer
     seed: int
-    phase: int
+    number: int  # of the phase
     documents: np.ndarray  # int64 ids
     held_out: bool  # in which every document counts once; else endless training rows
+    shared: Any  # of Pretraining.shared
+
+    @property
+    def data(self) -> ConfigDict:
+        """config.data; of held-out documents, which all have one weight."""
+        data = self.config.data.copy_and_resolve_references()
+        if self.held_out:
+            data.weights = (1.0,) * len(self.store.inputs)
+        return data
 
 
-def check_vocab_size(config: ConfigDict, tokenizer: Tokenizer, path: str) -> None:
-    """Raises InputError if config.model has another number of tokens than the vocabulary of `path`."""
-    if tokenizer.vocab_size != config.model.vocab_size:
-        raise InputError(
-            f"--config.model.vocab_size={config.model.vocab_size}: the vocabulary of {path} has "
-            f"{tokenizer.vocab_size} tokens; set --config.model.vocab_size={tokenizer.vocab_size}"
+class Pretraining(Task):
+    """The skeleton of a task that pre-trains on a token store."""
+
+    fine_tunes = False
+
+    @abc.abstractmethod
+    def stream(self, wanted: Wanted, notes: list[str]) -> Stream:
+        """The rows of some documents. May add lines for the terminal. Raises InputError."""
+
+    def complete(self, config: ConfigDict, tokenizer: Tokenizer) -> Tokenizer:
+        """The model's tokenizer, by the store's, whose tokens it begins with. Raises InputError."""
+        return tokenizer
+
+    def check_vocabulary(self, config: ConfigDict, tokenizer: Tokenizer, path: str) -> None:
+        """Raises InputError if the model has another number of tokens than the vocabulary of `path`."""
+        if tokenizer.vocab_size != config.model.vocab_size:
+            raise InputError(
+                f"--config.model.vocab_size={config.model.vocab_size}: the vocabulary of {path} has "
+                f"{tokenizer.vocab_size} tokens; set --config.model.vocab_size={tokenizer.vocab_size}"
+            )
+
+    def shared(self, config: ConfigDict, store: Store, tokenizer: Tokenizer) -> Any:
+        """What all rows of the store are made with. Raises InputError."""
+        return None
+
+    def unigram_entropy(self, store: Store, shared: Any) -> float:
+        """The nats a token that guessing by the corpus's word frequencies costs: what a model must beat."""
+        return float(store.manifest["summary"]["unigram_entropy"])
+
+    def training_rows(self, config: ConfigDict, rows: RowSource, number: int) -> RowSource:
+        """The training rows of phase `number` with what else a step reads."""
+        return rows
+
+    def check(self, config: ConfigDict, require: Require) -> None:
+        model, kind = config.model, kind_of(config.model.kind)
+        longest = kind.longest(model)
+        for name in phases(config):
+            require(8 <= config[name].seq_length <= longest, f"{name}.seq_length",
+                    f"must be from 8 to {longest}, the longest row of this model")  # fmt: skip
+        require(config.train.epochs > 0 or config.train.steps > 0, "train.steps", "must be positive")
+
+    def void(self, config: ConfigDict) -> dict[str, str]:
+        epochs, share, void = config.train.epochs, config.optim.warmup_proportion, {}
+        if epochs:
+            void["train.steps"] = "train.epochs gives them here; add --config.train.epochs=0"
+        if share and not epochs:
+            void["optim.warmup_proportion"] = (
+                "is of train.epochs' steps, and that is 0; set optim.warmup_steps"
+            )
+        return void
+
+    def init_params(self, config: ConfigDict, key: jax.Array) -> Params:
+        kind = kind_of(config.model.kind)
+        return kind.init_params(config.model, key, kind.heads[self.head])
+
+    def open_data(self, config: ConfigDict, source: Trained | None) -> Data:
+        if not config.data.store:
+            raise InputError(
+                "--config.data.store is empty; name a folder written by python -m bertjax.prepare"
+            )
+        store = open_store(config.data.store)
+        tokenizer = load_tokenizer(store.path)
+        if tokenizer.sha256 != store.manifest["tokenizer"]["sha256"]:
+            raise InputError(
+                f"{store.path}: its tokens were made with another vocabulary than the one that lies in it; "
+                "run bertjax.prepare again"
+            )
+        kind = kind_of(config.model.kind)
+        if tokenizer.kind not in kind.tokenizers:
+            raise InputError(
+                f"{store.path}: a store of {tokenizer.kind} tokens; {kind.title} is trained on those of "
+                f"--tokenizer={' or '.join(kind.tokenizers)}"
+            )
+        tokenizer = self.complete(config, tokenizer)
+        self.check_vocabulary(config, tokenizer, str(store.path))
+        shared = self.shared(config, store, tokenizer)
+        rows, notes = {}, list[str]()
+        for number, name in enumerate(phases(config)):
+            phase, documents = config[name], store.train_documents
+            wanted = Wanted(config, phase, store, tokenizer, config.seed, number, documents, False, shared)
+            train = self.stream(wanted, notes)
+            if name == "train":
+                config = with_epochs(config, train.epoch_rows(0), "rows")
+            evals: tuple[EvalSet, ...] = ()
+            if len(store.heldout_documents) and config.eval.enabled:
+                documents = store.heldout_documents
+                wanted = Wanted(config, phase, store, tokenizer, EVAL_SEED, number, documents, True, shared)
+                once = self.stream(wanted, [])
+                evals = held_out_set(once.rows, once.epoch_rows(0), config)
+            train_rows = self.training_rows(config, train.rows, number)
+            rows[name] = Rows(train_rows, evals, phase.batch_rows, self.flops_per_step(config, phase))
+        return Data(
+            config,
+            rows,
+            tokenizer,
+            {"data.store sha256": store.sha256},
+            constants={"unigram_entropy": self.unigram_entropy(store, shared)},
+            notes=tuple(notes),
         )
 
 
-def open_store_data(
-    config: ConfigDict,
-    make: Callable[[Wanted], Stream],
-    flops: Callable[[ConfigDict, ConfigDict], float],
-    complete: Callable[[Tokenizer], Tokenizer] = lambda tokenizer: tokenizer,
-) -> Data:
-    """Opens config.data.store.
-
-    Args:
-      flops: flops_per_step of the task.
-      complete: gives the model's tokenizer by the store's, whose tokens it begins with.
-
-    Raises:
-      InputError: for whatever does not fit.
-    """
-    if not config.data.store:
-        raise InputError("--config.data.store is empty; name a folder written by python -m bertjax.prepare")
-    store = open_store(config.data.store)
-    tokenizer = load_tokenizer(store.path)
-    if tokenizer.sha256 != store.manifest["tokenizer"]["sha256"]:
-        raise InputError(
-            f"{store.path}: its tokens were made with another vocabulary than the one that lies in it; "
-            "run bertjax.prepare again"
-        )
-    tokenizer = complete(tokenizer)
-    check_vocab_size(config, tokenizer, str(store.path))
-    rows = {}
-    for phase, name in enumerate(sections(config)):
-        section, documents = config[name], store.train_documents
-        train = make(Wanted(config, section, store, tokenizer, config.seed, phase, documents, False))
-        if name == "train":
-            config = with_epochs(config, train.epoch_rows(0), "rows")
-        evals: tuple[EvalSet, ...] = ()
-        if len(store.heldout_documents) and config.train.eval_every:
-            documents = store.heldout_documents
-            once = make(Wanted(config, section, store, tokenizer, EVAL_SEED, phase, documents, True))
-            evals = held_out_set(once.rows, once.epoch_rows(0), config)
-        rows[name] = Rows(train.rows, evals, section.batch_size, flops(config, section))
-    return Data(
-        config,
-        rows,
-        tokenizer,
-        {"data.store sha256": store.sha256},
-        # Nats a token that guessing by the corpus's word frequencies costs: what a model must beat.
-        constants={"unigram_entropy": store.manifest["summary"]["unigram_entropy"]},
-    )
-
-
-def examples_of(wanted: Wanted, data: ConfigDict, kind: type[Examples]) -> Examples:
-    """BERT's examples by `data`, a config.data, as `kind`."""
+def bert_examples(wanted: Wanted, data: ConfigDict, kind: type[Examples], predictions: int) -> Examples:
+    """BERT's examples by `data`, a config.data, as `kind`, with so many masked tokens in a sequence at most."""
     return kind(
         wanted.store,
         wanted.tokenizer,
+        kind_of(wanted.config.model.kind).row_form(wanted.tokenizer),
         data,
         seed=wanted.seed,
-        phase=wanted.phase,
-        seq_length=wanted.section.seq_length,
-        max_predictions_per_seq=wanted.section.max_predictions_per_seq,
+        phase=wanted.number,
+        seq_length=wanted.phase.seq_length,
+        max_predictions_per_seq=predictions,
         documents=wanted.documents,
     )
 
@@ -113,6 +172,6 @@ def padded(rows: RowSource, total: int) -> RowSource:
 
 
 def held_out_set(rows: RowSource, count: int, config: ConfigDict) -> tuple[EvalSet, ...]:
-    """The first config.eval.examples of `count` held-out rows, or all of them where that is 0."""
-    total = min(count, config.eval.examples or count)
+    """The first config.eval.max_rows of `count` held-out rows, or all of them where that is 0."""
+    total = min(count, config.eval.max_rows or count)
     return (EvalSet("eval", padded(rows, total), total),)

@@ -6,6 +6,7 @@ from bertjax.config import MODEL_SIZES, default, fields, set_size
 from bertjax.config.checks import check
 from bertjax.config.files import load, parse_args
 from bertjax.errors import InputError
+from bertjax.sections import fields
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def test_the_default_is_bert_base_by_the_paper():
     assert (model.num_hidden_layers, model.hidden_size, model.num_attention_heads) == MODEL_SIZES["base"]
     assert config.train.steps + config.phase2.steps == 1_000_000
     assert config.train.steps == 0.9 * 1_000_000
-    assert (config.train.seq_length, config.phase2.seq_length, config.train.batch_size) == (128, 512, 256)
+    assert (config.train.seq_length, config.phase2.seq_length, config.train.batch_rows) == (128, 512, 256)
     assert (config.optim.learning_rate, config.optim.warmup_steps) == (1e-4, 10_000)
 
 
@@ -155,7 +156,7 @@ def test_wrong_names_and_types(recipe, override, message):
         ("optim.layer_decay=0.0", "optim.layer_decay=0.0: must be above 0 and at most 1"),
         ("optim.layer_decay=1.1", "optim.layer_decay=1.1: must be above 0 and at most 1"),
         ("train.reinit_layers=-1", "train.reinit_layers=-1"),
-        ("eval.batch_size=0", "eval.batch_size=0"),
+        ("eval.batch_rows=0", "eval.batch_rows=0"),
         ("eval.examples=-1", "eval.examples=-1"),
         ("head.layers=first", "head.layers=first: must be one of last, embeddings, .*sum_all"),
         (
@@ -219,7 +220,7 @@ def test_the_bridge_changes_one_thing_at_a_time():
         old, new = (dict(fields(load(f"configs/gpt_bridge.py:{x}"))) for x in ("gpt", argument))
         return {name: value for name, value in new.items() if old[name] != value}
 
-    corpus, batch = {"data.weights": (1.0, 1.0)}, {"train.batch_size": 256}
+    corpus, batch = {"data.weights": (1.0, 1.0)}, {"train.batch_rows": 256}
     sep_cls = {"data.special_tokens": True, "model.type_vocab_size": 2, "model.vocab_size": 40_481}
     assert (changed("corpus"), changed("batch"), changed("sep_cls")) == (corpus, batch, sep_cls)
     assert changed("corpus+sep_cls+batch") == corpus | batch | sep_cls

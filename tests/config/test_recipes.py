@@ -55,10 +55,10 @@ EVERY = {
     "model.intermediate_size": 64,
     "train.epochs": 0.0,
     "train.steps": 1,
-    "train.batch_size": 8,
+    "train.batch_rows": 8,
     "train.seq_length": 16,
     "train.eval_every": 1,
-    "eval.batch_size": 8,
+    "eval.batch_rows": 8,
     "log.tensorboard": False,
 }
 
@@ -70,7 +70,7 @@ def test_one_step_of_every_shipped_config(tmp_path, store, path):
     assert config.task in TOY, f"{path.name}: say in TOY what makes the task {config.task} a toy"
     toy = EVERY | TOY[config.task]
     two = path.stem == "pretrain_base"  # one config's phase 2 may stand for the others'
-    toy |= {"phase2.steps": int(two), "phase2.batch_size": 8, "phase2.seq_length": 32}
+    toy |= {"phase2.steps": int(two), "phase2.batch_rows": 8, "phase2.seq_length": 32}
     if config.head.lstm_layers:
         toy |= {"head.layers": "sum_all", "head.lstm_size": 8}
     toy["train.accumulation"] = 1

@@ -127,7 +127,7 @@ def test_a_plain_bert_on_the_exported_tensors_gives_the_same_logits(tmp_path, ac
     written = json.loads((tmp_path / "out/config.json").read_text())
     batch = make_batch(config, rows=4)
     masked_lm, next_sentence = jax.jit(
-        lambda params, batch: bert.bind(config.model, params).pretraining(batch)
+        lambda params, batch: bert.KIND.bind(config.model, params).pretraining(batch)
     )(params, batch)
     for r in range(4):
         want_mlm, want_nsp = plain_bert(
@@ -179,7 +179,7 @@ def test_the_folder_is_complete(model, tmp_path):
     assert "workdir" not in card  # no path of this machine
     assert "| data.masked_lm_prob | 0.15 |" in card
     finished = {"data.tfrecord": "/home/files", "data.vocab": "/home/vocab.txt"}
-    meta = model.meta | {"config": model.meta["config"] | finished}
+    meta = model.meta | {"config": model.meta["resolved_config"] | finished}
     card = model_card(dataclasses.replace(model, meta=meta), "my-bert", 1)
     assert "/home" not in card
     assert "masked_lm_prob" not in card  # the files were masked before

@@ -102,8 +102,8 @@ def test_a_model_may_have_more_rows_than_tokens(model, folder):
 def test_one_head_of_several_can_be_taken(folder, head):
     taken = load(folder, head=head)
     assert taken.head == head
-    assert bert.parts_of(taken.params) == bert.HEADS[head]
-    assert set(taken.left_out) == {"pooler", "mlm", "nsp"} - set(bert.HEADS[head])
+    assert bert.KIND.parts_of(taken.params) == bert.KIND.heads[head]
+    assert set(taken.left_out) == {"pooler", "mlm", "nsp"} - set(bert.KIND.heads[head])
 
 
 def test_the_heads_name_is_not_trusted_to_be_all(folder):
@@ -282,7 +282,7 @@ def test_multiple_choice_has_one_label(folder):
 def test_a_head_of_a_workdir(model, folder, tmp_path):
     save_trained(model, str(tmp_path / "run"))
     taken = load(tmp_path / "run", head="encoder")
-    assert (bert.parts_of(taken.params), set(taken.left_out)) == (("pooler",), {"mlm", "nsp"})
+    assert (bert.KIND.parts_of(taken.params), set(taken.left_out)) == (("pooler",), {"mlm", "nsp"})
     with pytest.raises(InputError, match="for pretraining, which has no classifier of sequence_class"):
         load(tmp_path / "run", head="sequence_classification")
 

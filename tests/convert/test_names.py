@@ -16,7 +16,7 @@ def in_memory(arrays):
 def random_model(head, num_labels=3, **fields):
     """(config, parameters) of a head; no two numbers are alike."""
     config = toy_config(**{"model.num_hidden_layers": 3, **fields}).model
-    abstract = names.abstract_params(config, bert.HEADS[head], num_labels)
+    abstract = names.abstract_params(config, bert.KIND.heads[head], num_labels)
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), abstract)
     params["encoder"]["embeddings"]["word"][config.vocab_size :] = 0
@@ -27,16 +27,16 @@ def random_model(head, num_labels=3, **fields):
 
 def there_and_back(config, tensors, head):
     return names.from_huggingface(
-        config, names.canonical(in_memory(tensors), "the file"), bert.HEADS[head], "the file"
+        config, names.canonical(in_memory(tensors), "the file"), bert.KIND.heads[head], "the file"
     )
 
 
-@pytest.mark.parametrize("head", bert.HEADS)
+@pytest.mark.parametrize("head", bert.KIND.heads)
 def test_what_goes_out_comes_back(head):
     config, params = random_model(head)
     tensors = names.to_huggingface(config, params)
     jax.tree.map(np.testing.assert_array_equal, there_and_back(config, tensors, head), params)
-    assert names.parts_in(names.canonical(in_memory(tensors), "the file"), "bert") == bert.HEADS[head]
+    assert names.parts_in(names.canonical(in_memory(tensors), "the file"), "bert") == bert.KIND.heads[head]
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_parts_that_the_head_lacks_are_left_out():
     config, params = random_model("pretraining")
     tensors = names.to_huggingface(config, params)
     taken = there_and_back(config, tensors, "masked_lm")
-    assert bert.parts_of(taken) == ("mlm",)
+    assert bert.KIND.parts_of(taken) == ("mlm",)
     np.testing.assert_array_equal(taken["mlm_kernel"], params["mlm_kernel"])
 
 
@@ -176,4 +176,4 @@ def test_a_classifier_of_a_wrong_shape_takes_no_memory(shape):
     for weight in (given["classifier.weight"], Tensor((10**12, 32), "float32", lambda: None)):
         given["classifier.weight"] = weight
         with pytest.raises(InputError, match="has shape"):
-            names.from_huggingface(config, given, bert.HEADS["sequence_classification"], "the file")
+            names.from_huggingface(config, given, bert.KIND.heads["sequence_classification"], "the file")

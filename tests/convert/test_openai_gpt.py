@@ -20,7 +20,7 @@ from bertjax.convert.export import FILES, export
 from bertjax.errors import InputError
 from bertjax.models import gpt
 from bertjax.predict import __main__ as predict
-from bertjax.tasks import pretrain
+from bertjax.tasks.pretrain import TASK as pretrain
 from bertjax.trained_model import Trained, save_trained
 
 # Hugging Face's own list for OpenAIGPTLMHeadModel without the tied head; D 32, F 128, V 90.
@@ -63,7 +63,7 @@ def make_model(head="causal_lm"):
     rng = np.random.default_rng(0)
     params = jax.tree.map(
         lambda x: (0.3 * rng.normal(size=x.shape)).astype(np.float32),
-        names.abstract_params(config, gpt.HEADS[head], count),
+        names.abstract_params(config, gpt.KIND.heads[head], count),
     )
     params["encoder"]["embeddings"]["word"][90:] = 0
     labels = ("no", "yes", "perhaps") if head == "sequence_classification" else ()
@@ -90,7 +90,7 @@ def change_tensors(folder, function):
     save_file(tensors, folder / "model.safetensors")
 
 
-@pytest.mark.parametrize("head", gpt.HEADS)
+@pytest.mark.parametrize("head", gpt.KIND.heads)
 def test_what_goes_out_comes_back(head, tmp_path):
     model = make_model(head)
     export(model, str(tmp_path / "hf"))
@@ -262,9 +262,9 @@ def test_a_classifier_without_the_tokens_of_texts_says_so(tmp_path):
 def test_what_only_this_gpt_has_is_not_exported(tmp_path):
     model = make_model("sequence_classification")
     for field, value in (("examples.both_orders", True), ("model.type_vocab_size", 2)):
-        meta = model.meta | {"config": model.meta["config"] | {field: value}}
+        meta = model.meta | {"config": model.meta["resolved_config"] | {field: value}}
         other = dataclasses.replace(model, meta=meta, config=model.config.copy_and_resolve_references())
-        other.config.type_vocab_size = meta["config"]["model.type_vocab_size"]
+        other.config.type_vocab_size = meta["resolved_config"]["model.type_vocab_size"]
         with pytest.raises(InputError, match="it is not exported") as error:
             export(other, str(tmp_path / "out"))
         assert "\n" not in str(error.value)

@@ -12,14 +12,15 @@ import jax
 from store_fixture import make_batch, toy_config
 
 from bertjax import sharding
-from bertjax.tasks import pretrain
+from bertjax.mesh import make_mesh
+from bertjax.tasks.pretrain import TASK as pretrain
 from bertjax.train import make_train_step, scalars
 
 
 def loss_curve():
     """Masked-LM plus next-sentence loss of ten steps over four batches, on one device, with dropout."""
     config = toy_config(seed=1, **{"train.steps": 20, "optim.learning_rate": 3e-3})
-    mesh = sharding.make_mesh(config, jax.devices()[:1])
+    mesh = make_mesh(config, jax.devices()[:1])
     step, init, _ = make_train_step(config, pretrain, mesh)
     state, losses = init(), []
     for i in range(10):

@@ -11,7 +11,7 @@ from store_fixture import make_batch, random_params, toy_config
 from bertjax.config import MODEL_SIZES, REMAT, VOCAB_MULTIPLE, default, padded_vocab_size, set_size
 from bertjax.models import bert
 from bertjax.models.layers import dropout_keys
-from bertjax.tasks import pretrain
+from bertjax.tasks.pretrain import TASK as pretrain
 
 KEYS_SEED = jnp.array([7, 11], jnp.uint32)
 
@@ -89,7 +89,7 @@ def test_forward_equals_the_equations_of_the_release(fields):
 
     @jax.jit
     def forward(params, batch):
-        model = bert.bind(config.model, params)
+        model = bert.KIND.bind(config.model, params)
         return model.encoder(batch, packed=False, keys=None), *model.pretraining(batch)
 
     hidden, mlm, nsp = forward(params, batch)
@@ -108,11 +108,11 @@ def test_bfloat16_keeps_logits_in_float32_and_near():
     fields = {"model.num_hidden_layers": 4}
     exact, rounded = toy_config(**fields), toy_config(**fields, **{"model.dtype": "bfloat16"})
     batch, params = make_batch(exact), random_params(exact)
-    mlm, nsp = jax.jit(lambda params: bert.bind(exact.model, params).pretraining(batch))(params)
+    mlm, nsp = jax.jit(lambda params: bert.KIND.bind(exact.model, params).pretraining(batch))(params)
 
     @jax.jit
     def forward(params):
-        model = bert.bind(rounded.model, params)
+        model = bert.KIND.bind(rounded.model, params)
         return model.encoder(batch, packed=False, keys=None), *model.pretraining(batch)
 
     hidden, mlm16, nsp16 = forward(params)
@@ -149,8 +149,8 @@ def scanned():
 
 @pytest.mark.parametrize(
     "fields",
-    [{"model.remat": remat} for remat in REMAT if remat != "none"]
-    + [{"model.scan_layers": False, "model.remat": remat} for remat in ("none", "full")],
+    [{"train.remat": remat} for remat in REMAT if remat != "none"]
+    + [{"model.scan_layers": False, "train.remat": remat} for remat in ("none", "full")],
     ids=str,
 )  # fmt: skip
 def test_unrolling_and_recomputing_change_no_loss_and_no_gradient(scanned, fields):
@@ -179,7 +179,7 @@ def test_what_each_remat_computes_again():
     its queries are of fewer positions than its keys and values."""
     found = {}
     for remat in REMAT:
-        config = toy_config(**{"model.remat": remat, "model.scan_layers": False})
+        config = toy_config(**{"train.remat": remat, "model.scan_layers": False})
         loss = loss_of(config, make_batch(config))
         found[remat] = products_in(jax.make_jaxpr(jax.grad(loss))(random_params(config)).jaxpr)
     again = {remat: (n - found["none"]) / config.model.num_hidden_layers for remat, n in found.items()}
@@ -191,7 +191,7 @@ def test_a_loop_keeps_products_and_nothing_else():
     state that it began with, and the scores."""
     found = {}
     for remat in REMAT:
-        config = toy_config(**{"model.remat": remat, "model.num_hidden_layers": 3})
+        config = toy_config(**{"train.remat": remat, "model.num_hidden_layers": 3})
         batch = make_batch(config)
         jaxpr = jax.make_jaxpr(jax.grad(loss_of(config, batch)))(random_params(config)).jaxpr
         forward = next(equation for equation in jaxpr.eqns if equation.primitive.name == "scan")
@@ -254,7 +254,7 @@ def test_packed_rows_equal_the_same_sequences_apart():
     config, packed, apart = packed_and_apart()
     params = random_params(config)
     forward = jax.jit(
-        lambda params, batch, packed: bert.bind(config.model, params).pretraining(batch, packed=packed),
+        lambda params, batch, packed: bert.KIND.bind(config.model, params).pretraining(batch, packed=packed),
         static_argnums=2,
     )
     mlm, nsp = forward(params, packed, True)
@@ -292,7 +292,7 @@ def test_states_of_some_positions_are_those_of_all(packed, fields):
     weights = np.random.default_rng(1).normal(size=(*positions.shape, config.model.hidden_size))
 
     def states(params, everything):
-        encoder = bert.bind(config.model, params).encoder
+        encoder = bert.KIND.bind(config.model, params).encoder
         if everything:
             return bert.take_positions(encoder(batch, packed=packed), positions)
         return encoder(batch, packed=packed, positions_BM=positions)
@@ -315,7 +315,7 @@ def test_no_position_of_a_causal_model_sees_a_later_one(packed):
     other["input_ids"][:, at] = 5 + (batch["input_ids"][:, at] - 4) % 80
 
     def states(params, batch):
-        return bert.bind(config.model, params).encoder(batch, packed=packed, every_layer=True)
+        return bert.KIND.bind(config.model, params).encoder(batch, packed=packed, every_layer=True)
 
     one, two = (np.asarray(jax.jit(states)(params, each)) for each in (batch, other))
     np.testing.assert_array_equal(one[:, :, :at], two[:, :, :at])
@@ -337,7 +337,7 @@ def test_a_causal_model_is_told_by_its_last_token():
     for causal in (False, True):
         config = toy_config(**{"model.causal": causal})
         batch = make_batch(config)
-        found = bert.bind(config.model, random_params(config)).class_positions(batch["segment_ids"])
+        found = bert.KIND.bind(config.model, random_params(config)).class_positions(batch["segment_ids"])
         lengths = (batch["segment_ids"] > 0).sum(1)
         np.testing.assert_array_equal(found[:, 0], lengths - 1 if causal else 0 * lengths)
 
@@ -350,7 +350,7 @@ def test_padding_has_no_influence(packed):
 
     @jax.jit
     def forward(params, batch):
-        return bert.bind(config.model, params).encoder(batch, packed=packed, keys=None)
+        return bert.KIND.bind(config.model, params).encoder(batch, packed=packed, keys=None)
 
     rng, real = np.random.default_rng(0), batch["segment_ids"] > 0
     assert (~real).sum() > 10
@@ -381,7 +381,7 @@ def count(params):
 @pytest.mark.parametrize(("size", "released"), [("base", 110_106_428), ("large", 336_226_108)])
 def test_parameter_counts(size, released):
     config = set_size(default(), size).model
-    params = jax.eval_shape(lambda: bert.init_params(config, jax.random.key(0)))
+    params = jax.eval_shape(lambda: bert.KIND.init_params(config, jax.random.key(0)))
     padding = padded_vocab_size(config.vocab_size) - config.vocab_size
     assert padding == 70
     assert count(params) == released + padding * (config.hidden_size + 1)
@@ -391,14 +391,14 @@ def test_parameter_counts(size, released):
 def test_every_size_has_its_layers(size):
     config = set_size(default(), size).model
     layers, hidden, heads = MODEL_SIZES[size]
-    params = jax.eval_shape(lambda: bert.init_params(config, jax.random.key(0)))["encoder"]["layers"]
+    params = jax.eval_shape(lambda: bert.KIND.init_params(config, jax.random.key(0)))["encoder"]["layers"]
     assert params["attention"]["output_kernel"].shape == (layers, heads, hidden // heads, hidden)
     assert params["intermediate_kernel"].shape == (layers, hidden, 4 * hidden)
 
 
 def test_initial_parameters():
     config = toy_config(**{"model.hidden_size": 64, "model.vocab_size": 500}).model
-    params = jax.jit(lambda: bert.init_params(config, jax.random.key(0)))()
+    params = jax.jit(lambda: bert.KIND.init_params(config, jax.random.key(0)))()
     flat = {jax.tree_util.keystr(p, simple=True, separator="/"): np.asarray(x)
             for p, x in jax.tree_util.tree_leaves_with_path(params)}  # fmt: skip
     # Cutting a normal distribution at two deviations leaves 0.8796 of its deviation.
@@ -424,7 +424,7 @@ def test_initial_parameters():
 
 def test_initial_parameters_follow_from_the_key_alone():
     config = toy_config().model
-    init = jax.jit(lambda seed: bert.init_params(config, jax.random.key(seed)))
+    init = jax.jit(lambda seed: bert.KIND.init_params(config, jax.random.key(seed)))
     one, same, other = init(0), init(0), init(1)
     jax.tree.map(np.testing.assert_array_equal, one, same)
     assert (one["mlm_kernel"] != other["mlm_kernel"]).any()

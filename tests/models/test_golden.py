@@ -14,8 +14,9 @@ from bertjax import sharding
 from bertjax.convert import names
 from bertjax.convert.huggingface import read_config
 from bertjax.convert.weights import Tensor
+from bertjax.mesh import make_mesh
 from bertjax.models import bert
-from bertjax.tasks import pretrain
+from bertjax.tasks.pretrain import TASK as pretrain
 from bertjax.train import make_train_step, scalars
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -38,15 +39,15 @@ def params_of(golden, config, head):
     shared, own = (under(golden, f"{name}/tensors/") for name in ("pretraining", head))
     tensors = {name: x for name, x in shared.items() if name.startswith("bert.")} | own
     given = {name: Tensor(x.shape, str(x.dtype), lambda x=x: x) for name, x in tensors.items()}
-    return names.from_huggingface(config, given, bert.HEADS[head], head)
+    return names.from_huggingface(config, given, bert.KIND.heads[head], head)
 
 
-@pytest.mark.parametrize("head", bert.HEADS)
+@pytest.mark.parametrize("head", bert.KIND.heads)
 def test_outputs(golden, head):
     config, batch = model_config(golden), under(golden, "batch/")
     wanted = under(golden, f"{head}/outputs/")
     params = params_of(golden, config, head)
-    found = bertjax_outputs(head, bert.bind(config, params), batch)
+    found = bertjax_outputs(head, bert.KIND.bind(config, params), batch)
     assert found.keys() == wanted.keys()
     for name, x in found.items():
         np.testing.assert_allclose(x, wanted[name], atol=2e-5, err_msg=name)
@@ -84,10 +85,10 @@ def test_ten_steps(golden, kind):
     config, batch = training_config(golden), under(golden, "batch/")
     losses = golden[f"{kind}/losses"]
     config.train.update(steps=len(losses), batch_size=2)
-    config.eval.batch_size = 2
+    config.eval.batch_rows = 2
     config.phase2.steps = 0
     config.optim.update(name=kind, learning_rate=1e-2, warmup_steps=3)
-    mesh = sharding.make_mesh(config, jax.devices()[:1])
+    mesh = make_mesh(config, jax.devices()[:1])
     step_fn, init, shardings = make_train_step(config, pretrain, mesh)
     params = params_of(golden, config.model, "pretraining")
     state = init() | {"params": jax.device_put(params, shardings["params"])}

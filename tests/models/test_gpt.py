@@ -22,7 +22,7 @@ def gpt_config(**fields):
 
 
 def random_params(config, parts=(), labels=0):
-    abstract = jax.eval_shape(lambda: gpt.init_params(config, jax.random.key(0), parts, labels))
+    abstract = jax.eval_shape(lambda: gpt.KIND.init_params(config, jax.random.key(0), parts, labels))
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda x: (0.3 * rng.normal(size=x.shape)).astype(np.float32), abstract)
 
@@ -50,7 +50,7 @@ def test_no_position_sees_a_later_one(packed):
     config = gpt_config()
     params = random_params(config)
     states = jax.jit(
-        lambda batch: gpt.bind(config, params).encoder(batch, packed=packed, keys=KEYS, every_layer=True)
+        lambda batch: gpt.KIND.bind(config, params).encoder(batch, packed=packed, keys=KEYS, every_layer=True)
     )
     batch = make_batch(config, packed)
     one, other = states(batch), states(changed(batch))
@@ -64,12 +64,12 @@ def test_gradients_go_to_no_later_position(packed):
     """The gradient of each position's state with respect to what stands at every position."""
     config = gpt_config()
     params, batch = random_params(config), make_batch(config, packed)
-    encoder = gpt.bind(config, params).encoder
+    encoder = gpt.KIND.bind(config, params).encoder
     position = np.arange(LENGTH)
     inputs = params["encoder"]["embeddings"]["word"][batch["input_ids"][:1]]
 
     def state(x_BSD, read):
-        encoder = gpt.bind(config, params).encoder
+        encoder = gpt.KIND.bind(config, params).encoder
         encoder.embeddings = lambda batch, dtype, keys: x_BSD
         row = {name: x[:1] for name, x in batch.items()}
         return encoder(row, packed=packed)[0, read].sum()
@@ -88,7 +88,7 @@ def test_packed_rows_equal_unpacked_ones():
     config = gpt_config()
     params = random_params(config)
     batch = make_batch(config, packed=True)
-    encoder = jax.jit(lambda batch: gpt.bind(config, params).encoder(batch, packed=True))
+    encoder = jax.jit(lambda batch: gpt.KIND.bind(config, params).encoder(batch, packed=True))
     both = encoder(batch)
     for segment, part in ((1, slice(0, 5)), (2, slice(5, LENGTH - 2))):
         alone = encoder({name: x[:, part] for name, x in batch.items()})
@@ -103,7 +103,7 @@ def test_options_change_no_loss_and_no_gradient(fields):
     params, batch = random_params(plain), make_batch(plain)
 
     def loss(params, config):
-        module = gpt.bind(config, params)
+        module = gpt.KIND.bind(config, params)
         logits = module.language_model(module.encoder(batch, keys=KEYS))
         labels, weights = gpt.next_tokens(batch["input_ids"], batch["segment_ids"])
         chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[..., None], -1)[..., 0]
@@ -121,7 +121,7 @@ def test_dropout_follows_the_key():
     @jax.jit
     def gradient(keys):
         def loss(params):
-            module = gpt.bind(config, params)
+            module = gpt.KIND.bind(config, params)
             x_BND = module.encoder(batch, keys=keys, positions_BM=extract)
             return (module.class_logits(x_BND, keys) ** 2).sum()
 
@@ -133,7 +133,7 @@ def test_dropout_follows_the_key():
     assert not jax.tree.leaves(other["score_kernel"])[0]
     assert not other["encoder"]["layers"]["output_kernel"]
 
-    module, states = gpt.bind(config, params), jnp.ones((3, 1, 32))
+    module, states = gpt.KIND.bind(config, params), jnp.ones((3, 1, 32))
     dropped = module.class_logits(states, KEYS) != module.class_logits(states)
     assert dropped.any()  # there is a dropout before the head too
     np.testing.assert_allclose(module.class_logits(states)[0, 0], params["score_kernel"].sum(0), rtol=1e-5)
@@ -142,9 +142,9 @@ def test_dropout_follows_the_key():
 def test_the_heads_and_their_sharding():
     config = gpt_config()
     for head, labels, bias in (("multiple_choice", 1, True), ("sequence_classification", 4, False)):
-        params = random_params(config, gpt.HEADS[head], labels)
-        assert gpt.parts_of(params) == gpt.HEADS[head]
-        module = gpt.bind(config, params)
+        params = random_params(config, gpt.KIND.heads[head], labels)
+        assert gpt.KIND.parts_of(params) == gpt.KIND.heads[head]
+        module = gpt.KIND.bind(config, params)
         states = jnp.zeros((2, 3, 32))
         assert module.class_logits(states).shape == (2, 3, labels)
         np.testing.assert_allclose(
@@ -160,7 +160,7 @@ def test_logits_are_the_tied_embeddings_without_the_padding():
     config = gpt_config()
     params = random_params(config)
     states = np.random.default_rng(2).normal(size=(1, 2, 32)).astype(np.float32)
-    logits = gpt.bind(config, params).language_model(states)
+    logits = gpt.KIND.bind(config, params).language_model(states)
     word = params["encoder"]["embeddings"]["word"]
     np.testing.assert_allclose(logits[..., :96], states @ word[:96].T, rtol=1e-4, atol=1e-5)
     assert logits.shape[-1] == 128
@@ -176,20 +176,22 @@ def test_next_tokens():
 
 def test_initial_parameters_are_normal():
     config = gpt_config(**{"model.hidden_size": 64, "model.vocab_size": 1000})
-    params = gpt.init_params(config, jax.random.key(0))
+    params = gpt.KIND.init_params(config, jax.random.key(0))
     word = params["encoder"]["embeddings"]["word"]
     assert 0.0195 < word[:1000].std() < 0.0205
     assert np.abs(word).max() > 0.06  # beyond what BERT's truncation leaves
     assert not word[1000:].any()
     kernel = params["encoder"]["layers"]["intermediate_kernel"]
     assert np.abs(kernel).max() > 0.05
-    truncated = bert.init_params(config, jax.random.key(0), ())["encoder"]["layers"]["intermediate_kernel"]
+    truncated = bert.KIND.init_params(config, jax.random.key(0), ())["encoder"]["layers"][
+        "intermediate_kernel"
+    ]
     assert np.abs(truncated).max() <= 0.04
 
 
 def test_new_tokens_get_embeddings():
     config = gpt_config(**{"model.vocab_size": 127})
-    params = gpt.init_params(config, jax.random.key(0))
+    params = gpt.KIND.init_params(config, jax.random.key(0))
     more = gpt.with_new_tokens(config, params, 130, jax.random.key(1))
     old, new = (p["encoder"]["embeddings"]["word"] for p in (params, more))
     np.testing.assert_array_equal(new[:127], old[:127])

@@ -30,7 +30,7 @@ def settings(layers, lstm_layers=0, **model):
 def parameters(config):
     """Of an encoder with random parameters, and of features that are not those that training begins with."""
     rng = np.random.default_rng(1)
-    drawn = bert.init_params(config.model, jax.random.key(2), ("pooler",), head=config.head)
+    drawn = bert.KIND.init_params(config.model, jax.random.key(2), ("pooler",), head=config.head)
     params = drawn | {"encoder": random_params(config)["encoder"]}
     if "features" in params:
         params["features"] = jax.tree.map(
@@ -47,7 +47,7 @@ def computed(layers, lstm_layers=0, causal=False):
 
     @jax.jit
     def run(params):
-        model = bert.bind(config.model, params, config.head)
+        model = bert.KIND.bind(config.model, params, config.head)
         positions = model.class_positions(batch["segment_ids"])
         every = model.encoder(batch, every_layer=True)
         return every, model.head_states(batch), model.head_states(batch, positions)[:, 0]
@@ -111,12 +111,14 @@ def test_by_default_the_last_layer_is_computed_where_it_is_asked_for():
     positions = np.array([[3, 0]] * 8, np.int32)
 
     def through_head(params):
-        return bert.bind(config.model, params).head_states(batch, positions, packed=True, keys=KEYS)
+        return bert.KIND.bind(config.model, params).head_states(batch, positions, packed=True, keys=KEYS)
 
     def through_encoder(params):
-        return bert.bind(config.model, params).encoder(batch, positions_BM=positions, packed=True, keys=KEYS)
+        return bert.KIND.bind(config.model, params).encoder(
+            batch, positions_BM=positions, packed=True, keys=KEYS
+        )
 
-    assert bert.parts_of(params) == ("pooler",)
+    assert bert.KIND.parts_of(params) == ("pooler",)
     assert str(jax.make_jaxpr(through_head)(params)) == str(jax.make_jaxpr(through_encoder)(params))
 
 
@@ -127,13 +129,13 @@ def test_a_frozen_encoder_has_no_dropout_and_the_lstm_does(lstm_layers):
 
     @functools.partial(jax.jit, static_argnames="frozen")
     def run(keys=None, frozen=True):
-        return bert.bind(config.model, params, config.head).head_states(batch, keys=keys, frozen=frozen)
+        return bert.KIND.bind(config.model, params, config.head).head_states(batch, keys=keys, frozen=frozen)
 
     still, dropped, trained = run(), run(KEYS), run(KEYS, frozen=False)
     assert bool((still == dropped).all()) == (lstm_layers == 0)
     assert (dropped != trained).any()
     config.head.dropout_prob = 0.0
-    model = bert.bind(config.model, params, config.head)
+    model = bert.KIND.bind(config.model, params, config.head)
     np.testing.assert_allclose(model.head_states(batch, keys=KEYS, frozen=True), still, atol=1e-5)
 
 
@@ -145,7 +147,7 @@ def test_packed_texts_are_as_alone(layers, causal):
     ids = np.random.default_rng(0).integers(5, 90, 16).astype(np.int32)
 
     def run(batch, positions, packed):
-        model = bert.bind(config.model, params, config.head)
+        model = bert.KIND.bind(config.model, params, config.head)
         return model.head_states(batch, packed=packed), model.head_states(batch, positions, packed=packed)
 
     def row(starts_and_lengths):

@@ -25,6 +25,7 @@ from bertjax import config as config_lib  # noqa: E402
 from bertjax import sharding  # noqa: E402
 from bertjax.convert import names  # noqa: E402
 from bertjax.convert.export import export  # noqa: E402
+from bertjax.mesh import make_mesh
 from bertjax.tasks import pretrain  # noqa: E402
 from bertjax.train import make_train_step, scalars  # noqa: E402
 from bertjax.trained_model import save_trained  # noqa: E402
@@ -208,9 +209,9 @@ def test_a_hundred_steps(kind, tmp_path):
     config.model.update(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     config.train.update(steps=steps, batch_size=8, seq_length=32, max_predictions_per_seq=5)
     config.phase2.steps = 0
-    config.eval.batch_size = 8
+    config.eval.batch_rows = 8
     config.optim.update(name=kind, learning_rate=peak, warmup_steps=warmup)
-    mesh = sharding.make_mesh(config, jax.devices()[:1])
+    mesh = make_mesh(config, jax.devices()[:1])
     step, init, shardings = make_train_step(config, pretrain, mesh)
     state = init() | {"params": jax.device_put(ours.params, shardings["params"])}
     found = []

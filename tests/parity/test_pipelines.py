@@ -38,9 +38,9 @@ def test_logits(exported):
     assert type(theirs).__name__ == "BertForPreTraining"
     assert {name: list(found) for name, found in report.items() if found} == {}
     batch = make_batch(config, rows=6)
-    ours_mlm, ours_nsp = jax.jit(lambda params, batch: bert.bind(config.model, params).pretraining(batch))(
-        model.params, batch
-    )
+    ours_mlm, ours_nsp = jax.jit(
+        lambda params, batch: bert.KIND.bind(config.model, params).pretraining(batch)
+    )(model.params, batch)
     with torch.no_grad():
         out = theirs.eval()(
             input_ids=torch.tensor(batch["input_ids"], dtype=torch.long),

@@ -52,7 +52,7 @@ def test_guesses_are_the_models_likeliest(model):
     row = {"input_ids": ids, "token_type_ids": [0] * len(ids), "position_ids": range(len(ids)),
            "segment_ids": [1] * len(ids), **position}  # fmt: skip
     batch = {name: np.array([values], np.int32) for name, values in row.items()}
-    logits, _ = bert.bind(model.config, model.params).pretraining(batch)
+    logits, _ = bert.KIND.bind(model.config, model.params).pretraining(batch)
     want = np.asarray(jax.nn.softmax(logits[0]))
     [found] = fill_mask(model, ["The w8s [MASK] w9[MASK]"], top_k=96)
     for mask, probabilities in zip(found, want, strict=True):
@@ -77,7 +77,7 @@ def test_untrained_and_bfloat16_parameters_will_do(model):
     config.dtype = "bfloat16"  # answers are float32 all the same
     rounded = Predictor(config, model.params, model.tokenizer)
     assert rounded.fill_mask(["a [MASK]"], 2) == fill_mask(model, ["a [MASK]"], 2)
-    params = bert.init_params(config, jax.random.key(0))
+    params = bert.KIND.init_params(config, jax.random.key(0))
     [[guesses]] = Predictor(config, params, model.tokenizer).fill_mask(["a [MASK]"], 5)
     assert len(guesses) == 5
 
@@ -467,7 +467,7 @@ def test_tags_of_a_long_sentence_are_its_windows(model, most, context):
 
 def test_the_tag_command(model, tmp_path, capsys, monkeypatch):
     trained = with_classifier(model, "token_classification", TAGS)
-    of_run = model.meta["config"] | {"train.seq_length": 64}
+    of_run = model.meta["resolved_config"] | {"train.seq_length": 64}
     trained = dataclasses.replace(trained, meta=model.meta | {"config": of_run})
     save_trained(trained, str(tmp_path / "run"))
     export(trained, str(tmp_path / "hf"))

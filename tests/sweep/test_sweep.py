@@ -51,7 +51,7 @@ def made(tmp_path_factory):
 
 def arguments(made, out, *more, configs=(f"{GLUE}:rte",)):
     """A step or two of 8 examples."""
-    toy = {"train.epochs": 1.0, "train.batch_size": 8, "train.seq_length": 16, "eval.batch_size": 8,
+    toy = {"train.epochs": 1.0, "train.batch_rows": 8, "train.seq_length": 16, "eval.batch_rows": 8,
            "train.log_every": 1, "log.tensorboard": False, "model.dtype": "float32"}  # fmt: skip
     return [*(f"--config={config}" for config in configs), f"--glue={made[0]}", f"--out={out}",
             f"--config.init_from={made[1]}", *(f"--config.{name}={value}" for name, value in toy.items()),

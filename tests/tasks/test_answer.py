@@ -15,8 +15,9 @@ from bertjax import ensemble, sharding
 from bertjax.errors import InputError
 from bertjax.evaluate import make_predict_step
 from bertjax.evaluate import predict as outputs_of
+from bertjax.mesh import make_mesh
 from bertjax.predict import __main__ as predict
-from bertjax.tasks import answer
+from bertjax.tasks.answer import TASK as answer
 from bertjax.train import train
 from bertjax.trained_model import load_trained, save_trained
 
@@ -159,7 +160,7 @@ def test_padding_and_devices_change_nothing(folder, model, padding):
     step = jax.jit(jax.value_and_grad(loss, has_aux=True))
     found = step(params, batch)
     (value, outputs), _ = found
-    mesh = sharding.make_mesh(config, jax.devices())
+    mesh = make_mesh(config, jax.devices())
     shardings = sharding.state_shardings(params, mesh)
     spread = step(jax.device_put(params, shardings), sharding.to_global(mesh, batch))
     logits_BS2 = np.stack([outputs["start"], outputs["end"]], -1)
@@ -182,7 +183,7 @@ def test_predictions_do_not_depend_on_devices_and_batches(folder, run, padding):
         config = settings(folder, run[0], version=2, eval__batch_size=size,
                           examples__padding_logits=padding)  # fmt: skip
         data = answer.open_data(config, bertjax.load(str(run[0])))
-        mesh = sharding.make_mesh(data.config, jax.devices()[:devices])
+        mesh = make_mesh(data.config, jax.devices()[:devices])
         shardings = sharding.state_shardings(params, mesh)
         dev = data.rows["train"].evals[0]
         step = make_predict_step(data.config, answer, mesh, shardings)
@@ -261,7 +262,7 @@ def test_the_predict_command(folder, run, tmp_path, capsys):
 
 def test_no_candidate_is_no_answer(model, tmp_path, capsys):
     trained = with_classifier(load_trained(model), "question_answering", (), width=2)
-    trained.meta["config"] |= {"train.seq_length": 32, "examples.max_query_length": 4}
+    trained.meta["resolved_config"] |= {"train.seq_length": 32, "examples.max_query_length": 4}
     save_trained(trained, str(tmp_path / "run"))
     for more in ([], ["--unanswerable"]):
         [line] = ask(capsys, f"--model={tmp_path / 'run'}", "w10\t\u200b", *more)

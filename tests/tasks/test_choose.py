@@ -23,6 +23,7 @@ from bertjax.errors import InputError
 from bertjax.evaluate import make_predict_step, predict
 from bertjax.files import read_json
 from bertjax.logs import read_metrics
+from bertjax.mesh import make_mesh
 from bertjax.models import bert
 from bertjax.tasks import choose, example_rows
 from bertjax.train import make_train_step, scalars, train
@@ -159,7 +160,7 @@ def test_features_of_real_files(model, folder, train_file, count):
     source.config.max_position_embeddings = 512
     config.examples.update(folder=str(DATA / folder), train=train_file, dev=(train_file,), test=())
     config.train.update(batch_size=2, seq_length=512)
-    config.eval.batch_size = 1
+    config.eval.batch_rows = 1
     [dev] = choose.open_data(config, source).rows["train"].evals
     batch = dev.rows(0, dev.num_rows)
     seen = []
@@ -197,7 +198,7 @@ def test_sharing_rows_and_devices_change_nothing(folder, model, monkeypatch):
 
     step = jax.jit(jax.value_and_grad(loss))
     found = step(params, batch)
-    mesh = sharding.make_mesh(config, jax.devices())
+    mesh = make_mesh(config, jax.devices())
     shardings = sharding.state_shardings(params, mesh)
     spread = step(jax.device_put(params, shardings), sharding.to_global(mesh, batch))
     for other in (step(params, alone), spread):
@@ -209,7 +210,7 @@ def test_a_step_is_the_same_on_one_device_on_eight_and_in_parts(folder, model):
     results = []
     for devices, parts in ((1, 1), (8, 1), (1, 2)):
         data = opened(folder, model, mesh__fsdp=devices, train__accumulation=parts)
-        mesh = sharding.make_mesh(data.config, jax.devices()[:devices])
+        mesh = make_mesh(data.config, jax.devices()[:devices])
         step, init, _ = make_train_step(data.config, choose, mesh)
         batch = first_batch(data)
         state = init()
@@ -244,12 +245,12 @@ def test_each_choice_has_dropout_of_its_own(model, tmp_path):
 def test_predictions_are_in_order_and_none_is_lost(folder, model, tmp_path, devices, size):
     data = opened(folder, model, eval__batch_size=size, mesh__fsdp=devices)
     params = choose.init_params(data.config, jax.random.key(3))
-    mesh = sharding.make_mesh(data.config, jax.devices()[:devices])
+    mesh = make_mesh(data.config, jax.devices()[:devices])
     shardings = sharding.state_shardings(params, mesh)
     dev = data.rows["train"].evals[0]
     step = make_predict_step(data.config, choose, mesh, shardings)
     outputs = predict(data.config, mesh, step, jax.device_put(params, shardings), dev)
-    module, wanted = bert.bind(data.config.model, params), {}
+    module, wanted = bert.KIND.bind(data.config.model, params), {}
     batch = dev.rows(0, dev.num_rows)
     for row, examples in enumerate(examples_of(batch)):
         for slot, example in enumerate(examples):

@@ -10,7 +10,6 @@ from finetune_fixture import refusal, toy_settings
 from trained_fixture import make_trained
 
 import bertjax
-from bertjax import config as config_lib
 from bertjax import sharding
 from bertjax.config import files
 from bertjax.convert.export import export
@@ -19,11 +18,13 @@ from bertjax.data.tokenizers import cache as token_cache
 from bertjax.errors import InputError
 from bertjax.evaluate import make_predict_step, predict
 from bertjax.init_from import load_source
+from bertjax.mesh import make_mesh
 from bertjax.metrics import ClassFigures
 from bertjax.models import bert
 from bertjax.models.layers import dropout_keys
-from bertjax.tasks import classify
+from bertjax.sections import fields
 from bertjax.tasks import example_rows as packed_lib
+from bertjax.tasks.classify import TASK as classify
 from bertjax.tasks.finetuning import write_per_class
 from bertjax.train import init_state, train
 from bertjax.trained_model import load_trained
@@ -120,7 +121,7 @@ def test_sharing_rows_padding_and_devices_change_nothing(folder, model, monkeypa
     padded["position_ids"] = np.tile(np.arange(48, dtype=np.int32), (size, 1))
     step = step_of(config)
     found = step(params, packed)
-    mesh = sharding.make_mesh(config, jax.devices())
+    mesh = make_mesh(config, jax.devices())
     on_mesh = jax.device_put(params, sharding.state_shardings(params, mesh))
     others = step(on_mesh, sharding.to_global(mesh, packed)), step(params, single), step(params, padded)
     for other in others:
@@ -156,7 +157,7 @@ def test_predictions_are_in_order_and_none_is_lost(folder, model, tmp_path, devi
     config = settings(folder, model, eval__batch_size=size, mesh__fsdp=devices)
     data = classify.open_data(config, bertjax.load(model))
     params = classify.init_params(data.config, jax.random.key(3))
-    mesh = sharding.make_mesh(data.config, jax.devices()[:devices])
+    mesh = make_mesh(data.config, jax.devices()[:devices])
     shardings = sharding.state_shardings(params, mesh)
     dev = data.rows["train"].evals[0]
     step = make_predict_step(data.config, classify, mesh, shardings)
@@ -167,7 +168,7 @@ def test_predictions_are_in_order_and_none_is_lost(folder, model, tmp_path, devi
     assert [line.split("\t")[0] for line in lines] == [str(i) for i in range(21)]
 
     # Each text by itself.
-    module = bert.bind(data.config.model, params)
+    module = bert.KIND.bind(data.config.model, params)
     texts = [line.split("\t")[1:] for line in (folder / "dev.tsv").read_text().splitlines()[1:]]
     for line, [row] in zip(
         lines, ([*encode(data.tokenizer, [tuple(pair)], 48)] for pair in texts), strict=True
@@ -311,7 +312,7 @@ def test_mnli_answers_the_diagnostic_set(model, tmp_path):
     config.examples.folder, config.init_from = str(tmp_path / "MNLI"), model
     config.workdir = str(tmp_path / "run")
     config.train.update(epochs=1.0, batch_size=8, seq_length=16)
-    config.eval.batch_size = 8
+    config.eval.batch_rows = 8
     with pytest.raises(InputError, match=r"diagnostic/diagnostic.tsv: no such file"):
         classify.open_data(config, bertjax.load(model))
     write(tmp_path / "diagnostic/diagnostic.tsv", ["0\tw8\tw9", "1\tw9\tw10"], "index\tsentence1\tsentence2")
@@ -321,7 +322,5 @@ def test_mnli_answers_the_diagnostic_set(model, tmp_path):
     assert [line.split("\t")[0] for line in lines] == ["index", "0", "1"]
     assert {line.split("\t")[1] for line in lines[1:]} <= set(labels)
     # What glue.py:mnli names is the same but for this file.
-    plain, more = (
-        dict(config_lib.fields(files.load(f"configs/glue.py:{name}"))) for name in ("mnli", "mnli+ax")
-    )
+    plain, more = (dict(fields(files.load(f"configs/glue.py:{name}"))) for name in ("mnli", "mnli+ax"))
     assert {name for name in plain if plain[name] != more[name]} == {"examples.test"}

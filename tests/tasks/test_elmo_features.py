@@ -18,6 +18,7 @@ from bertjax.data.finetuning.conll import read_conll
 from bertjax.data.tokenizers import cache as token_cache
 from bertjax.errors import InputError
 from bertjax.init_from import load_source
+from bertjax.mesh import make_mesh
 from bertjax.models.layers import dropout_keys
 from bertjax.predict import __main__ as predict
 from bertjax.tasks import elmo_classify, elmo_tag
@@ -134,7 +135,7 @@ def test_a_frozen_encoder_is_fixed_and_has_no_moments(folder, model, tagger, cla
     assert "softmax_kernel" not in state["params"]
     for moments in ("mu", "nu"):
         assert set(state["optimizer"][moments]) == set(state["params"]) - {"encoder"}
-    sharding.state_shardings(state, sharding.make_mesh(data.config, jax.devices()))
+    sharding.state_shardings(state, make_mesh(data.config, jax.devices()))
 
 
 @pytest.mark.parametrize("task", [elmo_tag, elmo_classify], ids=["tag", "classify"])
@@ -164,7 +165,7 @@ def test_padding_devices_and_other_rows_change_nothing(folder, model, task):
 
     longer = {name: longer_by(x, name) for name, x in batch.items()}
     np.testing.assert_allclose(plain(params, longer, None), found, rtol=1e-5)
-    mesh = sharding.make_mesh(config, jax.devices())
+    mesh = make_mesh(config, jax.devices())
     on_mesh = jax.device_put(params, sharding.state_shardings(params, mesh))
     with_dropout = step(params, batch, keys)
     spread = step(on_mesh, sharding.to_global(mesh, batch), keys)

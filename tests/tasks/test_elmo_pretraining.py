@@ -18,6 +18,7 @@ from bertjax.data.tokenizers.tokenizer import load_tokenizer
 from bertjax.errors import InputError
 from bertjax.evaluate import evaluate, make_eval_step
 from bertjax.logs import read_metrics
+from bertjax.mesh import make_mesh
 from bertjax.models import elmo, elmo_heads
 from bertjax.tasks import elmo as task
 from bertjax.train import make_train_step, scalars, train
@@ -91,8 +92,8 @@ def test_an_epoch_has_every_sentence_once_with_its_words_own_characters(words, p
 
 def test_the_key_of_a_step_is_that_of_all_its_rows_and_of_no_other_step(words):
     config, rows = open_rows(words)
-    keys = rows.train(0, 3 * config.train.batch_size)["step_key"][:: config.train.batch_size]
-    first = [rows.train(step * config.train.batch_size + 5, 2)["step_key"] for step in range(3)]
+    keys = rows.train(0, 3 * config.train.batch_rows)["step_key"][:: config.train.batch_rows]
+    first = [rows.train(step * config.train.batch_rows + 5, 2)["step_key"] for step in range(3)]
     assert keys.dtype == np.uint32
     assert len({each.tobytes() for each in (x[0] for x in first)}) == 3
     assert all((x == x[0]).all() for x in first)
@@ -136,10 +137,10 @@ def test_no_direction_sees_what_it_predicts(words):
 def test_perplexities_are_exact_sums_over_the_words_whatever_the_batches(words):
     figures = []
     for size, pack in ((8, 3), (16, 3), (8, 1)):
-        config, rows = open_rows(words, **{"eval.batch_size": size, "data.pack": pack})
+        config, rows = open_rows(words, **{"eval.batch_rows": size, "data.pack": pack})
         params = jax.jit(lambda key, config=config: task.init_params(config, key))(jax.random.key(0))
         params = jax.tree.map(lambda x: 2 * x, params)
-        mesh = sharding.make_mesh(config, jax.devices())
+        mesh = make_mesh(config, jax.devices())
         step = make_eval_step(config, task, mesh, sharding.state_shardings(params, mesh))
         figures.append(evaluate(config, task, mesh, step, params, rows.evals[0]))
     for other in figures[1:]:
@@ -162,7 +163,7 @@ def test_perplexities_are_exact_sums_over_the_words_whatever_the_batches(words):
 def run(words, devices, steps=3, **fields):
     """Losses and parameters of a few training steps."""
     config, rows = open_rows(words, **fields)
-    mesh = sharding.make_mesh(config, jax.devices()[:devices])
+    mesh = make_mesh(config, jax.devices()[:devices])
     step, init, _ = make_train_step(config, task, mesh)
     state, losses = init(), []
     for i in range(steps):
@@ -296,10 +297,10 @@ def test_what_does_not_fit_is_one_line(words, store, tmp_path):
             checks.check(toy_elmo(words, **fields))
     fields, devices = {"mesh.data": 1, "mesh.fsdp": 8, "elmo.head_cells": 12}, jax.devices()
     with pytest.raises(InputError, match=r"fsdp=8 does not divide elmo.cells=20"):
-        sharding.make_mesh(toy_elmo(words, **{**fields, "elmo.cells": 20}), devices)
-    sharding.make_mesh(toy_elmo(words, **fields), devices)  # pre-training has no such head
+        make_mesh(toy_elmo(words, **{**fields, "elmo.cells": 20}), devices)
+    make_mesh(toy_elmo(words, **fields), devices)  # pre-training has no such head
     with pytest.raises(InputError, match=r"fsdp=8 does not divide elmo.head_cells=12"):
-        sharding.make_mesh(toy_elmo(words, **{"task": "elmo_tag", **fields}), devices)
+        make_mesh(toy_elmo(words, **{"task": "elmo_tag", **fields}), devices)
 
 
 def test_sentences_that_are_cut_are_counted(words):

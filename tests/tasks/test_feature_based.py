@@ -16,13 +16,18 @@ from bertjax.convert.__main__ import main as convert
 from bertjax.data.finetuning.conll import read_conll
 from bertjax.errors import InputError
 from bertjax.init_from import initial_params
+from bertjax.mesh import make_mesh
 from bertjax.models import bert
 from bertjax.models.layers import dropout_keys
 from bertjax.optim import layer_rates
 from bertjax.predict import __main__ as predict
 from bertjax.predict.predictor import Predictor
-from bertjax.tasks import answer, choose, classify, example_rows, tag
+from bertjax.tasks import example_rows
+from bertjax.tasks.answer import TASK as answer
+from bertjax.tasks.choose import TASK as choose
+from bertjax.tasks.classify import TASK as classify
 from bertjax.tasks.finetuning import encoder_flops
+from bertjax.tasks.tag import TASK as tag
 from bertjax.train import init_state, make_train_step, scalars, train
 from bertjax.trained_model import load_trained
 
@@ -119,8 +124,8 @@ def test_what_stands_on_a_frozen_encoder_is_learned_and_nothing_else(folder, mod
 def test_the_saved_model_says_what_its_head_stands_on(folder, run, capsys):
     workdir, _ = run
     trained = load_trained(str(workdir))
-    assert (trained.stands_on.layers, trained.stands_on.lstm_layers) == ("sum_last_four", 2)
-    assert bert.parts_of(trained.params) == ("features", "classifier")
+    assert (trained.reads.layers, trained.reads.lstm_layers) == ("sum_last_four", 2)
+    assert bert.KIND.parts_of(trained.params) == ("features", "classifier")
     capsys.readouterr()
     predict.main(["tag", f"--model={workdir}", "--conll", f"--input={folder / 'dev.conll'}"])
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
@@ -146,7 +151,7 @@ def predicted(task, folder, workdir, capsys):
         return {line["id"]: line["answer"] for line in lines}
     rows = [line.split("\t") for line in (folder / FILES[task]["dev"][0]).read_text().splitlines()[1:]]
     trained = load_trained(workdir)
-    asked = Predictor(trained.config, trained.params, trained.tokenizer, trained.stands_on)
+    asked = Predictor(trained.config, trained.params, trained.tokenizer, trained.reads)
     if task is classify:
         return [trained.labels[x.argmax()] for x in asked.classify([tuple(row[1:]) for row in rows])]
     return [str(x.argmax()) for x in asked.choose([(row[1], row[2:]) for row in rows])]
@@ -201,20 +206,20 @@ def test_embed_writes_what_training_reads(folder, model, run):
                            (trained, "second_to_last")):  # fmt: skip
         data = opened(tag, folder, model, head__layers=layers, eval__batch_size=64)
         params = tag.init_params(data.config, jax.random.key(0)) | {"encoder": source.params["encoder"]}
-        if layers == source.stands_on.layers:  # the learned weights
+        if layers == source.reads.layers:  # the learned weights
             mix = {name: source.params["features"][name] for name in ("mix_bias", "mix_scale")}
             params["features"] = mix
         keys = dropout_keys(np.array([1, 2], np.uint32), np.arange(64))
         dev = data.rows["train"].evals[0]
         batch = dev.rows(0, 64)
-        read = bert.bind(data.config.model, params, data.config.head).head_states(
+        read = bert.KIND.bind(data.config.model, params, data.config.head).head_states(
             batch, packed=True, keys=keys, frozen=True
         )
         of_text = {}
         for row, segment in {*zip(*np.nonzero(batch["segment_ids"]), strict=True)}:
             here = batch["segment_ids"][row] == batch["segment_ids"][row, segment]
             of_text[tuple(batch["input_ids"][row, here].tolist())] = np.asarray(read[row, here])
-        predictor = Predictor(source.config, source.params, source.tokenizer, source.stands_on)
+        predictor = Predictor(source.config, source.params, source.tokenizer, source.reads)
         for text, states in zip(texts, predictor.embed(texts, "tokens", layers), strict=True):
             [ids] = source.tokenizer.encode_batch([text])
             whole = (source.tokenizer.cls_id, *ids, source.tokenizer.sep_id)
@@ -235,7 +240,7 @@ def test_the_poolers_output_is_that_of_the_head(folder, model, tmp_path):
     config = settings(classify, folder, model, tmp_path / "run", head__layers="sum_all", train__epochs=0.2)
     train(config)
     trained = load_trained(str(tmp_path / "run"))
-    predictor = Predictor(trained.config, trained.params, trained.tokenizer, trained.stands_on)
+    predictor = Predictor(trained.config, trained.params, trained.tokenizer, trained.reads)
     with pytest.raises(InputError, match="pooler stands on sum_all; take other states"):
         predictor.embed(["w8"], "pooled")
 
@@ -246,7 +251,7 @@ def begin(folder, source, **fields):
     trained = bertjax.load(config.init_from)
     data = classify.open_data(config, trained)
     fresh = jax.jit(lambda: classify.init_params(data.config, jax.random.key(0)))()
-    shardings = sharding.state_shardings(fresh, sharding.make_mesh(data.config, jax.devices()))
+    shardings = sharding.state_shardings(fresh, make_mesh(data.config, jax.devices()))
     params, line = initial_params(data.config, classify, trained, data, fresh, shardings)
     return params, fresh, trained.params, line
 
@@ -302,7 +307,7 @@ def test_features_are_sharded_and_a_step_is_the_same_on_a_mesh(folder, model):
     states, losses = [], []
     for mesh in ({"mesh__fsdp": 1, "mesh__data": 8}, {"mesh__data": 2, "mesh__fsdp": 2, "mesh__tensor": 2}):
         data = opened(tag, folder, model, **fields, **mesh)
-        on = sharding.make_mesh(data.config, jax.devices())
+        on = make_mesh(data.config, jax.devices())
         step, init, _ = make_train_step(data.config, tag, on)
         rows = data.rows["train"]
         batch = sharding.to_global(on, rows.train(0, rows.batch_rows))
@@ -318,7 +323,7 @@ def test_features_are_sharded_and_a_step_is_the_same_on_a_mesh(folder, model):
     assert moment.sharding.is_equivalent_to(kernel.sharding, 4)
     config.head.lstm_size = 7
     with pytest.raises(InputError, match=r"tensor=2 does not divide head.lstm_size=7"):
-        sharding.make_mesh(config, jax.devices())
+        make_mesh(config, jax.devices())
 
 
 def test_a_step_is_planned(folder, model):
@@ -327,9 +332,7 @@ def test_a_step_is_planned(folder, model):
         config = opened(
             tag, folder, model, head__layers="sum_all", train__freeze_encoder=frozen, **LSTM
         ).config
-        figures[frozen] = plan.plan_phase(
-            config, sharding.make_mesh(config, jax.devices()), "train", plan.GIB
-        )
+        figures[frozen] = plan.plan_phase(config, make_mesh(config, jax.devices()), "train", plan.GIB)
         assert figures[frozen].fits
     # A frozen encoder has no moments and no backward pass.
     assert figures[True].arguments < 0.6 * figures[False].arguments
@@ -346,7 +349,7 @@ def test_products_of_a_step():
     config.train.freeze_encoder = True
     assert encoder_flops(config, lengths) == pytest.approx(whole / 3)
     config.head.update(layers="embeddings", lstm_layers=1, lstm_size=8)
-    assert encoder_flops(config, lengths) == 6 * config.train.batch_size * 16 * 2 * (32 + 8) * 4 * 8
+    assert encoder_flops(config, lengths) == 6 * config.train.batch_rows * 16 * 2 * (32 + 8) * 4 * 8
 
 
 def test_too_few_layers(folder, tmp_path):

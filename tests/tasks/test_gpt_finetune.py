@@ -16,6 +16,7 @@ from bertjax.data.finetuning.sequences import encode
 from bertjax.data.tokenizers.tokenizer import load_tokenizer
 from bertjax.errors import InputError
 from bertjax.init_from import load_source, with_task_tokens
+from bertjax.mesh import make_mesh
 from bertjax.models import gpt
 from bertjax.predict import __main__ as predict
 from bertjax.predict.predictor import Predictor
@@ -99,8 +100,8 @@ def test_it_learns_pairs_and_is_asked(folder, model, tmp_path, capsys, both_orde
     figures = train(config)
     assert figures["eval/accuracy"] > 0.9
     trained = load_trained(str(tmp_path / "run"))
-    assert (trained.head, trained.labels, trained.config.vocab_size) == (classify.HEAD, LABELS, 99)
-    assert gpt.parts_of(trained.params) == ("score",)
+    assert (trained.head, trained.labels, trained.config.vocab_size) == (classify.head, LABELS, 99)
+    assert gpt.KIND.parts_of(trained.params) == ("score",)
     capsys.readouterr()
     predict.main(["classify", f"--model={tmp_path / 'run'}", f"--input={config.examples.folder}/dev.tsv",
                   "--columns=sentence1,sentence2", "--label=label"])  # fmt: skip
@@ -132,7 +133,7 @@ def test_it_learns_choices_and_is_asked(folder, model, tmp_path):
     figures = train(config)
     assert figures["eval/accuracy"] > 0.8
     trained = load_trained(str(tmp_path / "run"))
-    assert gpt.parts_of(trained.params) == ("classifier",)
+    assert gpt.KIND.parts_of(trained.params) == ("classifier",)
     rows = [line.split("\t") for line in (folder / "dev_choices.tsv").read_text().splitlines()[1:]]
     predictor = Predictor(trained.config, trained.params, trained.tokenizer)
     scores = predictor.choose([(row[1], row[2:]) for row in rows])
@@ -189,7 +190,7 @@ def test_sharing_rows_and_devices_change_nothing(folder, model, monkeypatch, bot
 
     step = jax.jit(jax.value_and_grad(loss, has_aux=True))
     found = step(params, shared)
-    mesh = sharding.make_mesh(config, jax.devices())
+    mesh = make_mesh(config, jax.devices())
     on_mesh = jax.device_put(params, sharding.state_shardings(params, mesh))
     for other in (step(params, alone), step(on_mesh, sharding.to_global(mesh, shared))):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, other)
@@ -202,7 +203,7 @@ def test_logits_and_losses_are_those_of_each_text_alone(folder, model, both_orde
     )
     outputs = jax.jit(lambda batch: classify.batch_outputs(config, params, batch))(batch)["logits"]
     sums = jax.jit(lambda batch: classify.batch_sums(config, params, batch, None))(batch)
-    module, each = gpt.bind(config.model, params), 1 + both_orders
+    module, each = gpt.KIND.bind(config.model, params), 1 + both_orders
     total = lm = count = 0.0
     for row, slot in np.argwhere(batch["label_weights"] > 0):
         states = []
@@ -236,14 +237,14 @@ def test_a_later_token_changes_no_earlier_output(folder, model, task):
     at = 6
     other = rows | {"input_ids": rows["input_ids"].copy()}
     other["input_ids"][:, at] = (other["input_ids"][:, at] + 5) % 90
-    states = jax.jit(lambda rows: gpt.bind(config.model, params).encoder(
+    states = jax.jit(lambda rows: gpt.KIND.bind(config.model, params).encoder(
         rows, packed=True, every_layer=True))  # fmt: skip
     one, two = states(rows), states(other)
     np.testing.assert_array_equal(one[:, :, :at], two[:, :, :at])
     assert (one[:, :, at] != two[:, :, at]).any()
 
     def loss_of_states_before(x_BSD):
-        module = gpt.bind(config.model, params)
+        module = gpt.KIND.bind(config.model, params)
         module.encoder.embeddings = lambda batch, dtype, keys: x_BSD
         return (module.encoder(rows, packed=True)[:, :at] ** 3).sum()
 
@@ -255,7 +256,7 @@ def test_a_later_token_changes_no_earlier_output(folder, model, task):
 def test_choices_loss_is_of_the_sequences_of_all_choices(folder, model):
     config, params, batch = first_batch(choose, choice_settings(folder, model))
     sums = jax.jit(lambda batch: choose.batch_sums(config, params, batch, None))(batch)
-    module = gpt.bind(config.model, params)
+    module = gpt.KIND.bind(config.model, params)
     loss = lm = count = 0.0
     for row, slot in np.argwhere(batch["label_weights"] > 0):
         scores = []

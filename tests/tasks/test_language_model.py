@@ -14,8 +14,9 @@ from bertjax.data.pretraining.store import open_store
 from bertjax.data.tokenizers.tokenizer import add_task_tokens
 from bertjax.errors import InputError
 from bertjax.evaluate import evaluate, make_eval_step
+from bertjax.mesh import make_mesh
 from bertjax.models import gpt
-from bertjax.tasks import language_model
+from bertjax.tasks.language_model import TASK as language_model
 from bertjax.train import train
 from bertjax.trained_model import load_trained
 
@@ -41,7 +42,7 @@ def open_batch(store, rows=8, **fields):
 def test_sums_are_of_every_next_token(gpt_store, fields):
     config, params, batch = open_batch(gpt_store, rows=64, **fields)
     sums = jax.jit(lambda params: language_model.batch_sums(config, params, batch, None))(params)
-    module = gpt.bind(config.model, params)
+    module = gpt.KIND.bind(config.model, params)
     states = jax.jit(lambda batch: module.encoder(batch, packed=True))(batch)
     logits = np.asarray(module.language_model(states), np.float64)
     loss = correct = predicted = 0.0
@@ -73,7 +74,7 @@ def test_a_later_token_changes_no_earlier_output_and_no_earlier_loss(gpt_store, 
     other["input_ids"][:, at] = (other["input_ids"][:, at] + 7) % 90
 
     def outputs(batch):
-        return gpt.bind(config.model, params).encoder(batch, packed=packed, every_layer=True)
+        return gpt.KIND.bind(config.model, params).encoder(batch, packed=packed, every_layer=True)
 
     one, two = (jax.jit(outputs)(x) for x in (batch, other))
     np.testing.assert_array_equal(one[:, :, :at], two[:, :, :at])
@@ -81,7 +82,7 @@ def test_a_later_token_changes_no_earlier_output_and_no_earlier_loss(gpt_store, 
     assert (np.abs(one - two)[:, real, at].max(-1) > 1e-4).all()
 
     def earlier_loss(x_BSD):
-        encoder, module = (gpt.bind(config.model, params) for _ in range(2))
+        encoder, module = (gpt.KIND.bind(config.model, params) for _ in range(2))
         encoder.encoder.embeddings = lambda batch, dtype, keys: x_BSD
         logits = jax.nn.log_softmax(module.language_model(encoder.encoder(batch, packed=packed)))
         labels, weights = gpt.next_tokens(batch["input_ids"], batch["segment_ids"])
@@ -96,7 +97,7 @@ def test_a_later_token_changes_no_earlier_output_and_no_earlier_loss(gpt_store, 
 
 def test_packed_rows_are_as_each_piece_alone(gpt_store):
     config, params, batch = open_batch(gpt_store, **{"data.pack": 4, "train.seq_length": 48})
-    logits = jax.jit(lambda batch: gpt.bind(config.model, params).encoder(batch, packed=True))
+    logits = jax.jit(lambda batch: gpt.KIND.bind(config.model, params).encoder(batch, packed=True))
     both, row = logits(batch), 0
     for segment in range(1, batch["segment_ids"][row].max() + 1):
         [here] = np.nonzero(batch["segment_ids"][row] == segment)
@@ -112,7 +113,7 @@ def test_held_out_figures_are_of_every_token_that_follows_another(gpt_store):
     ends, documents = store.sentences[store.documents], store.heldout_documents
     wanted = (ends[documents + 1] - ends[documents] - 1).sum()
     found = []
-    for fields in ({}, {"data.pack": 4, "train.seq_length": 64}, {"seed": 3, "eval.batch_size": 16}):
+    for fields in ({}, {"data.pack": 4, "train.seq_length": 64}, {"seed": 3, "eval.batch_rows": 16}):
         config = lm_config(gpt_store, **{"train.eval_every": 1, "mesh.data": -1, **fields})
         data = language_model.open_data(config)
         [dev] = data.rows["train"].evals
@@ -123,7 +124,7 @@ def test_held_out_figures_are_of_every_token_that_follows_another(gpt_store):
         assert total == wanted
         if not fields or "seed" in fields:
             params = language_model.init_params(lm_config(gpt_store), jax.random.key(0))
-            mesh = sharding.make_mesh(config, jax.devices())
+            mesh = make_mesh(config, jax.devices())
             step = make_eval_step(config, language_model, mesh, sharding.state_shardings(params, mesh))
             found.append(evaluate(config, language_model, mesh, step, params, dev))
     assert found[0] == pytest.approx(found[1], rel=1e-5)
@@ -134,7 +135,7 @@ def test_held_out_figures_are_of_every_token_that_follows_another(gpt_store):
 @pytest.mark.usefixtures("eight_devices")
 def test_it_learns_and_gives_a_model(gpt_store, tmp_path):
     config = lm_config(gpt_store, tmp_path / "run", **{
-        "train.steps": 90, "train.eval_every": 90, "train.batch_size": 16, "train.accumulation": 2,
+        "train.steps": 90, "train.eval_every": 90, "train.batch_rows": 16, "train.accumulation": 2,
         "optim.decay": "cosine", "data.pack": 2, "train.seq_length": 32})  # fmt: skip
     figures = train(config)
     assert figures["eval/loss"] < figures["eval/unigram_entropy"] - 0.5

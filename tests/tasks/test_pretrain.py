@@ -19,7 +19,7 @@ def test_sums_are_of_the_weighted_positions():
     batch, params = make_batch(config), random_params(config)
     batch["masked_lm_weights"][0] *= 0.5
     batch["next_sentence_weights"][1] = 0
-    mlm, nsp = jax.jit(lambda params: bert.bind(config.model, params).pretraining(batch))(params)
+    mlm, nsp = jax.jit(lambda params: bert.KIND.bind(config.model, params).pretraining(batch))(params)
     sums = jax.jit(lambda params: pretrain.batch_sums(config, params, batch, None))(params)
     expected = {}
     for name, logits, labels, weights in (
@@ -70,7 +70,7 @@ def test_metrics_are_means():
 
 @pytest.mark.parametrize("pack", [1, 3])
 def test_shapes_are_those_of_the_examples(store, pack):
-    fields = {"phase2.steps": 4, "phase2.batch_size": 6, "train.eval_every": 1, "data.pack": pack}
+    fields = {"phase2.steps": 4, "phase2.batch_rows": 6, "train.eval_every": 1, "data.pack": pack}
     config = toy_config(store, **fields)
     data = pretrain.open_data(config)
     assert data.rows.keys() == {"train", "phase2"}

@@ -14,7 +14,8 @@ from bertjax.checkpoint import load_params
 from bertjax.config.checks import check
 from bertjax.errors import InputError
 from bertjax.logs import read_metrics
-from bertjax.tasks import pretrain
+from bertjax.mesh import make_mesh
+from bertjax.tasks.pretrain import TASK as pretrain
 from bertjax.train import train
 from bertjax.trained_model import load_trained
 
@@ -74,7 +75,7 @@ def test_held_out_rows_are_every_record_once(files):
         assert batch["input_ids"].shape == (total + 4, s)
         assert len({row.tobytes() for row in batch["input_ids"][:total]}) == total
         assert not any(x[total:].any() for x in batch.values())
-    few = pretrain.open_data(toy_config(**files, **{"eval.examples": 4})).rows["train"]
+    few = pretrain.open_data(toy_config(**files, **{"eval.max_rows": 4})).rows["train"]
     assert few.evals[0].num_rows == 4
     assert not few.evals[0].rows(4, 4)["segment_ids"].any()
     for none in ({"data.tfrecord_heldout": ""}, {"train.eval_every": 0}):
@@ -97,7 +98,7 @@ def test_rows_do_not_depend_on_who_asks_for_which(files):
     config = toy_config(**files)
     rows = pretrain.open_data(config).rows["train"].train
     whole = rows(40, 16)
-    mesh = sharding.make_mesh(config, jax.devices())
+    mesh = make_mesh(config, jax.devices())
     on_mesh = sharding.make_global(mesh, rows, 40, 16)
     for name, x in whole.items():
         np.testing.assert_array_equal(x, np.concatenate([rows(p, 4)[name] for p in range(40, 56, 4)]))

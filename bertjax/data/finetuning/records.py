@@ -2,14 +2,16 @@
 has its columns by name."""
 
 import csv
-import difflib
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from bertjax.data.finetuning import tfds_sets
-from bertjax.errors import InputError
+from bertjax.errors import InputError, nearest
 from bertjax.files import utf8_lines
 
 KINDS = (".tsv", ".csv", ".jsonl")
@@ -25,10 +27,83 @@ class Record:
     def __getitem__(self, column: str) -> str:
         """The column's text. Raises InputError if there is none, naming the nearest."""
         if column not in self.fields:
-            nearest = difflib.get_close_matches(column, self.fields, n=1, cutoff=0.0)
-            known = f"the nearest is {nearest[0]!r}" if nearest else "it has none"
+            known = f"the nearest is {nearest(column, self.fields)!r}" if self.fields else "it has none"
             raise InputError(f"{self.where}: no column {column!r}; {known}")
         return self.fields[column]
+
+
+def read_number(record: Record, column: str) -> float:
+    """The number in a column. Raises InputError."""
+    try:
+        value = float(record[column])
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise InputError(f"{record.where}: {column}={record[column]!r}: expected a number")
+    return value
+
+
+def read_label(record: Record, column: str, labels: Sequence[str]) -> int:
+    """The number of the label in a column. Raises InputError if it is none of `labels`."""
+    if record[column] not in labels:
+        raise InputError(f"{record.where}: unknown label {record[column]!r}; known are {', '.join(labels)}")
+    return labels.index(record[column])
+
+
+def split_labels(record: Record, column: str, separator: str) -> list[str]:
+    """The labels in a column, with separators between them, without the blanks around them; none if it is
+    blank. Raises InputError if one is empty or there twice."""
+    text = record[column]
+    labels = [label.strip() for label in text.split(separator)] if text.strip() else []
+    if not all(labels) or len(set(labels)) < len(labels):
+        raise InputError(f"{record.where}: {column}={text!r}: expected labels with {separator!r} between them, "
+                         "each once")  # fmt: skip
+    return labels
+
+
+def read_flags(record: Record, columns: Sequence[str]) -> np.ndarray:
+    """float32 [columns] of columns that each hold 0 or 1. Raises InputError."""
+    for column in columns:
+        if record[column].strip() not in ("0", "1"):
+            raise InputError(f"{record.where}: {column}={record[column]!r}: expected 0 or 1")
+    return np.array([record[column].strip() == "1" for column in columns], np.float32)
+
+
+def read_texts(record: Record, columns: Sequence[str]) -> list[str]:
+    """The texts of some columns. Raises InputError if one is empty."""
+    for column in columns:
+        if not record[column].strip():
+            raise InputError(f"{record.where}: {column} is empty; remove the example")
+    return [record[column] for column in columns]
+
+
+def read_text(record: Record, text_a: str, text_b: str) -> str | tuple[str, str]:
+    """The text of one column or, where the second is not "", the pair of two. Raises InputError."""
+    texts = read_texts(record, [column for column in (text_a, text_b) if column])
+    return (texts[0], texts[1]) if len(texts) == 2 else texts[0]
+
+
+def find_labels(records: Sequence[Record], column: str) -> tuple[str, ...]:
+    """The labels of a column, sorted. Raises InputError if there is one only, or if they look like numbers."""
+    labels = tuple(sorted({record[column] for record in records}))
+    if len(labels) == 1:
+        raise InputError(f"{records[0].where}: all labels are {labels[0]!r}; there is nothing to learn")
+    if len(labels) > len(records) // 2 and len(labels) > 50:
+        raise InputError(
+            f"{records[0].where}: {len(labels)} labels for {len(records)} examples; if column {column!r} is "
+            "a number, set --config.examples.number=True --config.examples.metric=correlations"
+        )
+    return labels
+
+
+def write_predictions(
+    path: str, records: Sequence[Record], id_column: str, predictions: Sequence[str]
+) -> None:
+    """Writes a line for each record: its `id_column`, or its number where that is "", and the prediction."""
+    with open(path, "w", encoding="utf-8") as file:
+        file.write("index\tprediction\n")
+        for i, (record, prediction) in enumerate(zip(records, predictions, strict=True)):
+            file.write(f"{record[id_column] if id_column else i}\t{prediction}\n")
 
 
 def read_table(path: str, columns: Sequence[str] = ()) -> list[Record]:

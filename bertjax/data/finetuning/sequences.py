@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bertjax.data.row_form import RowForm
 from bertjax.data.tokenizers.tokenizer import Tokenizer
 from bertjax.errors import InputError, check_utf8, show
 
@@ -17,40 +18,35 @@ Text = str | tuple[str, str]  # a text, or two that belong together
 
 
 class Row(NamedTuple):
-    """[CLS] A [SEP], or [CLS] A [SEP] B [SEP]; for GPT start A extract, or start A delimiter B extract; of
-    words <S> A </S>, or <S> A </S> <S> B </S>."""
+    """A text, or two, between their marks (RowForm), as tokens."""
 
     ids: list[int]
     types: list[int]  # 0 up to what follows A, 1 after it
 
 
-def encode(tokenizer: Tokenizer, texts: Sequence[Text], most: int, truncate: bool = False) -> list[Row]:
+def encode(
+    tokenizer: Tokenizer, form: RowForm, texts: Sequence[Text], most: int, truncate: bool = False
+) -> list[Row]:
     """The rows of some texts; "[MASK]" written in one is plain text.
 
     Args:
+      form: the marks around texts.
       most: tokens that the model takes.
       truncate: whether a longer row is shortened, token by token at the end of the longer text, as the 2018
         release's run_classifier.py does.
 
     Raises:
-      InputError: a row is longer and `truncate` is not set; a text comes from bytes that are not UTF-8; the
-        vocabulary is GPT's without the tokens that fine-tuning adds.
+      InputError: a row is longer and `truncate` is not set; a text comes from bytes that are not UTF-8.
     """
-    if tokenizer.first_id < 0:
-        raise InputError(
-            f"the vocabulary ({tokenizer.kind}) has no start, delimiter and extract tokens; name a model "
-            "that was fine-tuned on texts"
-        )
     pairs = [(text, "") if isinstance(text, str) else text for text in texts]
     both = [text for pair in pairs for text in pair]
     for part in both:
         check_utf8(part)
     ids = tokenizer.encode_batch(both)
-    again = [tokenizer.cls_id] if tokenizer.kind == "words" else []  # either text is a sentence of its own
     rows = []
     for pair, text, a, b in zip(pairs, texts, ids[::2], ids[1::2], strict=True):
         second = not isinstance(text, str)
-        room = most - (3 + len(again) if second else 2)
+        room = most - 2 - (len(form.between) if second else 0)
         if len(a) + len(b) > room and not truncate:
             tokens = len(a) + len(b) + most - room
             raise InputError(f"{show(pair[0])}: has {tokens} tokens, the model takes {most}; "
@@ -61,8 +57,8 @@ def encode(tokenizer: Tokenizer, texts: Sequence[Text], most: int, truncate: boo
                 len_a -= 1
             else:
                 len_b -= 1
-        first = [tokenizer.first_id, *a[:len_a], tokenizer.sep_id if second else tokenizer.last_id]
-        rest = [*again, *b[:len_b], tokenizer.last_id] if second else []
+        first = [form.before, *a[:len_a], form.between[0] if second else form.after]
+        rest = [*form.between[1:], *b[:len_b], form.after] if second else []
         rows.append(Row(first + rest, [0] * len(first) + [1] * len(rest)))
     return rows
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from bertjax import metrics
 from bertjax.data.finetuning.squad_windows import Windows
@@ -186,3 +187,26 @@ def score_answers(
         )
         figures |= {**best, "best_f1_threshold": threshold}
     return figures
+
+
+def answer_all(
+    windows: Windows,
+    outputs: Mapping[str, Sequence[np.ndarray] | np.ndarray],
+    tokenizer: Tokenizer,
+    examples: ConfigDict,
+) -> dict[str, Prediction]:
+    """The answer to each question, by its id.
+
+    Args:
+      outputs: logits of the windows, in order: "start" and "end" [W, S].
+      examples: config.examples.
+    """
+    found = {}
+    for i, question in enumerate(windows.encoded.questions):
+        some = slice(*windows.first_window[i : i + 2])
+        found[question.id] = find_answer(
+            windows, i, outputs["start"][some], outputs["end"][some], tokenizer,
+            n_best_size=examples.n_best_size, max_answer_length=examples.max_answer_length,
+            unanswerable=examples.unanswerable,
+        )  # fmt: skip
+    return found

@@ -1,4 +1,4 @@
-"""Questions on texts as rows of tokens: [CLS] question [SEP] a window of the context [SEP].
+"""Questions on texts as rows of tokens: a question and a window of its context, as a pair of texts.
 
 The 2018 release's run_squad.py: a context's words lie between white space, each is tokenised by itself, and a
 context that is too long for a row is cut into windows that overlap.
@@ -15,7 +15,9 @@ import numpy as np
 
 from bertjax.data.finetuning.sequences import Row
 from bertjax.data.finetuning.squad import WORD, Question
+from bertjax.data.row_form import RowForm
 from bertjax.data.tokenizers.tokenizer import Tokenizer
+from bertjax.errors import InputError
 
 NO_ANSWER = -1  # in place of an answer's tokens
 LOST = -2  # the release leaves the question out
@@ -123,14 +125,14 @@ class Windows(Sequence[Row]):
       first_window: int64 [Q + 1], the first window of each question, and W.
     """
 
-    def __init__(self, encoded: Encoded, tokenizer: Tokenizer, seq_length: int, doc_stride: int):
+    def __init__(self, encoded: Encoded, form: RowForm, seq_length: int, doc_stride: int):
         """Cuts the contexts. A row has `seq_length` tokens at most, and a window begins `doc_stride` tokens
-        after the one before it."""
-        self.encoded, self.cls_id, self.sep_id = encoded, tokenizer.cls_id, tokenizer.sep_id
+        after the one before it. Raises InputError if no context has a token."""
+        self.encoded, self.form = encoded, form
         counts, starts, lengths = [], [], []
         for i, query in enumerate(encoded.queries):
             tokens = len(encoded.context(i).ids)
-            room = seq_length - len(query) - 3
+            room = seq_length - len(query) - len(form.between) - 2
             step = min(room, doc_stride)
             number = -(-max(tokens - room, 0) // step) + 1 if tokens else 0
             counts.append(number)
@@ -140,7 +142,11 @@ class Windows(Sequence[Row]):
         self.question = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
         self.start, self.length = np.array(starts, np.int32), np.array(lengths, np.int32)
         self.first_window = np.cumsum([0, *counts])
-        self.offset = np.array([len(query) + 2 for query in encoded.queries], np.int32)[self.question]
+        before = 1 + len(form.between)
+        self.offset = np.array([len(query) + before for query in encoded.queries], np.int32)[self.question]
+        if not len(self):
+            raise InputError(f"{encoded.questions[0].where}: neither its context nor any other of the file "
+                             "has a token; name another file")  # fmt: skip
 
     def __len__(self) -> int:
         return len(self.start)
@@ -148,9 +154,10 @@ class Windows(Sequence[Row]):
     def __getitem__(self, window: int) -> Row:  # type: ignore[override]  # no slices
         question, start = int(self.question[window]), int(self.start[window])
         part = self.encoded.context(question).ids[start : start + int(self.length[window])]
-        query = self.encoded.queries[question]
-        ids = [self.cls_id, *query, self.sep_id, *part.tolist(), self.sep_id]
-        return Row(ids, [0] * (len(query) + 2) + [1] * (len(part) + 1))
+        query, form = self.encoded.queries[question], self.form
+        first = [form.before, *query, form.between[0]]
+        rest = [*form.between[1:], *part.tolist(), form.after]
+        return Row(first + rest, [0] * len(first) + [1] * len(rest))
 
     def positions(self, spans: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """int32 [W] each: where in its row the answer begins and ends, both 0 in a window that does not hold
@@ -181,3 +188,37 @@ class Windows(Sequence[Row]):
             best[self.start[window] : self.start[window] + self.length[window]] == i
             for i, window in enumerate(windows)
         ]
+
+
+def training_windows(
+    encoded: Encoded, tokenizer: Tokenizer, form: RowForm, seq_length: int, doc_stride: int
+) -> tuple[Windows, dict[str, np.ndarray], str]:
+    """The windows of the questions whose answers are found, their labels, and a line on what is cut or left out.
+
+    Labels are start_positions and end_positions, int32 [W], and label_weights, float32 [W].
+
+    Raises:
+      InputError: no answer is found, or no context has a token.
+    """
+    spans, exact = find_answers(encoded, tokenizer)
+    questions, kept = encoded.questions, np.flatnonzero(spans[:, 0] != LOST)
+    if not len(kept):
+        raise InputError(
+            f"{questions[0].where}: no answer is found among the words around it; nothing is left"
+        )
+    found = Encoded([questions[i] for i in kept], [encoded.queries[i] for i in kept], encoded.contexts,
+                    encoded.context_of[kept])  # fmt: skip
+    windows = Windows(found, form, seq_length, doc_stride)
+    starts, ends = windows.positions(spans[kept])
+    arrays = {
+        "start_positions": starts,
+        "end_positions": ends,
+        "label_weights": np.ones(len(windows), np.float32),
+    }
+    answered = np.bincount(windows.question[starts > 0], minlength=len(kept)) > 0
+    note = (
+        f"{len(windows)} windows of {len(questions)} questions; answers that no window holds: "
+        f"{((spans[kept, 0] >= 0) & ~answered).sum()}, that are not whole tokens: {(~exact[kept]).sum()}; "
+        f"left out for their white space: {len(questions) - len(kept)}"
+    )
+    return windows, arrays, note

@@ -18,6 +18,7 @@ from bertjax.data.pretraining import masking, sentence_pairs
 from bertjax.data.pretraining.store import Store
 from bertjax.data.pretraining.stream import Stream, frozen, spread
 from bertjax.data.rng import draw, jit, root_key
+from bertjax.data.row_form import RowForm
 from bertjax.data.tokenizers.tokenizer import Tokenizer
 from bertjax.errors import InputError
 
@@ -43,6 +44,7 @@ class Examples(Stream):
     Args:
       store: the token store.
       tokenizer: the store's tokenizer.
+      form: the marks around texts.
       data_config: `config.data`.
       seed: any integer; other seeds give other chunks, pairs, masks and order.
       phase: 0 or 1, the part of training; works like a part of the seed.
@@ -59,6 +61,7 @@ class Examples(Stream):
         self,
         store: Store,
         tokenizer: Tokenizer,
+        form: RowForm,
         data_config: ConfigDict,
         *,
         seed: int,
@@ -69,12 +72,9 @@ class Examples(Stream):
     ) -> None:
         if not 8 <= seq_length < 2**16:
             raise InputError(f"sequence length {seq_length}: must be from 8 to 65535")
-        needed = [tokenizer.first_id, tokenizer.sep_id]
-        if data_config.masking != "next_token":
-            needed.append(tokenizer.mask_id)
-        if min(needed) < 0 or tokenizer.kind == "words":  # whose sentences' marks stand in for none of these
-            raise InputError(f"{store.path}: its vocabulary ({tokenizer.kind}) has no [CLS], [SEP] and "
-                             "[MASK]; prepare one with another --tokenizer")  # fmt: skip
+        if data_config.masking != "next_token" and tokenizer.mask_id < 0:
+            raise InputError(f"{store.path}: its vocabulary ({tokenizer.kind}) has no mask; prepare one with "
+                             "another --tokenizer")  # fmt: skip
         weights = document_weights(store, data_config)[documents]
         _check_documents(store, documents[weights > 0], data_config.next_sentence)
         super().__init__(seed, phase, seq_length, data_config.pack)
@@ -94,9 +94,9 @@ class Examples(Stream):
             *masking.split_thresholds(data_config.mask_split),
             bool(data_config.whole_word_mask),
             frozen(tokenizer.continuation, np.bool_),
-            int(tokenizer.first_id),
-            int(tokenizer.sep_id),
-            int(tokenizer.last_id),
+            int(form.before),
+            int(form.between[0]),
+            int(form.after),
             int(tokenizer.mask_id),
             data_config.masking == "next_token",
         )

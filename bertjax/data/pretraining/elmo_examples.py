@@ -18,7 +18,6 @@ from bertjax.data.tokenizers.characters import token_characters
 from bertjax.data.tokenizers.tokenizer import Tokenizer
 from bertjax.errors import InputError
 
-KIND = "words"  # of the tokenizer
 _MARKS = 2  # of a sentence
 
 
@@ -26,28 +25,23 @@ class Words:
     """What words are predicted, and the characters of all.
 
     Args:
-      store, tokenizer: the token store and its tokenizer, of KIND.
+      store, tokenizer: the token store and its tokenizer, of words.
       predicted: the first so many tokens are told apart; the others count as unknown, but have their own
         characters.
       most: characters of a word, see bertjax.data.tokenizers.characters.
 
     Raises:
-      InputError: the store is of another kind, or has fewer words.
+      InputError: the store has fewer words.
     """
 
     def __init__(self, store: Store, tokenizer: Tokenizer, predicted: int, most: int):
-        if tokenizer.kind != KIND:
-            raise InputError(
-                f"{store.path}: a store of {tokenizer.kind} tokens, but ELMo reads words; prepare one with "
-                f"--tokenizer={KIND}"
-            )
         if predicted > tokenizer.vocab_size:
             raise InputError(
-                f"--config.elmo.vocab_size={predicted}: {store.path} has {tokenizer.vocab_size} words; set "
-                f"--config.elmo.vocab_size={tokenizer.vocab_size}, or less to leave out rare ones"
+                f"--config.model.vocab_size={predicted}: {store.path} has {tokenizer.vocab_size} words; set "
+                f"--config.model.vocab_size={tokenizer.vocab_size}, or less to leave out rare ones"
             )
         self.store, self.predicted, self.unknown = store, predicted, tokenizer.unk_id
-        self.begin, self.end = tokenizer.cls_id, tokenizer.sep_id
+        self.begin, self.end = tokenizer.bos_id, tokenizer.eos_id
         self.characters = token_characters(tokenizer.tokens, most)
 
     def unigram_entropy(self) -> float:

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bertjax.config import CHARACTER_IDS
 from bertjax.data.tokenizers import words as words_lib
 from bertjax.data.tokenizers.tokenizer import Tokenizer
 from bertjax.errors import check_utf8
 
+CHARACTER_IDS = 262  # 256 bytes, begin and end of sentences and words, and two kinds of padding
 _SENTENCE_BEGIN, _SENTENCE_END, _WORD_BEGIN, _WORD_END, _PADDING = range(257, CHARACTER_IDS)
 
 

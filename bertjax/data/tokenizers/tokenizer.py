@@ -42,14 +42,10 @@ class Tokenizer:
     kind: str  # "wordpiece", "unigram", "bpe" (both SentencePiece's), "gpt_bpe" or "words"
     lower_case: bool
     tokens: tuple[str, ...]  # [V], the token of each id
-    # "gpt_bpe" pads with its unknown token, has no mask (-1), and, until `add_task_tokens`, nothing to begin
-    # (start), divide (sep) and end (cls) a text with. "words" pads so and has no mask too; a sentence's begin
-    # and end are its cls and sep.
+    # Where a vocabulary lacks a mark its id is -1. "gpt_bpe" and "words" pad with their unknown token. GPT's
+    # start, delimiter and extract are bos, sep and cls, which `add_task_tokens` gives it.
     pad_id: int
     unk_id: int
-    cls_id: int
-    sep_id: int
-    mask_id: int
     # bool [V], the token goes on with the word of the token before it; False for "gpt_bpe", which marks the
     # ends of words instead
     continuation: np.ndarray
@@ -57,21 +53,15 @@ class Tokenizer:
     files: dict[str, bytes]  # name: content, of what `save` writes
     _encode_batch: Callable[[Sequence[str]], list[list[int]]]
     _decode: Callable[[Sequence[int]], str]
-    start_id: int = -1  # of "gpt_bpe" alone
+    bos_id: int = -1  # before a text or a sentence
+    eos_id: int = -1  # behind it
+    cls_id: int = -1  # whose state a text is classified by
+    sep_id: int = -1  # between two texts
+    mask_id: int = -1  # in place of a word that is predicted
 
     @property
     def vocab_size(self) -> int:
         return len(self.tokens)
-
-    @property
-    def first_id(self) -> int:
-        """What a row of tokens begins with: [CLS], or GPT's start token; -1 if there is none."""
-        return self.start_id if self.kind == "gpt_bpe" else self.cls_id
-
-    @property
-    def last_id(self) -> int:
-        """What a row ends with: [SEP], or GPT's extract token; -1 if there is none."""
-        return self.cls_id if self.kind == "gpt_bpe" else self.sep_id
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text; no special token is added, and "[MASK]" written in a text is plain text."""
@@ -331,15 +321,14 @@ def gpt_tokenizer(tokens: Sequence[str], merges: Sequence[gpt_bpe.Merge], name: 
         tokens=tuple(tokens),
         pad_id=ids[gpt_bpe.UNKNOWN],
         unk_id=ids[gpt_bpe.UNKNOWN],
-        cls_id=extract,
+        bos_id=start,
         sep_id=delimiter,
-        mask_id=-1,
+        cls_id=extract,
         continuation=np.zeros(len(tokens), bool),
         sha256=hashlib.sha256(files[gpt_bpe.VOCAB] + files[gpt_bpe.MERGES]).hexdigest(),
         files=files,
         _encode_batch=lambda texts: [encode(text) for text in texts],
         _decode=lambda token_ids: model.decode(list(token_ids), skip_special_tokens=False),
-        start_id=start,
     )
 
 
@@ -358,9 +347,8 @@ def word_tokenizer(tokens: Sequence[str], lower_case: bool) -> Tokenizer:
         tokens=tuple(tokens),
         pad_id=unknown,
         unk_id=unknown,
-        cls_id=begin,
-        sep_id=end,
-        mask_id=-1,
+        bos_id=begin,
+        eos_id=end,
         continuation=np.zeros(len(tokens), bool),
         sha256=hashlib.sha256(content).hexdigest(),
         files={words.FILE: content},
