@@ -20,7 +20,7 @@ stopped.
   --config.data.store=DIR             the text, as bertjax.prepare wrote it
   --config.data.tfrecord=FILES        or the examples that the 2018 release's create_pretraining_data.py wrote
   --config.workdir=DIR                where checkpoints, metrics and the vocabulary go
-  --config.train.steps=1000           so is any field set; bertjax/config lists them with their defaults"""
+  --config.train.steps=1000           so is any field set; bertjax/sections.py, tasks and models list them"""
 
 
 def main(args: Sequence[str]) -> None:

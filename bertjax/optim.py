@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from bertjax.sections import total_steps
 from bertjax.sharding import path_name
 
 Tree = Any
@@ -42,7 +43,8 @@ def learning_rate(config: ConfigDict, step: int) -> float:
             return rate * (1.0 - done)
         return rate * 0.5 * (1.0 + math.cos(math.pi * done))
 
-    first, second, optim = config.train.steps, config.phase2.steps, config.optim
+    first, optim = config.train.steps, config.optim
+    second = total_steps(config) - first
     if not (second and config.phase2.restart_schedule):
         return scheduled(step, first + second, optim.learning_rate, optim.warmup_steps)
     if step < first:
@@ -96,7 +98,7 @@ def update(
             change = change + config.weight_decay * p
             if config.name == "lamb":
                 change = change * _trust_ratio(p, change, {axis for at, axis in _STACKED if at.search(name)})
-        if config.layer_decay != 1:
+        if "layer_decay" in config and config.layer_decay != 1:
             change = change * layer_rates(config.layer_decay, params, name).reshape(-1, *(1,) * (p.ndim - 1))
         return p - rate * change, mu, nu
 

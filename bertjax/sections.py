@@ -28,6 +28,11 @@ def phases(config: ConfigDict) -> list[str]:
     return ["train", *(["phase2"] if "phase2" in config and config.phase2.steps else [])]
 
 
+def total_steps(config: ConfigDict) -> int:
+    """Of all phases."""
+    return sum(int(config[name].steps) for name in phases(config))
+
+
 def batch_field(phase: ConfigDict) -> str:
     """The name of the phase's field that says how large a step's batch is."""
     return next(name for name in phase if name.startswith(_BATCH))

@@ -29,9 +29,9 @@ from bertjax.mesh import make_mesh
 from bertjax.metering import Meter
 from bertjax.models import kind_of
 from bertjax.models.layers import dropout_keys
-from bertjax.sections import fields, phases
+from bertjax.sections import fields, phases, total_steps
 from bertjax.tasks import task_of
-from bertjax.tasks.interface import Data, EvalSet, Outputs, Rows, Task, total_steps
+from bertjax.tasks.interface import Data, EvalSet, Outputs, Rows, Task
 from bertjax.trained_model import Trained, checkpoint_meta
 from bertjax.workdir import check_config, lock_workdir
 

@@ -28,7 +28,6 @@ import pytest  # noqa: E402
 from store_fixture import arguments, make_store, write_config  # noqa: E402
 
 from bertjax import mesh as mesh_module
-from bertjax import sharding  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +61,7 @@ def reference(store, tmp_path_factory):
     args = arguments(
         write_config(folder),
         **{"data.store": store, "train.steps": 40, "phase2.steps": 40, "train.save_every": 10,
-           "train.eval_every": 40, "train.keep_last": 20, "optim.learning_rate": 1e-3},
+           "train.eval_every": 40, "eval.enabled": True, "train.keep_last": 20, "optim.learning_rate": 1e-3},
     )  # fmt: skip
     main([*args, f"--config.workdir={folder / 'run'}"])
     return args, folder / "run"

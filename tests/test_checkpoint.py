@@ -18,8 +18,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from trained_fixture import make_trained
 
 import bertjax.checkpoint
-from bertjax import config as config_lib
 from bertjax.checkpoint import Checkpoints, load_params
+from bertjax.config import default
 from bertjax.errors import InputError, NotFiniteError
 from bertjax.files import write_atomically
 from bertjax.trained_model import checkpoint_meta, load_trained
@@ -316,7 +316,8 @@ folder, index, port = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 jax.distributed.initialize("localhost:" + port, 2, index)
 from jax.experimental.multihost_utils import sync_global_devices
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from bertjax.checkpoint import Checkpoints, lock_workdir
+from bertjax.checkpoint import Checkpoints
+from bertjax.workdir import lock_workdir
 from bertjax.errors import InputError
 
 rows = NamedSharding(Mesh(np.array(jax.devices()), "d"), PartitionSpec("d"))
@@ -368,7 +369,7 @@ def test_two_processes_agree_on_the_step(tmp_path):
 
 HOLDER = """
 import sys, time
-from bertjax.checkpoint import lock_workdir
+from bertjax.workdir import lock_workdir
 with lock_workdir(sys.argv[1]):
     print("held", flush=True)
     time.sleep(60)
@@ -412,19 +413,18 @@ def test_a_workdir_that_cannot_be_made_is_one_line(tmp_path):
 
 
 def test_config_of_a_workdir(tmp_path):
-    config = config_lib.default()
+    config = default()
     workdir, store = str(tmp_path / "run"), {"data.store sha256": "abc"}
     check_config(workdir, config, store)
     assert json.loads((tmp_path / "run" / "config.json").read_text())["train.steps"] == 900_000
     (tmp_path / "run" / "checkpoints" / "5").mkdir(parents=True)
-    config.mesh.fsdp, config.train.save_every, config.model.remat, config.log.tensorboard = (
+    config.mesh.fsdp, config.train.save_every, config.phase2.remat, config.log.tensorboard = (
         4,
         1,
         "full",
         False,
     )
     config.data.store = config.data.tfrecord = config.data.tfrecord_heldout = config.data.vocab = "/moved"
-    config.examples.cache = "/moved"
     check_config(workdir, config, store)
     config.train.steps, config.data.mask_split = 10, (0.5, 0.25, 0.25)
     with pytest.raises(InputError) as caught:
@@ -443,7 +443,7 @@ def test_config_of_a_workdir(tmp_path):
 
 
 def test_a_workdir_without_a_checkpoint_takes_any_config(tmp_path):
-    config, path = config_lib.default(), tmp_path / "config.json"
+    config, path = default(), tmp_path / "config.json"
     check_config(str(tmp_path), config, {})
     (tmp_path / "checkpoints" / "digests").mkdir(parents=True)
     config.train.steps = 10
@@ -465,10 +465,10 @@ def test_a_model_with_another_vocabulary_of_the_same_size_is_refused(tmp_path):
         load_trained(str(tmp_path))
 
 
-def test_a_checkpoint_that_does_not_say_what_its_head_stands_on_is_refused(tmp_path):
+def test_a_checkpoint_that_does_not_say_what_its_head_reads_is_refused(tmp_path):
     make_trained(str(tmp_path), **{"model.num_hidden_layers": 1})
     source = load_trained(str(tmp_path))
-    fields = {name: x for name, x in source.meta["resolved_config"].items() if name != "head.layers"}
+    fields = source.meta["resolved_config"] | {"head.lstm_layers": 0, "head.lstm_size": 8, "head.dropout_prob": 0}
     meta = checkpoint_meta(fields, source.head, source.labels, source.tokenizer, {})
     with contextlib.closing(Checkpoints(str(tmp_path / "checkpoints"), keep_last=1, keep_every=0)) as files:
         files.save(8, {"params": jax.device_put(source.params)}, meta, wait=True)

@@ -6,13 +6,14 @@ from store_fixture import random_params, toy_config
 from bertjax import sharding
 from bertjax.evaluate import evaluate, make_eval_step
 from bertjax.mesh import make_mesh
+from bertjax.models import bert
 from bertjax.tasks.pretrain import TASK as pretrain
 
 
 @pytest.fixture(scope="module")
 def at_once(store):
     """The held-out rows, parameters and the metrics of one batch of all rows, without a mesh."""
-    config = toy_config(store, **{"train.eval_every": 1})
+    config = toy_config(store, **{"eval.enabled": True})
     rows, params = pretrain.open_data(config).rows["train"], random_params(config)
     batch = rows.evals[0].rows(0, rows.evals[0].num_rows)
     sums = jax.jit(lambda params, batch: pretrain.batch_sums(config, params, batch, None))(params, batch)
@@ -27,9 +28,9 @@ def at_once(store):
 def test_batch_size_and_mesh_do_not_change_a_metric(store, at_once, size, devices, axes):
     rows, params, expected = at_once
     fields = dict(zip(("mesh.data", "mesh.fsdp", "mesh.tensor"), axes, strict=True))
-    config = toy_config(store, **{"train.eval_every": 1, "eval.batch_rows": size, **fields})
+    config = toy_config(store, **{"eval.enabled": True, "eval.batch_rows": size, **fields})
     mesh = make_mesh(config, jax.devices()[:devices])
-    shardings = sharding.state_shardings(params, mesh)
+    shardings = sharding.state_shardings(bert.KIND.sharding, params, mesh)
     step = make_eval_step(config, pretrain, mesh, shardings)
     assert rows.evals[0].num_rows % size  # the last batch is not full
     found = evaluate(config, pretrain, mesh, step, jax.device_put(params, shardings), rows.evals[0])
@@ -40,7 +41,7 @@ def test_batch_size_and_mesh_do_not_change_a_metric(store, at_once, size, device
 
 def test_eval_examples_limits_the_rows(store, at_once):
     rows, _, _ = at_once
-    config = toy_config(store, **{"train.eval_every": 1, "eval.max_rows": 5})
+    config = toy_config(store, **{"eval.enabled": True, "eval.max_rows": 5})
     few = pretrain.open_data(config).rows["train"]
     assert few.evals[0].num_rows == 5 < rows.evals[0].num_rows
     for name, x in few.evals[0].rows(0, 8).items():
@@ -50,7 +51,7 @@ def test_eval_examples_limits_the_rows(store, at_once):
 
 def test_held_out_rows_do_not_depend_on_the_runs_seed_and_masking(store, at_once):
     rows, _, _ = at_once
-    other = {"train.eval_every": 1, "data.masking": "dynamic", "data.dupe_factor": 3}
+    other = {"eval.enabled": True, "data.masking": "dynamic", "data.dupe_factor": 3}
     same = pretrain.open_data(toy_config(store, seed=5, **other)).rows["train"]
     assert same.evals[0].num_rows == rows.evals[0].num_rows
     for name, x in same.evals[0].rows(0, rows.evals[0].num_rows).items():

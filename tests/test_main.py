@@ -17,7 +17,8 @@ from bertjax.main import main
     [
         ([], "bertjax.main: error: no config; use --config=FILE, such as --config=configs/pretrain_tiny.py"),
         (["--config=configs/pretrain_tiny.py", "--config.train.step=1"],
-         "bertjax.main: error: --config.train.step: no such field; the nearest is --config.train.steps"),
+         "bertjax.main: error: --config.train.step: no such field of the task pretrain on bert; the nearest is "
+         "--config.train.steps"),
         (["--config=configs/pretrain_tiny.py", "--config.data.store=/nowhere", "--config.workdir=w"],
          "bertjax.main: error: /nowhere: no token store (no store.json); make one with bertjax.prepare"),
     ],
@@ -44,9 +45,9 @@ def exits(monkeypatch, capsys, *args):
         ("data.store=", "--config.data.store is empty"),
         ("model.vocab_size=50", "set --config.model.vocab_size=96"),
         ("mesh.data=3", "does not divide the 8 devices"),
-        ("train.batch_size=12", "--config.mesh: data x fsdp=8 does not divide train.batch_size"),
+        ("train.batch_rows=12", "--config.mesh: data x fsdp=8 does not divide train.batch_rows"),
         ("init_from=/nowhere", "/nowhere: no such folder"),
-        ("task=nothing", "task=nothing"),
+        ("task=nothing", "task='nothing': no such task"),
     ],
 )
 def test_what_cannot_run_is_one_line(tmp_path, monkeypatch, capsys, store, override, message):
@@ -68,7 +69,7 @@ def test_help_is_short_and_no_error(monkeypatch, capsys):
     main(["--help"])
     output = capsys.readouterr().out
     assert "--config=configs/pretrain_tiny.py" in output
-    assert "bertjax/config/__init__.py" in output
+    assert "bertjax/sections.py" in output
     assert len(output.splitlines()) < 20
 
 

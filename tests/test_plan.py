@@ -5,7 +5,7 @@ import json
 import jax
 import pytest
 
-from bertjax import plan, sharding
+from bertjax import plan
 from bertjax.config import default
 from bertjax.config.checks import check
 from bertjax.errors import InputError
@@ -18,8 +18,8 @@ def small_config(**fields):
     c = default()
     c.model.update(vocab_size=200, hidden_size=32, num_hidden_layers=2, num_attention_heads=2)
     c.model.update(intermediate_size=64, max_position_embeddings=64)
-    c.train.update(batch_size=16, seq_length=32, max_predictions_per_seq=4)
-    c.phase2.update(batch_size=16, seq_length=64, max_predictions_per_seq=8)
+    c.train.update(batch_rows=16, seq_length=32, max_predictions_per_seq=4)
+    c.phase2.update(batch_rows=16, seq_length=64, max_predictions_per_seq=8)
     c.eval.batch_rows = 16
     c.update_from_flattened_dict(fields)
     check(c)
@@ -77,7 +77,7 @@ def test_too_big_names_what_to_change(replicated):
         plan.require_fit(config, mesh, [replicated, too_big(replicated)])
     assert str(error.value) == (
         "train (16 x 32) needs 3.00 GiB on each device and may use 1.00; "
-        "try --config.train.accumulation=2, or --config.model.remat=dots, or --config.mesh.fsdp=2"
+        "try --config.train.accumulation=2, or --config.train.remat=dots, or --config.mesh.fsdp=2"
     )
 
 
@@ -139,8 +139,8 @@ def write_config(folder):
         "    c = default()\n"
         "    c.model.update(vocab_size=200, hidden_size=32, num_hidden_layers=1, num_attention_heads=2)\n"
         "    c.model.update(intermediate_size=64, max_position_embeddings=32)\n"
-        "    c.train.update(batch_size=16, seq_length=16, max_predictions_per_seq=2)\n"
-        "    c.phase2.update(batch_size=16, seq_length=32, max_predictions_per_seq=4)\n"
+        "    c.train.update(batch_rows=16, seq_length=16, max_predictions_per_seq=2)\n"
+        "    c.phase2.update(batch_rows=16, seq_length=32, max_predictions_per_seq=4)\n"
         "    return c\n"
     )
     return f"--config={path}"
@@ -185,6 +185,7 @@ def test_a_head_has_as_many_outputs_as_the_data_would_have_labels(monkeypatch, r
     for config in ("glue.py:stsb", "elmo_glue.py:stsb", "glue.py:rte", "swag.py"):
         plan.main([f"--config=configs/{config}", "--devices=v5e:2x4"])
     assert [len(config.examples.labels) for config in planned] == [1, 1, 2, 0]
+    assert [config.model.kind for config in planned] == ["bert", "elmo", "bert", "bert"]
 
 
 @pytest.mark.parametrize("name", ["", "v5e", "v5e:", "v5e:4x", "v9:4x4", "h100:0", "h100:2x2", "cpu"])

@@ -257,7 +257,7 @@ def test_another_store_is_refused_and_a_moved_one_is_not(reference, store, tmp_p
 def test_init_from_takes_the_parameters_alone(reference, tmp_path, monkeypatch, capsys):
     args, workdir = reference
     command = [*args, f"--config.workdir={tmp_path / 'run'}", f"--config.init_from={workdir}"]
-    command += ["--config.train.steps=1", "--config.phase2.steps=0", "--config.train.eval_every=0"]
+    command += ["--config.train.steps=1", "--config.phase2.steps=0", "--config.eval.enabled=False"]
     main([*command, "--config.optim.warmup_steps=5"])  # the rate of step 0 is 0
     params, _, step = load_params(str(tmp_path / "run"))
     assert step == 1
@@ -278,9 +278,9 @@ def test_init_from_a_hugging_face_folder(reference, tmp_path, monkeypatch, capsy
     }
     export(dataclasses.replace(model, params=bare, head="encoder"), str(tmp_path / "theirs"))
     command = [*args, f"--config.workdir={tmp_path / 'run'}", f"--config.init_from={tmp_path / 'theirs'}"]
-    command += ["--config.train.steps=1", "--config.phase2.steps=0", "--config.train.eval_every=0"]
+    command += ["--config.train.steps=1", "--config.phase2.steps=0", "--config.eval.enabled=False"]
     main([*command, "--config.optim.warmup_steps=5"])  # the rate of step 0 is 0
-    line = f"parameters of {tmp_path / 'theirs'}: encoder, pooler; drawn anew: mlm, nsp"
+    line = f"parameters of {tmp_path / 'theirs'}: encoder, pooler; newly drawn: mlm, nsp"
     assert line in capsys.readouterr().out.splitlines()
     params, _, _ = load_params(str(tmp_path / "run"))
     jax.tree.map(np.testing.assert_array_equal, {name: params[name] for name in bare}, bare)

@@ -11,10 +11,11 @@ from store_fixture import make_batch, toy_config
 from bertjax import sharding, train
 from bertjax.errors import InputError
 from bertjax.mesh import make_mesh
-from bertjax.models import crf, elmo
+from bertjax.models import KINDS, bert
 from bertjax.sharding import path_name
 from bertjax.tasks.pretrain import TASK as pretrain
 
+TABLE = bert.KIND.sharding
 CUBE = {"mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2}
 
 
@@ -41,7 +42,7 @@ def test_the_table_has_a_row_for_every_array_and_moments_follow_their_parameter(
     config = toy_config(**CUBE)
     mesh = make_mesh(config)
     state = jax.eval_shape(lambda: train.init_state(config, pretrain, 0))
-    specs = {name: each.spec for name, each in flat(sharding.state_shardings(state, mesh)).items()}
+    specs = {name: each.spec for name, each in flat(sharding.state_shardings(TABLE, state, mesh)).items()}
     assert specs.keys() == flat(state).keys()
     parameters = {name.removeprefix("params/") for name in specs if name.startswith("params/")}
     assert len(parameters) > 20
@@ -56,18 +57,36 @@ def test_the_table_has_a_row_for_every_array_and_moments_follow_their_parameter(
             assert axes == {"fsdp", "tensor"}, name
 
 
-def test_every_row_of_the_table_is_used():
-    key = jax.random.key(0)
-    names = flat(jax.eval_shape(lambda: train.init_state(toy_config(), pretrain, 0)))
-    names |= flat(jax.eval_shape(lambda: elmo.init_params(toy_config(), key)))
-    names |= flat(crf.init_params(3))
-    first = {name: next(p for p, _ in sharding.TABLE if re.search(p, name)) for name in names}
-    assert set(first.values()) == {pattern for pattern, _ in sharding.TABLE}
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_every_row_of_a_kinds_table_is_used(kind):
+    """By the parameters of all of its heads, the BiLSTM of a BERT's among them."""
+    head, key, names = kind.head_section(), jax.random.key(0), set()
+    if "lstm_layers" in head:
+        head.lstm_layers = 1
+    for pairs in (False, True):
+        names |= flat(
+            jax.eval_shape(lambda pairs=pairs: kind.init_params(small(kind), key, kind.parts, 3, head, pairs))
+        ).keys()
+    first = {
+        name: next(p for p, _ in (*kind.sharding, *sharding.COMMON) if re.search(p, name)) for name in names
+    }
+    unused = {pattern for pattern, _ in kind.sharding} - set(first.values())
+    # Of either kind of LSTM, that with a projection and that without one.
+    assert not unused
+
+
+def small(kind):
+    """config.model with sizes that are quick to trace."""
+    section = kind.section()
+    sizes = {"num_hidden_layers": 1, "hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 16,
+             "vocab_size": 9, "type_vocab_size": 2, "cells": 8, "projection": 4}  # fmt: skip
+    section.update({name: value for name, value in sizes.items() if name in section})
+    return section
 
 
 def test_an_array_without_a_row_is_an_error():
-    with pytest.raises(KeyError, match="no row for params/novel_thing"):
-        sharding.spec("params/novel_thing", 2)
+    with pytest.raises(KeyError, match="no row of the sharding table is for params/novel_thing"):
+        sharding.spec(TABLE, "params/novel_thing", 2)
 
 
 def test_the_arrays_are_where_the_table_says(after_a_step):
@@ -75,7 +94,9 @@ def test_the_arrays_are_where_the_table_says(after_a_step):
     sizes = {"data": 2, "fsdp": 2, "tensor": 2}
     assert shardings.keys() == state.keys()
     for name, x in state.items():
-        parts = (math.prod(sizes[axis] for axis in axes_of(axes)) for axes in sharding.spec(name, x.ndim))
+        parts = (
+            math.prod(sizes[axis] for axis in axes_of(axes)) for axes in sharding.spec(TABLE, name, x.ndim)
+        )
         expected = tuple(n // part for n, part in zip(x.shape, parts, strict=True))
         assert {shard.data.shape for shard in x.addressable_shards} == {expected}, name
         assert x.sharding.is_equivalent_to(shardings[name], x.ndim), name
@@ -121,9 +142,9 @@ def test_hidden_states_are_split_like_the_batch():
         ({"mesh.data": 3}, 8, r"--config.mesh: data=3 x fsdp=1 x tensor=1 does not divide the 8 devices"),
         ({"mesh.fsdp": 16}, 8, r"--config.mesh: data=-1 x fsdp=16 x tensor=1 does not divide the 8 devices"),
         ({"mesh.data": 2}, 8, r"--config.mesh: data=2 .* does not divide the 8 devices"),
-        ({"train.batch_rows": 12}, 8, r"data x fsdp=8 does not divide train.batch_size .*=12"),
-        ({"train.accumulation": 2}, 8, r"data x fsdp=8 does not divide train.batch_size .*=4"),
-        ({"phase2.steps": 5, "phase2.batch_rows": 4}, 8, r"data x fsdp=8 does not divide phase2.batch_size"),
+        ({"train.batch_rows": 12}, 8, r"data x fsdp=8 does not divide train.batch_rows .*=12"),
+        ({"train.accumulation": 2}, 8, r"data x fsdp=8 does not divide train.batch_rows .*=4"),
+        ({"phase2.steps": 5, "phase2.batch_rows": 4}, 8, r"data x fsdp=8 does not divide phase2.batch_rows"),
         ({"eval.batch_rows": 12}, 8, r"data x fsdp=8 does not divide eval.batch_rows=12"),
         ({"mesh.tensor": 4}, 8, r"tensor=4 does not divide model.num_attention_heads=2"),
         ({"mesh.tensor": 2, "model.intermediate_size": 63}, 2,

@@ -1,5 +1,4 @@
 import json
-import types
 from pathlib import Path
 
 import jax
@@ -14,8 +13,10 @@ from bertjax.data.pretraining.bert_examples import Examples
 from bertjax.errors import NotFiniteError
 from bertjax.logs import read_metrics
 from bertjax.mesh import make_mesh
+from bertjax.metering import Meter
+from bertjax.tasks.interface import Rows
 from bertjax.tasks.pretrain import TASK as pretrain
-from bertjax.train import Meter, abstract_state, make_train_step, scalars, train
+from bertjax.train import abstract_state, make_train_step, scalars, train
 
 STEPS = 6
 # 8 heads, so that even 8 devices can share them; dropout is on.
@@ -180,7 +181,8 @@ def test_bad_updates_are_logged_and_too_many_in_a_row_end_the_run(store, tmp_pat
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_what_to_do_about_bad_updates(dtype):
     config = toy_config(**{"model.dtype": dtype, "train.max_bad_steps": 1})
-    meter = Meter(types.SimpleNamespace(config=config, task=pretrain), flops=1.0)
+    rows = {"train": Rows(None, (), 8, 1.0)}
+    meter = Meter(config, pretrain, rows, "train", log=None)
     meter.add(1, {"bad_in_a_row": 1.0, "sequences": 8.0, "tokens": 64.0})
     with pytest.raises(NotFiniteError, match="begin in another workdir with a lower --config") as error:
         meter.log()

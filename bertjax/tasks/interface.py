@@ -17,7 +17,7 @@ from bertjax.data.tokenizers.tokenizer import Tokenizer
 from bertjax.errors import InputError
 from bertjax.models import kind_of
 from bertjax.models.interface import Batch, ModelKind, Params, Sums
-from bertjax.sections import batch_field, batch_size, phases
+from bertjax.sections import batch_field, batch_size
 from bertjax.trained_model import Trained
 
 Outputs = dict[str, np.ndarray]  # [rows, ...]
@@ -132,7 +132,7 @@ class Task(abc.ABC):
         return config
 
     @abc.abstractmethod
-    def open_data(self, config: ConfigDict, source: Trained | None) -> Data:
+    def open_data(self, config: ConfigDict, source: Trained | None = None) -> Data:
         """Reads the files of a resolved config. Raises InputError for whatever does not fit."""
 
 
@@ -167,11 +167,6 @@ def bind(config: ConfigDict, params: Params, remat: str = "none") -> Any:
     """The model of a resolved config with these parameters: a bertjax.models.interface.BoundModel."""
     head = config.head if "head" in config else None
     return kind_of(config.model.kind).bind(config.model, params, head, remat)
-
-
-def total_steps(config: ConfigDict) -> int:
-    """Of all phases."""
-    return sum(config[name].steps for name in phases(config))
 
 
 def perplexity(loss: float) -> float:
