@@ -102,7 +102,7 @@ class FineTuning(Task, Generic[R]):
 
     def num_outputs(self, config: ConfigDict) -> int:
         """C, the classifier's units."""
-        return len(config.examples.labels)
+        return len(config.examples.labels) if "labels" in config.examples else 0
 
     def pairs(self, config: ConfigDict) -> bool:
         """Whether an example is a pair of texts."""
@@ -238,7 +238,7 @@ class FineTuning(Task, Generic[R]):
             raise InputError(f"--config.train.seq_length={config.train.seq_length}: the model takes {most}")
         return config
 
-    def open_data(self, config: ConfigDict, source: Trained | None) -> Data:
+    def open_data(self, config: ConfigDict, source: Trained | None = None) -> Data:
         assert source is not None, "resolve"
         config = config.copy_and_resolve_references()
         reader = kind_of(config.model.kind).reader(source.tokenizer, config.model)

@@ -10,14 +10,12 @@ RUN = {
     "seed": 7,
     "model.dtype": "float32",
     "train.steps": 8,
-    "train.batch_size": 8,
     "train.seq_length": 32,
     "train.log_every": 1,
-    "train.eval_every": 1000,
-    "phase2.steps": 0,
+    "train.eval_every": 0,
     "optim.learning_rate": 3e-3,
     "optim.warmup_steps": 2,
-    "eval.batch_size": 8,
+    "eval.batch_rows": 8,
     "log.tensorboard": False,
 }
 
@@ -33,12 +31,14 @@ TOY = {
 TWO_PHASES = {
     "train.steps": 5,
     "phase2.steps": 4,
-    "phase2.batch_size": 8,
+    "phase2.batch_rows": 8,
     "phase2.seq_length": 48,
     "phase2.max_predictions_per_seq": 7,
 }
 
-PRETRAIN = RUN | TOY | {"data.store": "{inputs}/store", "train.max_predictions_per_seq": 5}
+ROWS = RUN | {"train.batch_rows": 8, "phase2.steps": 0}
+
+PRETRAIN = ROWS | TOY | {"data.store": "{inputs}/store", "train.max_predictions_per_seq": 5}
 
 TFRECORD = {
     "data.store": "",
@@ -47,33 +47,32 @@ TFRECORD = {
     "data.vocab": "{inputs}/tfrecord_vocab.txt",
 }
 
-GPT = {
-    "model.kind": "gpt",
-    "model.type_vocab_size": 1,
-    "model.layer_norm_eps": 1e-5,
-    "optim.name": "adamw",
-}
+GPT = {"model.kind": "gpt", "optim.name": "adamw"}
 
-LANGUAGE_MODEL = RUN | TOY | GPT | {"task": "language_model", "data.store": "{inputs}/gpt_store"}
+LANGUAGE_MODEL = ROWS | TOY | GPT | {"task": "language_model", "data.store": "{inputs}/gpt_store"}
 
 PAIRS = {"data.special_tokens": True, "model.type_vocab_size": 2, "model.vocab_size": 99}
 
-ELMO_SIZES = {
-    "model.kind": "elmo",
-    "elmo.vocab_size": 40,
-    "elmo.characters": 9,
-    "elmo.character_size": 4,
-    "elmo.filters": ((1, 8), (2, 8), (3, 16)),
-    "elmo.highway_layers": 1,
-    "elmo.cells": 16,
-    "elmo.layers": 2,
-    "elmo.projection": 16,
-    "elmo.samples": 12,
-    "elmo.head_cells": 16,
-    "elmo.head_layers": 1,
-    "elmo.head_hidden": 16,
-    "elmo.head_dropout_prob": 0.1,
-    "optim.name": "adamw",
+ELMO = {"model.kind": "elmo", "optim.name": "adamw"}
+
+ELMO_SIZES = ELMO | {
+    "model.vocab_size": 40,
+    "model.characters": 9,
+    "model.character_size": 4,
+    "model.filters": ((1, 8), (2, 8), (3, 16)),
+    "model.highway_layers": 1,
+    "model.cells": 16,
+    "model.layers": 2,
+    "model.projection": 16,
+    "train.samples": 12,
+}
+
+ELMO_HEAD = ELMO | {
+    "init_from": "{runs}/elmo",
+    "head.lstm_size": 16,
+    "head.lstm_layers": 1,
+    "head.hidden_size": 16,
+    "head.dropout_prob": 0.1,
 }
 
 FINE_TUNE = RUN | {
@@ -86,7 +85,7 @@ FINE_TUNE = RUN | {
 # Two examples share a row.
 CLASSIFY = FINE_TUNE | {
     "task": "classify",
-    "train.batch_size": 16,
+    "train.batch_examples": 16,
     "examples.train": "train.tsv",
     "examples.dev": ("dev.tsv", "more.tsv"),
     "examples.test": ("test.tsv",),
@@ -95,6 +94,7 @@ CLASSIFY = FINE_TUNE | {
 
 CHOOSE = FINE_TUNE | {
     "task": "choose",
+    "train.batch_examples": 8,
     "train.epochs": 1.0,
     "examples.dev": ("dev.tsv",),
     "examples.text_a": "one",
@@ -104,6 +104,7 @@ CHOOSE = FINE_TUNE | {
 
 TAG = FINE_TUNE | {
     "task": "tag",
+    "train.batch_windows": 8,
     "optim.learning_rate": 5e-3,
     "examples.train": "train.conll",
     "examples.dev": ("dev.conll",),
@@ -112,6 +113,7 @@ TAG = FINE_TUNE | {
 
 ANSWER = FINE_TUNE | {
     "task": "answer",
+    "train.batch_windows": 8,
     "train.epochs": 1.0,
     "optim.learning_rate": 5e-3,
     "examples.train": "train.json",
@@ -130,9 +132,9 @@ UNANSWERABLE = {
 
 NUMBER = {"examples.label": "number", "examples.number": True, "examples.metric": "correlations"}
 
-ONE_BY_ONE = {"train.batch_size": 8, "train.epochs": 1.0}
+ONE_BY_ONE = {"train.batch_examples": 8, "train.epochs": 1.0}
 
-GPT_FINE_TUNE = GPT | ONE_BY_ONE | {"init_from": "{inputs}/gpt", "train.lm_weight": 0.5}
+GPT_FINE_TUNE = GPT | ONE_BY_ONE | {"init_from": "{inputs}/gpt", "head.lm_weight": 0.5}
 
 BILSTM = {"head.lstm_layers": 2, "head.lstm_size": 16}
 
@@ -146,6 +148,7 @@ CASES = {
             "data.masking": "dynamic",
             "data.whole_word_mask": True,
             "train.accumulation": 2,
+            "phase2.accumulation": 2,
             "phase2.restart_schedule": True,
             "phase2.seq_length": 32,
             "phase2.learning_rate": 1e-3,
@@ -167,7 +170,7 @@ CASES = {
         {
             "model.dtype": "bfloat16",
             "model.scan_layers": False,
-            "model.remat": "full",
+            "train.remat": "full",
             "optim.name": "lamb",
             "optim.learning_rate": 1e-2,
         },
@@ -176,8 +179,8 @@ CASES = {
     "language_model": (LANGUAGE_MODEL, {"data.pack": 2, "optim.decay": "cosine"}),
     "language_model_pairs": (LANGUAGE_MODEL, PAIRS),
     "elmo": (
-        RUN | ELMO_SIZES,
-        {"task": "elmo", "data.store": "{inputs}/words", "data.pack": 3, "optim.learning_rate": 3e-2},
+        ROWS | ELMO_SIZES,
+        {"task": "bidirectional_lm", "data.store": "{inputs}/words", "data.pack": 3, "optim.learning_rate": 3e-2},
     ),
     "classify_single": (CLASSIFY, {"head.layers": "sum_all", "train.accumulation": 2}),
     "classify_pair": (
@@ -190,7 +193,7 @@ CASES = {
         },
     ),
     "classify_number": (CLASSIFY, NUMBER | {"examples.text_b": "two", "optim.name": "adamw"}),
-    "classify_causal": (CLASSIFY, {"init_from": "{runs}/pretrain_causal", "model.causal": True}),
+    "classify_causal": (CLASSIFY, {"init_from": "{runs}/pretrain_causal"}),
     "classify_gpt": (CLASSIFY, GPT_FINE_TUNE),
     "classify_gpt_both_orders": (
         CLASSIFY,
@@ -213,25 +216,21 @@ CASES = {
     "answer": (ANSWER, {}),
     "answer_unanswerable": (ANSWER, UNANSWERABLE),
     "elmo_tag": (
-        TAG | ELMO_SIZES,
+        TAG | ELMO_HEAD,
         {
-            "task": "elmo_tag",
-            "init_from": "{runs}/elmo",
             "train.freeze_encoder": True,
-            "elmo.mix_norm": True,
+            "head.mix_norm": True,
             "optim.learning_rate": 2e-2,
         },
     ),
     "elmo_classify_single": (
-        CLASSIFY | ELMO_SIZES,
-        ONE_BY_ONE | {"task": "elmo_classify", "init_from": "{runs}/elmo", "optim.learning_rate": 2e-2},
+        CLASSIFY | ELMO_HEAD,
+        ONE_BY_ONE | {"optim.learning_rate": 2e-2},
     ),
     "elmo_classify_pair": (
-        CLASSIFY | ELMO_SIZES,
+        CLASSIFY | ELMO_HEAD,
         ONE_BY_ONE
         | {
-            "task": "elmo_classify",
-            "init_from": "{runs}/elmo",
             "train.freeze_encoder": True,
             "optim.learning_rate": 2e-2,
             "examples.text_b": "two",

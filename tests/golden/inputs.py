@@ -13,7 +13,7 @@ import numpy as np
 from safetensors.numpy import save_file
 from tfrecord_fixture import make_features, write_file, write_vocab
 
-from bertjax import prepare
+from bertjax.prepare import __main__ as prepare
 
 WORDS = [consonant + vowel for consonant in "bcdfghjklmnpqrtvwz" for vowel in "aeiou"]
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"

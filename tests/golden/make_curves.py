@@ -35,7 +35,7 @@ from bertjax.config import default
 
 
 def get_config():
-    config = default()
+    config = default({task!r}, {kind!r})
 {lines}
     return config
 """
@@ -59,8 +59,9 @@ class Runs:
         if not (self.folder / "inputs").exists():
             write_inputs(self.folder / "inputs")
         recipe, own = CASES[case]
-        lines = []
-        for name, value in {"workdir": f"{{runs}}/{case}", **recipe, **own}.items():
+        lines, fields = [], {"workdir": f"{{runs}}/{case}", **recipe, **own}
+        task, kind = fields.pop("task", "pretrain"), fields.pop("model.kind", "")
+        for name, value in fields.items():
             if isinstance(value, str):
                 for first in re.findall(r"{runs}/(\w+)", value):
                     if first != case:
@@ -69,7 +70,7 @@ class Runs:
                 value = value.replace("{runs}", f"{self.folder}/runs")
             lines.append(f"    config.{name} = {value!r}")
         file = self.folder / f"{case}.py"
-        file.write_text(_CONFIG.format(lines="\n".join(lines)))
+        file.write_text(_CONFIG.format(task=task, kind=kind, lines="\n".join(lines)))
         self.done.add(case)
         train([f"--config={file}"])
         return workdir
