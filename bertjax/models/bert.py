@@ -8,6 +8,7 @@ padded_vocab_size), W what a head reads, C labels.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -85,7 +86,7 @@ class Bert(nnx.Module):
         self.vocab_size = config.vocab_size
         self.act = ACTIVATIONS[config.hidden_act]
         self.causal, self.rate = config.causal, config.hidden_dropout_prob
-        self.encoder = Encoder(init, Embeddings(init), config.causal, remat)
+        self.encoder = Encoder(init, self.make_embeddings(init), config.causal, remat)
         self.features = Features(config, head, rngs)
         w = self.features.size
         if "pooler" in parts:
@@ -101,6 +102,10 @@ class Bert(nnx.Module):
             self.classifier_bias = init.zeros(num_labels)
         if "span" in parts:
             self.span_kernel, self.span_bias = init.normal(w, 2), init.zeros(2)
+
+    def make_embeddings(self, init: Init) -> Any:
+        """What the encoder's first layer reads; a variant may have another one."""
+        return Embeddings(init)
 
     def pretraining(
         self, batch: Batch, *, packed: bool = False, keys: jax.Array | None = None
@@ -214,6 +219,7 @@ class BertKind(TransformerKind):
     """BERT, and its left-to-right variant (model.causal)."""
 
     name, title = "bert", "BERT"
+    module: type[Bert] = Bert  # of a variant another one
     parts = ("features", "pooler", "mlm", "nsp", "classifier", "span")
     heads: Mapping[str, tuple[str, ...]] = {
         "encoder": ("pooler",),
@@ -302,14 +308,14 @@ class BertKind(TransformerKind):
         pairs: bool = False,
     ) -> Params:
         head = self.head_section() if head is None else head
-        return init_module(lambda rngs: Bert(model, rngs, parts, labels, head), key)
+        return init_module(lambda rngs: self.module(model, rngs, parts, labels, head), key)
 
     def bind(
         self, model: ConfigDict, params: Params, head: ConfigDict | None = None, remat: str = "none"
     ) -> Bert:
         head, parts = self.head_section() if head is None else head, self.parts_of(params)
         labels = params["classifier_bias"].shape[0] if "classifier" in parts else 0
-        bert: Bert = bind_module(lambda rngs: Bert(model, rngs, parts, labels, head, remat), params)
+        bert: Bert = bind_module(lambda rngs: self.module(model, rngs, parts, labels, head, remat), params)
         return bert
 
     def encoder_flops(
