@@ -7,17 +7,16 @@ Each run is `python -m bertjax.main` in a workdir below --out. The same command 
 """
 
 import argparse
-import importlib
 import itertools
 import json
 import os
 import shutil
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bertjax import config as config_lib
+from ml_collections import ConfigDict
+
 from bertjax.checkpoint import FOLDER
 from bertjax.config import files
 from bertjax.convert.load import kind_of
@@ -25,25 +24,20 @@ from bertjax.data.finetuning import tfds_sets
 from bertjax.errors import InputError, run_command
 from bertjax.files import write_atomically
 from bertjax.flags import Parser
+from bertjax.sections import fields
 from bertjax.sweep.devices import device_shares
 from bertjax.sweep.glue_submission import FOLDERS, check_planned, write_submission
-from bertjax.sweep.results import Finished, as_markdown, as_text, collect, metric_of
+from bertjax.sweep.results import as_markdown, as_text, collect, metric_of
 from bertjax.sweep.runs import (
     Planned,
-    Process,
+    Runs,
     Start,
     has_checkpoint,
-    last_line,
     read_overrides,
-    read_result,
-    run_all,
-    shared_programs,
     start_process,
-    start_run,
-    tell_unfinished,
-    write_result,
 )
-from bertjax.tasks.finetuning import fingerprints
+from bertjax.tasks import task_of
+from bertjax.tasks.finetuning import eval_name, fingerprints
 from bertjax.workdir import may_change
 
 _OWN = ("seed", "workdir")  # fields that the sweep sets itself
@@ -60,48 +54,32 @@ def main(args: Sequence[str], start: Start = start_process) -> None:
     """
     flags, overrides = _read_flags(args)
     shares = device_shares(flags.parallel)
-    planned = plan(flags, overrides)
-    finished = {run.workdir: found for run in planned if (found := read_result(run))}
-    waiting = [run for run in planned if run.workdir not in finished]
-    for model in dict.fromkeys(run.asked["init_from"] for run in waiting if not has_checkpoint(run.workdir)):
+    runs = Runs.of(plan(flags, overrides))
+    models = (run.asked["init_from"] for run in runs.waiting if not has_checkpoint(run.workdir))
+    for model in dict.fromkeys(models):
         kind_of(model)  # raises
-    print(f"{len(planned)} runs, {len(finished)} of them finished", flush=True)
-    began: dict[str, float] = {}
-    failed: list[str] = []
-    programs = shared_programs(flags.out)
 
-    def started(run: Planned, environment: Mapping[str, str]) -> Process:
-        began[run.workdir] = time.monotonic()
-        return start_run(run, {**programs, **environment}, start)
-
-    def ended(run: Planned, code: int) -> None:
-        if code:
-            failed.append(run.name)
-            print(f"failed: {run.name}: {last_line(run, code)}", flush=True)
-            return
-        finished[run.workdir] = found = write_result(run)
-        seconds = time.monotonic() - began[run.workdir]
-        name = metric_of(run.task, found.figures, flags.metric)
-        line = f"{run.name}: {name} {found.figures[name]} ({seconds:.0f} s)"
-        print(f"{len(finished)} of {len(planned)}: {line}", flush=True)
+    def drop_checkpoints(run: Planned) -> None:
         if not flags.keep_all:
-            _drop_checkpoints(planned, finished, flags)
+            _drop_checkpoints(runs, flags)
 
-    stopped = run_all(waiting, shares, started, ended)
-    results = _collect(planned, finished, flags)
+    runs.run(
+        flags.out, shares, start, lambda run: metric_of(run.task, run.figures, flags.metric), drop_checkpoints
+    )
+    results = _collect(runs, flags)
     lost = []
     for task, result in results["tasks"].items():
         best = result["settings"][0]["best_run"]
         result["has_checkpoint"] = has_checkpoint(best)
         if not result["has_checkpoint"]:
             lost.append(f"the best run of {task} has no checkpoint any more; remove {best} to train it again")
-    if finished:
+    if runs.finished:
         for name, text in (("results.json", json.dumps(results, indent=1) + "\n"),
                            ("results.md", as_markdown(results, flags.seeds))):  # fmt: skip
             write_atomically(os.path.join(flags.out, name), text)
         table = as_text(results, flags.seeds)
         print("", table, "", *lost, os.path.join(flags.out, "results.md"), sep="\n", flush=True)
-    tell_unfinished(len(finished), len(planned), stopped, failed)
+    runs.check_all_finished()
     if flags.submission:
         best = {task: result["settings"][0]["best_run"] for task, result in results["tasks"].items()}
         filled = write_submission(flags.submission, best, flags.fill_missing)
@@ -182,13 +160,15 @@ def plan(flags: argparse.Namespace, overrides: Sequence[str]) -> list[Planned]:
         for name in FOLDERS if glue and argument == "all" else [argument]:
             task = name.partition("+")[0] if glue else "-".join(filter(None, (Path(file).stem, name)))
             source = f"{file}:{name}" if name else file
+            if not task_of(files.load(source).task).fine_tunes:
+                raise InputError(f"{source}: a sweep is over fine-tuning tasks; pre-train with bertjax.main")
             given = [*_glue_fields(flags.glue, task), *overrides]
             for setting in itertools.product(*axes.values()):
                 config = files.load(source, [*given, *setting])
-                _check_fits(source, task, config, flags.metric)
-                values = dict(config_lib.fields(config))
-                fields = [each.partition("=")[0] for each in setting]
-                text = " ".join(f"{field}={values[field]}" for field in fields)
+                _check_fits(task, config, flags.metric)
+                values = dict(fields(config))
+                changed = [each.partition("=")[0] for each in setting]
+                text = " ".join(f"{field}={values[field]}" for field in changed)
                 digests = fingerprints(config.examples)
                 for seed in range(flags.seeds):
                     folder = text.replace(os.sep, "_").replace(" ", ",") or "default"
@@ -229,39 +209,36 @@ def _glue_fields(folder: str, task: str) -> list[str]:
     path = os.path.join(folder, task if of_sets else name)
     exists = tfds_sets.exists if of_sets else os.path.isfile
     there = tuple(test for test in tests if exists(os.path.join(path, test)))
-    return [f"examples.folder={path}", f"examples.test={there!r}"]
+    source = f"tfds={path.removeprefix(tfds_sets.PREFIX)}" if of_sets else f"folder={path}"
+    return [f"examples.{source}", f"examples.test={there!r}"]
 
 
-def _check_fits(source: str, task: str, config: config_lib.ConfigDict, metric: str) -> None:
-    """That it is a fine-tuning run that ends with figures, `metric` among them."""
-    module = importlib.import_module(f"bertjax.tasks.{config.task}")
-    if not module.FINE_TUNES:
-        raise InputError(f"{source}: a sweep is over fine-tuning tasks; pre-train with bertjax.main")
+def _check_fits(task: str, config: ConfigDict, metric: str) -> None:
+    """That it is a run that ends with figures, `metric` among them."""
     if not config.init_from:
         raise InputError("--config.init_from is empty; name a pre-trained model (see docs/models.md)")
     if not config.examples.dev:
         raise InputError("--config.examples.dev=(): a sweep compares dev figures; name a file with labels")
-    if not config.train.eval_every:
-        raise InputError("--config.train.eval_every=0: a sweep compares dev figures; set it to 1000000")
     if metric:
-        sets = ["eval", *(f"eval_{Path(name).stem}" for name in config.examples.dev[1:])]
-        metric_of(task, {f"{each}/{name}": None for each in sets for name in module.figures(config)}, metric)
+        sets = [eval_name(config.examples, file) for file in config.examples.dev]
+        figures = task_of(config.task).figures(config)
+        metric_of(task, {f"{each}/{figure}": None for each in sets for figure in figures}, metric)
 
 
-def _collect(planned: Sequence[Planned], finished: Mapping[str, Finished], flags: Any) -> dict[str, Any]:
+def _collect(runs: Runs, flags: argparse.Namespace) -> dict[str, Any]:
     """Results in the order of the plan: of runs with equal figures the first is the best."""
-    runs = [finished[run.workdir] for run in planned if run.workdir in finished]
-    return collect(runs, flags.seeds, flags.metric)
+    finished = [runs.finished[run.workdir] for run in runs.planned if run.workdir in runs.finished]
+    return collect(finished, flags.seeds, flags.metric)
 
 
-def _drop_checkpoints(planned: Sequence[Planned], finished: Mapping[str, Finished], flags: Any) -> None:
+def _drop_checkpoints(runs: Runs, flags: argparse.Namespace) -> None:
     """Keeps the checkpoint of each setting's best run; when all of a task are finished, of its best."""
-    results = _collect(planned, finished, flags)
-    for task, result in results["tasks"].items():
-        workdirs = {run.workdir for run in planned if run.task == task}
-        settings = result["settings"][:1] if workdirs <= finished.keys() else result["settings"]
+    finished = runs.finished.keys()
+    for task, result in _collect(runs, flags)["tasks"].items():
+        workdirs = {run.workdir for run in runs.planned if run.task == task}
+        settings = result["settings"][:1] if workdirs <= finished else result["settings"]
         kept = {setting["best_run"] for setting in settings}
-        for workdir in workdirs & finished.keys() - kept:
+        for workdir in workdirs & finished - kept:
             shutil.rmtree(os.path.join(workdir, FOLDER), ignore_errors=True)
 
 

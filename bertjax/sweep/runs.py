@@ -1,6 +1,7 @@
 """Runs of bertjax.main as processes, side by side: planned, started, stopped, and what they came to.
 
-A run is finished when its workdir has a `result.json`, which is written last.
+A run is finished when its workdir has a `result.json`, which is written last. A command plans the runs that
+it wants; `Runs` says which of them are finished, and runs the others.
 """
 
 import contextlib
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,6 +25,7 @@ from bertjax.sweep.results import Finished
 
 RESULT = "result.json"  # of a workdir whose run is finished
 OUTPUT = "output.txt"  # what a run printed
+SECONDS = "seconds.txt"  # how long the workdir's processes ran, all together
 _LOCK = ".started"  # held by the process that works for a workdir, from its first moment to its last
 _POLL_SECONDS = 0.05
 
@@ -52,15 +54,6 @@ class Planned:
     @property
     def name(self) -> str:
         return " ".join(filter(None, (self.task, self.setting, f"seed={self.seed}")))
-
-
-def shared_programs(out: str) -> dict[str, str]:
-    """What to set in the environment of runs so that what one has compiled is there for the others.
-
-    It is kept in `out`/compiled, unless JAX_COMPILATION_CACHE_DIR names another place.
-    """
-    name = "JAX_COMPILATION_CACHE_DIR"
-    return {} if name in os.environ else {name: os.path.join(os.path.abspath(out), "compiled")}
 
 
 def start_process(arguments: Sequence[str], environment: Mapping[str, str], output: str) -> Process:
@@ -161,12 +154,6 @@ def run_all(
     return bool(came)
 
 
-def start_run(run: Planned, environment: Mapping[str, str], start: Start) -> Process:
-    """Starts a run in its workdir."""
-    os.makedirs(run.workdir, exist_ok=True)
-    return start(run.arguments, environment, os.path.join(run.workdir, OUTPUT))
-
-
 def read_overrides(rest: Sequence[str], own: Collection[str], advice: str) -> list[str]:
     """The overrides ("train.epochs=4") of `rest`, "--config.FIELD=VALUE" each.
 
@@ -221,32 +208,111 @@ def write_result(run: Planned) -> Finished:
     return Finished(run.task, run.setting, run.seed, run.workdir, figures)
 
 
-def last_line(run: Planned, code: int) -> str:
-    path = os.path.join(run.workdir, OUTPUT)
-    lines = Path(path).read_text(errors="replace").split("\n") if os.path.exists(path) else []
-    return next((line for line in reversed(lines) if line.strip()), f"exit code {code}, nothing printed")
-
-
 def has_checkpoint(workdir: str) -> bool:
     """Whether the workdir has checkpoints."""
     return os.path.isdir(os.path.join(workdir, FOLDER))
 
 
-def tell_unfinished(finished: int, total: int, stopped: bool, failed: Sequence[str]) -> None:
-    """Ends a command whose runs are not all finished.
+def seconds_of(workdir: str) -> float:
+    """How long the workdir's processes ran."""
+    path = os.path.join(workdir, SECONDS)
+    if not os.path.exists(path):
+        return 0.0
+    with open(path, encoding="utf-8") as file:
+        return float(file.read())
 
-    Args:
-      stopped: whether a signal came.
-      failed: names of the runs that failed.
 
-    Raises:
-      Interrupted: `stopped`.
-      InputError: runs failed.
-    """
-    if stopped:
-        raise Interrupted(f"{finished} of {total} runs are finished; the same command continues")
-    if failed:
-        raise InputError(
-            f"{len(failed)} of {total} failed: {', '.join(failed)}; see their last lines above, and "
-            f"{OUTPUT} in their workdirs"
-        )
+def _add_seconds(workdir: str, seconds: float) -> None:
+    write_atomically(os.path.join(workdir, SECONDS), f"{seconds_of(workdir) + seconds:.1f}\n")
+
+
+def _last_line(run: Planned, code: int) -> str:
+    path = os.path.join(run.workdir, OUTPUT)
+    lines = Path(path).read_text(errors="replace").split("\n") if os.path.exists(path) else []
+    return next((line for line in reversed(lines) if line.strip()), f"exit code {code}, nothing printed")
+
+
+@dataclass
+class Runs:
+    """All runs that a command wants, and what has become of them."""
+
+    planned: Sequence[Planned]
+    finished: dict[str, Finished] = field(default_factory=dict)  # by workdir
+    failed: list[str] = field(default_factory=list)  # names, in this command
+    stopped: bool = False  # whether SIGTERM or SIGINT came
+
+    @classmethod
+    def of(cls, planned: Sequence[Planned]) -> "Runs":
+        """Those that are finished already are told by their workdirs. Raises InputError as `read_result`."""
+        return cls(planned, {run.workdir: found for run in planned if (found := read_result(run))})
+
+    @property
+    def waiting(self) -> list[Planned]:
+        """Those that are not finished, in order."""
+        return [run for run in self.planned if run.workdir not in self.finished]
+
+    def run(
+        self,
+        out: str,
+        shares: Sequence[Mapping[str, str]],
+        start: Start,
+        metric: Callable[[Finished], str],
+        then: Callable[[Planned], None],
+        ready: Callable[[Planned], bool] = lambda run: True,
+    ) -> None:
+        """Runs those that are not finished, and prints a line for each that ends.
+
+        What one run has compiled is there for the others in `out`/compiled, unless JAX_COMPILATION_CACHE_DIR
+        names another place.
+
+        Args:
+          shares, ready: see `run_all`.
+          metric: the figure that the line of a finished run names.
+          then: is called after each run that has finished.
+        """
+        print(f"{len(self.planned)} runs, {len(self.finished)} of them finished", flush=True)
+        cache = "JAX_COMPILATION_CACHE_DIR"
+        programs = {} if cache in os.environ else {cache: os.path.join(os.path.abspath(out), "compiled")}
+        began: dict[str, float] = {}
+
+        def started(run: Planned, environment: Mapping[str, str]) -> Process:
+            began[run.workdir] = time.monotonic()
+            os.makedirs(run.workdir, exist_ok=True)
+            return start(run.arguments, {**programs, **environment}, os.path.join(run.workdir, OUTPUT))
+
+        def ended(run: Planned, code: int) -> None:
+            seconds = time.monotonic() - began.pop(run.workdir)
+            _add_seconds(run.workdir, seconds)
+            try:
+                if code:
+                    raise InputError(_last_line(run, code))
+                found = write_result(run)
+            except InputError as error:
+                self.failed.append(run.name)
+                print(f"failed: {run.name}: {error}", flush=True)
+                return
+            self.finished[run.workdir] = found
+            name = metric(found)
+            line = f"{run.name}: {name} {found.figures.get(name)} ({seconds:.0f} s)"
+            print(f"{len(self.finished)} of {len(self.planned)}: {line}", flush=True)
+            then(run)
+
+        self.stopped = run_all(self.waiting, shares, started, ended, ready)
+        for workdir, start_time in began.items():  # of those that were interrupted
+            _add_seconds(workdir, time.monotonic() - start_time)
+
+    def check_all_finished(self) -> None:
+        """Ends a command whose runs are not all finished.
+
+        Raises:
+          Interrupted: a signal came.
+          InputError: runs failed.
+        """
+        finished, failed, total = len(self.finished), len(self.failed), len(self.planned)
+        if self.stopped:
+            raise Interrupted(f"{finished} of {total} runs are finished; the same command continues")
+        if self.failed:
+            raise InputError(
+                f"{failed} of {total} failed: {', '.join(self.failed)}; see their last lines above, and "
+                f"{OUTPUT} in their workdirs"
+            )

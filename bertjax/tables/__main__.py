@@ -8,12 +8,10 @@ once for all tables. The same command continues what was stopped. docs/tables.md
 """
 
 import argparse
-import functools
 import json
 import os
 import shlex
 import shutil
-import time
 from collections.abc import Mapping, Sequence
 
 from bertjax.checkpoint import FOLDER
@@ -21,28 +19,22 @@ from bertjax.errors import InputError, run_command
 from bertjax.files import lock_folder, read_json, write_atomically
 from bertjax.flags import Parser
 from bertjax.sweep.devices import device_shares
-from bertjax.sweep.results import Finished
 from bertjax.sweep.runs import (
     Planned,
-    Process,
+    Runs,
     Start,
     has_checkpoint,
-    last_line,
     read_overrides,
     read_result,
-    run_all,
-    shared_programs,
     start_process,
-    start_run,
-    tell_unfinished,
-    write_result,
 )
 from bertjax.tables.plan import Plan, make_plan
 from bertjax.tables.rows import SCALES, TABLES
-from bertjax.tables.write import add_seconds, describe, write_table
+from bertjax.tables.write import describe, write_table
 
 _SETTINGS = "settings.json"  # in OUT: what all that lies there was made with
-_OWN = ("seed", "workdir", "init_from", "data.store", "examples.folder", "train.keep_every")
+_OWN = ("seed", "workdir", "init_from", "data.store", "examples.folder", "examples.tfds",
+        "train.keep_every")  # fmt: skip
 
 
 def main(args: Sequence[str], start: Start = start_process) -> None:
@@ -75,57 +67,36 @@ def main(args: Sequence[str], start: Start = start_process) -> None:
 
 def _run(plan: Plan, flags: argparse.Namespace, shares: Sequence[Mapping[str, str]], start: Start,
          command: str) -> None:  # fmt: skip
-    finished = {workdir: found for workdir, run in plan.runs.items() if (found := read_result(run))}
-    for workdir in finished:
+    runs = Runs.of(list(plan.runs.values()))
+    for workdir in runs.finished:
         _drop_checkpoint(plan, workdir)
-    waiting = [run for workdir, run in plan.runs.items() if workdir not in finished]
-    for run in waiting:
+    for run in runs.waiting:
         begin = plan.needs.get(run.workdir)
-        if begin in finished and not has_checkpoint(begin):
+        if begin in runs.finished and not has_checkpoint(begin):
             raise InputError(f"{begin}: its checkpoints are gone; remove the folder to pre-train it again")
-    print(f"{len(plan.runs)} runs, {len(finished)} of them finished", flush=True)
-    programs = shared_programs(flags.out)
-    write = functools.partial(_write_tables, plan, finished, flags, command)
-    failed: list[str] = []
-    began: dict[str, float] = {}
 
-    def started(run: Planned, environment: Mapping[str, str]) -> Process:
-        began[run.workdir] = time.monotonic()
-        return start_run(run, {**programs, **environment}, start)
+    def write() -> dict[str, str]:
+        return {name: write_table(name, plan, runs.finished, flags, command) for name in plan.tables}
 
-    def ended(run: Planned, code: int) -> None:
-        seconds = time.monotonic() - began.pop(run.workdir)
-        add_seconds(run.workdir, seconds)
-        try:
-            if code:
-                raise InputError(last_line(run, code))
-            finished[run.workdir] = found = write_result(run)
-        except InputError as error:
-            failed.append(run.name)
-            print(f"failed: {run.name}: {error}", flush=True)
-            return
+    def then(run: Planned) -> None:
         _drop_checkpoint(plan, run.workdir)
-        name = plan.metrics[run.workdir]
-        line = f"{run.name}: {name} {found.figures.get(name)} ({seconds:.0f} s)"
-        print(f"{len(finished)} of {len(plan.runs)}: {line}", flush=True)
         write()
 
-    stopped = run_all(
-        waiting, shares, started, ended, lambda run: plan.needs.get(run.workdir) in (None, *finished)
-    )
-    for workdir, start_time in began.items():  # of those that were interrupted
-        add_seconds(workdir, time.monotonic() - start_time)
+    runs.run(
+        flags.out, shares, start, lambda run: plan.metrics[run.workdir], then,
+        ready=lambda run: plan.needs.get(run.workdir) in (None, *runs.finished),
+    )  # fmt: skip
     for name, lines in write().items():
-        _draw(name, plan, finished, flags, command)
+        _draw(describe(name, plan, runs.finished, flags, command), os.path.join(flags.out, f"{name}.png"))
         print("", TABLES[name].title, lines, os.path.join(flags.out, f"{name}.md"), sep="\n", flush=True)
-    tell_unfinished(len(finished), len(plan.runs), stopped, failed)
+    runs.check_all_finished()
 
 
 def _read_flags(args: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """The flags, and the overrides ("model.dtype=float32") of all runs."""
     parser = Parser(
         prog="python -m bertjax.tables", description=__doc__.splitlines()[0],
-        epilog="--config.FIELD=VALUE sets a field of every run. docs/tables.md has examples.",
+        epilog="--config.FIELD=VALUE sets a field of every run that has it. docs/tables.md has examples.",
     )  # fmt: skip
     add = parser.add_argument
     add("--table", required=True, metavar="NAME,NAME", help=f"of {', '.join(TABLES)}; or all")
@@ -181,18 +152,10 @@ def _drop_checkpoint(plan: Plan, workdir: str) -> None:
         shutil.rmtree(os.path.join(workdir, FOLDER), ignore_errors=True)
 
 
-def _write_tables(
-    plan: Plan, finished: Mapping[str, Finished], flags: argparse.Namespace, command: str
-) -> dict[str, str]:
-    return {name: write_table(name, plan, finished, flags, command) for name in plan.tables}
-
-
-def _draw(
-    name: str, plan: Plan, finished: Mapping[str, Finished], flags: argparse.Namespace, command: str
-) -> None:
+def _draw(found: Mapping[str, object], path: str) -> None:
     from bertjax.tables.plot import draw_table  # slow to import, and wanted at the end only
 
-    draw_table(describe(name, plan, finished, flags, command), os.path.join(flags.out, f"{name}.png"))
+    draw_table(found, path)
 
 
 if __name__ == "__main__":

@@ -12,11 +12,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bertjax import config as config_lib
+from ml_collections import ConfigDict
+
 from bertjax.checkpoint import FOLDER
 from bertjax.config import files
 from bertjax.errors import InputError
 from bertjax.files import read_json
+from bertjax.models import kind_of
+from bertjax.sections import fields as fields_of
+from bertjax.sections import total_steps
 from bertjax.sweep.runs import Planned
 from bertjax.tables.data import Examples, find
 from bertjax.tables.rows import (
@@ -34,9 +38,6 @@ from bertjax.tables.rows import (
 from bertjax.workdir import may_change
 
 _QUIET = "log.tensorboard=False"
-_STORES = {"bert": "store", "gpt": "gpt_store", "elmo": "elmo_store"}  # flags
-# The kinds of tokens that a system reads, as in --tokenizer of bertjax.prepare.
-_KINDS = {"bert": ("wordpiece", "unigram", "bpe"), "gpt": ("gpt_bpe",), "elmo": ("words",)}
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Plan:
     runs: dict[str, Planned] = field(default_factory=dict)
     needs: dict[str, str] = field(default_factory=dict)  # the workdir of the pre-training, of a fine-tuning's
     metrics: dict[str, str] = field(default_factory=dict)  # what a run is told by
-    models: dict[str, config_lib.ConfigDict] = field(default_factory=dict)  # configs of pre-trainings
+    models: dict[str, ConfigDict] = field(default_factory=dict)  # configs of pre-trainings
     stores: dict[str, Store] = field(default_factory=dict)  # by system
     examples: dict[str, Examples] = field(default_factory=dict)  # by task
     settings: dict[str, Any] = field(default_factory=dict)  # that all runs below --out have in common
@@ -81,9 +82,10 @@ def make_plan(flags: argparse.Namespace, overrides: Sequence[str]) -> Plan:
         does not fit.
     """
     plan, scale = Plan(), SCALES[flags.scale]
-    for system, name in _STORES.items():
-        if path := getattr(flags, name):
-            plan.stores[system] = _open_store(system, path)
+    for system, (flag, *_) in SYSTEMS.items():
+        if path := getattr(flags, flag):
+            config = files.load(scale.pretraining[system][0])
+            plan.stores[system] = _open_store(flag, path, kind_of(config.model.kind).tokenizers)
     if "bert" not in plan.stores:
         raise InputError("no --store=DIR; name a folder written by python -m bertjax.prepare")
     given = {name: getattr(flags, name) for name in ("glue", "squad", "ner")}
@@ -97,20 +99,20 @@ def make_plan(flags: argparse.Namespace, overrides: Sequence[str]) -> Plan:
     planner = _Planner(plan, scale, flags, tuple(overrides))
     for name in flags.tables:
         plan.tables[name] = planner.table(name, given, tasks)
+    planner.check_overrides()
     # One seed of everything, then the next, so that tables fill evenly.
     plan.runs = dict(sorted(plan.runs.items(), key=lambda item: (item[0] in plan.needs, item[1].seed)))
     plan.settings = {
         "scale": flags.scale,
         "fields": sorted(each for each in overrides if not may_change(each.partition("=")[0])),
-        **{f"{_STORES[system]} sha256": store.sha256 for system, store in plan.stores.items()},
+        **{f"{SYSTEMS[system].store} sha256": store.sha256 for system, store in plan.stores.items()},
         **{f"{name} sha256": digest for each in plan.examples.values()
            for name, digest in each.digests.items()},
     }  # fmt: skip
     return plan
 
 
-def _open_store(system: str, path: str) -> Store:
-    flag, kinds = _STORES[system], _KINDS[system]
+def _open_store(flag: str, path: str, tokenizers: Sequence[str]) -> Store:
     manifest = os.path.join(path, "store.json")
     if not os.path.isfile(manifest):
         raise InputError(f"--{flag}={path}: no token store (no store.json); make one with bertjax.prepare")
@@ -124,9 +126,9 @@ def _open_store(system: str, path: str) -> Store:
     if not heldout:
         raise InputError(f"--{flag}={path}: has no held-out documents to measure by; prepare it with "
                          "--heldout=0.01")  # fmt: skip
-    if kind not in kinds:
+    if kind not in tokenizers:
         raise InputError(f"--{flag}={path}: has tokens of the kind {kind}; prepare it with "
-                         f"--tokenizer={kinds[0]}")  # fmt: skip
+                         f"--tokenizer={tokenizers[0]}")  # fmt: skip
     return store
 
 
@@ -136,7 +138,8 @@ class _Planner:
     def __init__(self, plan: Plan, scale: Scale, flags: argparse.Namespace, overrides: Fields):
         self.plan, self.scale, self.overrides = plan, scale, overrides
         self.out, self.seeds = os.path.abspath(flags.out), flags.seeds or scale.seeds
-        self._values: dict[tuple[str, Fields], config_lib.ConfigDict] = {}
+        self._values: dict[tuple[str, Fields], ConfigDict] = {}
+        self._overridden: set[str] = set()  # fields of `overrides` that a run has
 
     def table(self, name: str, given: Mapping[str, str], tasks: Sequence[str]) -> TablePlan:
         """Plans all that the table needs."""
@@ -151,7 +154,7 @@ class _Planner:
             raise InputError(f"--table={name}: no examples for any column ({'; '.join(found.left_out)})")
         for row in table.rows:
             if row.system not in self.plan.stores:
-                found.left_out.append(f"{row.name}: no --{_STORES[row.system]}=DIR")
+                found.left_out.append(f"{row.name}: no --{SYSTEMS[row.system].store}=DIR")
                 continue
             found.rows.append(row)
             pretraining = self._pretraining(row)
@@ -177,36 +180,38 @@ class _Planner:
         """Plans the pre-training of a row; returns its workdir."""
         path, fields = self.scale.pretraining[row.system]
         store, (layers, hidden, heads) = self.plan.stores[row.system], self.scale.sizes[row.size]
+        system, vocab_size = SYSTEMS[row.system], store.vocab_size
+        if system.frequent_words:
+            vocab_size = min(vocab_size, self._load(path, fields).model.vocab_size)
         size: Fields = (
             f"model.num_hidden_layers={layers}",
             f"model.hidden_size={hidden}",
             f"model.num_attention_heads={heads}",
             f"model.intermediate_size={4 * hidden}",
         )
-        # Of ELMo's words, the most frequent ones are predicted, as many as its config says.
-        words = self._load(path, fields).elmo.vocab_size
-        of_elmo = row.system == "elmo"
         overrides = (
-            *((f"elmo.vocab_size={min(words, store.vocab_size)}",) if of_elmo
-              else (f"model.vocab_size={store.vocab_size}", *size)),
-            *self.scale.common,
+            f"model.vocab_size={vocab_size}",
+            *(size if system.sized else ()),
+            *self.scale.common.get(row.system, ()),
             *fields,
             *row.pretraining,
             "train.keep_last=1",
             "train.keep_every=0",
             _QUIET,
-            *self.overrides,
+            *self._given(path),
             f"data.store={store.path}",
-        )  # fmt: skip
+        )
         config = self._load(path, overrides)
-        if not config.train.eval_every:
-            raise InputError("--config.train.eval_every=0: tables have held-out figures; leave it out")
+        if not config.eval.enabled:
+            raise InputError("--config.eval.enabled=False: tables have held-out figures; leave it out")
         if row.pretraining in COURSES and row.size == BASE and row.system == "bert":
-            every, rest = divmod(steps_of(config), CHECKPOINTS)
+            steps = total_steps(config)
+            every, rest = divmod(steps, CHECKPOINTS)
             if rest:
-                raise InputError(f"--config.train.steps={config.train.steps}: {steps_of(config)} steps of "
-                                 f"pre-training are not a multiple of {CHECKPOINTS}, the checkpoints of its "
-                                 "course")  # fmt: skip
+                raise InputError(
+                    f"--config.train.steps={config.train.steps}: {steps} steps of pre-training are not a "
+                    f"multiple of {CHECKPOINTS}, the checkpoints of its course"
+                )
             if every % config.train.save_every:
                 raise InputError(f"--config.train.save_every={config.train.save_every}: must divide {every}, "
                                  "the steps from one checkpoint of the course to the next")  # fmt: skip
@@ -219,12 +224,12 @@ class _Planner:
 
     def _fine_tuning(self, row: Row, column: Column, pretraining: str) -> tuple[str, ...]:
         """Plans the fine-tunings of a row for a column; returns their workdirs."""
-        path, scale, examples = SYSTEMS[row.system].get(column.task), self.scale, self.plan.examples
+        path, scale = SYSTEMS[row.system].fine_tuning.get(column.task), self.scale
         if path is None:
             return ()
-        step = round(row.share * steps_of(self.plan.models[pretraining]))
+        step = round(row.share * total_steps(self.plan.models[pretraining]))
         part = () if row.share == 1 else (FOLDER, str(step))
-        files, folder = examples[column.task], examples[column.task].folder_in(self.out)
+        examples = self.plan.examples[column.task]
         hidden = scale.sizes[row.size][1]
         layout = {
             "hidden": hidden,
@@ -232,20 +237,21 @@ class _Planner:
             "feature_rate": scale.feature_rate,
         }
         overrides = (
-            *scale.common,
+            *scale.common.get(row.system, ()),
             *scale.tasks[column.task].fields,
             *scale.fine_tuning.get(row.system, ()),
             *(each.format(**layout) for each in (*column.fine_tuning, *row.fine_tuning)),
-            f"examples.train={files.train}",
-            f"examples.dev=('{files.dev}',)",
+            f"examples.train={examples.train}",
+            f"examples.dev=('{examples.dev}',)",
             "examples.test=()",
             _QUIET,
-            *self.overrides,
-            f"examples.folder={folder}",
+            *self._given(path),
+            f"examples.folder={examples.folder_in(self.out)}",
             f"init_from={os.path.join(pretraining, *part)}",
         )
         asked = _asked(self._load(path, overrides), {
-            **files.digests, "most": files.most, "init": os.path.basename(pretraining), "init step": step,
+            **examples.digests, "most": examples.most, "init": os.path.basename(pretraining),
+            "init step": step,
         })  # fmt: skip
         parent = os.path.join(self.out, "runs", f"{column.task}-{_digest(asked)}")
         workdirs = []
@@ -257,7 +263,21 @@ class _Planner:
             workdirs.append(workdir)
         return tuple(workdirs)
 
-    def _load(self, path: str, overrides: Fields) -> config_lib.ConfigDict:
+    def check_overrides(self) -> None:
+        """Raises InputError for the first override that no run has the field of."""
+        [(path, _), *_] = self.scale.pretraining.values()
+        for each in self.overrides:
+            if each.partition("=")[0] not in self._overridden:
+                self._load(path, (each,))
+
+    def _given(self, path: str) -> Fields:
+        """The command's overrides of fields that the runs of a config have: not every run has all of them."""
+        known = dict(fields_of(self._load(path, ())))
+        found = tuple(each for each in self.overrides if each.partition("=")[0] in known)
+        self._overridden |= {each.partition("=")[0] for each in found}
+        return found
+
+    def _load(self, path: str, overrides: Fields) -> ConfigDict:
         if (path, overrides) not in self._values:
             self._values[path, overrides] = files.load(path, overrides)
         return self._values[path, overrides]
@@ -269,14 +289,9 @@ class _Planner:
         self.plan.metrics.setdefault(workdir, metric)
 
 
-def steps_of(config: config_lib.ConfigDict) -> int:
-    """The steps of a pre-training."""
-    return int(config.train.steps + config.phase2.steps)
-
-
-def _asked(config: config_lib.ConfigDict, more: Mapping[str, Any]) -> dict[str, Any]:
-    """What makes a run what it is. Files are told by their digests, wherever they lie."""
-    values = {name: value for name, value in config_lib.fields(config)
+def _asked(config: ConfigDict, more: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes a run what it is. Files are known by their digests, wherever they lie."""
+    values = {name: value for name, value in fields_of(config)
               if name != "examples.folder" and not may_change(name)}  # fmt: skip
     asked: dict[str, Any] = json.loads(json.dumps(values | dict(more)))
     return asked

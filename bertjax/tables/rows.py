@@ -1,8 +1,8 @@
 """The paper's tables as data: their rows and columns, and the scales at which they can be made.
 
 A row is a pre-training and what it is fine-tuned with, a column a task and its figure. Both are overrides
-("data.next_sentence=False") of the configs that a scale names. In them {hidden} is the units of the row's
-model, {lstm_size} and {feature_rate} are the scale's.
+("data.next_sentence=False") of the configs that SCALES and SYSTEMS name. In them {hidden} is the units of the
+row's model, {lstm_size} and {feature_rate} are the scale's.
 """
 
 from collections.abc import Mapping
@@ -103,7 +103,7 @@ TABLES = {
                 "LTR & No NSP": (LEFT_TO_RIGHT, ()),
                 "+ BiLSTM": (LEFT_TO_RIGHT, ("head.lstm_layers=1", "head.lstm_size={hidden}")),
                 # Not in the paper: what fine-tuning learns by itself, which all the others build on.
-                "not pre-trained": ((), ("init_params=False",)),
+                "not pre-trained": ((), ("train.from_scratch=True",)),
             }.items()
         ),
     ),
@@ -165,13 +165,34 @@ TABLES = {
 # Whose checkpoints on the way are kept.
 COURSES = {row.pretraining for row in TABLES["training_steps"].rows}
 
+
+class System(NamedTuple):
+    """What is pre-trained and fine-tuned as one."""
+
+    store: str  # the flag that names its text
+    fine_tuning: Mapping[str, str]  # its config of each task that it is fine-tuned for
+    sized: bool = True  # whether its layers, units and heads are those of Scale.sizes
+    # Whether it predicts no more of its text's words than its config says, the most frequent ones.
+    frequent_words: bool = False
+
+
 _GLUE = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte")
-# The config of each task that a system is fine-tuned for.
-SYSTEMS: dict[str, dict[str, str]] = {
-    "bert": {task: f"configs/glue.py:{task}" for task in _GLUE}
-    | {"squad": "configs/squad.py:v1.1", "ner": "configs/ner.py"},
-    "gpt": {task: f"configs/gpt_glue.py:{task}" for task in _GLUE},
-    "elmo": {task: f"configs/elmo_glue.py:{task}" for task in _GLUE} | {"ner": "configs/elmo_ner.py"},
+SYSTEMS = {
+    "bert": System(
+        "store",
+        {
+            **{task: f"configs/glue.py:{task}" for task in _GLUE},
+            "squad": "configs/squad.py:v1.1",
+            "ner": "configs/ner.py",
+        },
+    ),
+    "gpt": System("gpt_store", {task: f"configs/gpt_glue.py:{task}" for task in _GLUE}),
+    "elmo": System(
+        "elmo_store",
+        {**{task: f"configs/elmo_glue.py:{task}" for task in _GLUE}, "ner": "configs/elmo_ner.py"},
+        sized=False,
+        frequent_words=True,
+    ),
 }
 
 
@@ -189,30 +210,39 @@ class Scale:
 
     pretraining: Mapping[str, tuple[str, Fields]]  # by system: config, overrides
     sizes: tuple[tuple[int, int, int], ...]  # layers, units, heads: in place of paper.MODEL_SIZE's
-    common: Fields  # of pre-training and fine-tuning
+    common: Mapping[str, Fields]  # by system: of pre-training and of fine-tuning
     tasks: Mapping[str, Budget]
-    fine_tuning: Mapping[str, Fields]  # by system, over those of tasks
+    fine_tuning: Mapping[str, Fields]  # by system, over those of `tasks`
     seeds: int
     feature_rate: float
     lstm_size: int = 0  # of the BiLSTM on frozen features; 0: as many as the model's units
 
 
-def by_steps(steps: int, rate: float, length: int, batch: int = 32, **limits: int) -> Budget:
-    """A budget of so many updates, the warm-up a tenth of them, on rows of at most `length` tokens."""
-    fields = ("train.epochs=0.0", f"train.steps={steps}", f"train.batch_size={batch}",
+def by_steps(
+    steps: int, rate: float, length: int, batch: int = 32, unit: str = "examples", **limits: int
+) -> Budget:
+    """A budget of so many updates, the warm-up a tenth of them, on rows of at most `length` tokens.
+
+    Args:
+      unit: what a task's batches are made of: "examples" or "windows".
+    """
+    fields = ("train.epochs=0.0", f"train.steps={steps}", f"train.batch_{unit}={batch}",
               f"optim.learning_rate={rate}", f"optim.warmup_steps={steps // 10}")  # fmt: skip
-    return Budget((*fields, f"train.seq_length={length}", f"eval.batch_size={batch}"), **limits)
+    return Budget((*fields, f"train.seq_length={length}", f"eval.batch_rows={batch}"), **limits)
 
 
-def _windows(budget: Budget, query: int) -> Budget:
-    """Questions on windows of 128 tokens, which is as far as the positions of the `cpu` scale go."""
-    more = ("examples.doc_stride=64", f"examples.max_query_length={query}", "examples.padding_logits=False")
+def _questions(steps: int, rate: float, batch: int = 32, **limits: int) -> Budget:
+    """Windows of 128 tokens, which is as far as the positions of the `cpu` scale go."""
+    budget = by_steps(steps, rate, 128, batch, "windows", **limits)
+    more = ("examples.doc_stride=64", "examples.max_query_length=32", "examples.padding_logits=False")
     return budget._replace(fields=(*budget.fields, *more))
 
 
-_QUICK = ("model.dtype=float32", "model.scan_layers=False")  # faster on a CPU
-_CI = ("train.batch_size=16", "train.seq_length=32", "train.max_predictions_per_seq=5",
-       "train.accumulation=1", "optim.warmup_steps=4", "eval.batch_size=16")  # fmt: skip
+_FLOAT32 = ("model.dtype=float32",)
+_UNROLLED = (*_FLOAT32, "model.scan_layers=False")  # faster on a CPU
+_SCANNED = (*_FLOAT32, "model.scan_layers=True")  # what is compiled soonest
+_CI = ("train.batch_rows=16", "train.seq_length=32", "train.accumulation=1", "optim.warmup_steps=4",
+       "eval.batch_rows=16", "eval.max_rows=64")  # fmt: skip
 _CI_STEPS, _CPU_STEPS, _GPU_STEPS = 40, 3000, 10_000
 
 
@@ -226,22 +256,19 @@ def _every(steps: int, second: int = 0) -> Fields:
 # Rows of a quarter of the length first, in which attention finds what to look at far sooner.
 _CPU_PHASES = (
     *_every(_CPU_STEPS, second=_CPU_STEPS * 3 // 4),
-    "train.seq_length=16", "train.batch_size=256", "train.max_predictions_per_seq=3",
-    "phase2.seq_length=64", "phase2.batch_size=64", "phase2.max_predictions_per_seq=10",
+    "train.seq_length=16", "train.batch_rows=256",
+    "phase2.seq_length=64", "phase2.batch_rows=64", "phase2.accumulation=4",
     "model.initializer_range=0.049", "optim.learning_rate=1e-3", "optim.warmup_steps=300",
-    "eval.examples=2048",
+    "eval.max_rows=2048",
 )  # fmt: skip
+_CPU_PREDICTIONS = ("train.max_predictions_per_seq=3", "phase2.max_predictions_per_seq=10")
 # A model this small hardly overfits in the few steps that it is fine-tuned for.
-_NO_DROPOUT = (
-    "model.hidden_dropout_prob=0.0",
-    "model.attention_probs_dropout_prob=0.0",
-    "head.dropout_prob=0.0",
-)
+_NO_DROPOUT = ("model.hidden_dropout_prob=0.0", "model.attention_probs_dropout_prob=0.0")
 
 
 def _elmo(cells: int) -> Fields:
     """What reads a frozen ELMo."""
-    return (f"elmo.head_cells={cells}", f"elmo.head_hidden={cells}", "optim.learning_rate=1e-3")
+    return (f"head.lstm_size={cells}", f"head.hidden_size={cells}", "optim.learning_rate=1e-3")
 
 
 SCALES = {
@@ -253,7 +280,7 @@ SCALES = {
             "elmo": ("configs/pretrain_elmo.py", ()),
         },
         sizes=((3, 768, 12), (6, 768, 3), (6, 768, 12), (12, 768, 12), (12, 1024, 16), (24, 1024, 16)),
-        common=(),
+        common={},
         tasks=dict.fromkeys((*_GLUE, "squad", "ner"), Budget()),
         fine_tuning={},
         seeds=5,
@@ -265,20 +292,20 @@ SCALES = {
             "bert": (
                 "configs/pretrain_base.py",
                 (*_every(_GPU_STEPS), "data.masking=dynamic", "optim.learning_rate=5e-4",
-                 "optim.warmup_steps=1000", "eval.examples=8192"),
+                 "optim.warmup_steps=1000", "eval.max_rows=8192"),
             ),
             "gpt": (
                 "configs/pretrain_gpt.py",
-                (*_every(_GPU_STEPS), "train.epochs=0.0", "train.batch_size=256", "train.seq_length=128",
-                 "data.pack=8", "optim.learning_rate=5e-4", "optim.warmup_steps=1000", "eval.examples=8192"),
+                (*_every(_GPU_STEPS), "train.epochs=0.0", "train.batch_rows=256", "train.seq_length=128",
+                 "data.pack=8", "optim.learning_rate=5e-4", "optim.warmup_steps=1000", "eval.max_rows=8192"),
             ),
             "elmo": (
                 "configs/pretrain_elmo.py",
-                (*_every(_GPU_STEPS), "elmo.cells=1024", "elmo.projection=256", "eval.examples=8192"),
+                (*_every(_GPU_STEPS), "model.cells=1024", "model.projection=256", "eval.max_rows=8192"),
             ),
         },
         sizes=((2, 512, 8), (4, 512, 2), (4, 512, 8), (8, 512, 8), (8, 704, 11), (16, 704, 11)),
-        common=(),
+        common={},
         tasks={
             "mnli": by_steps(3000, 1e-4, 128),
             "qqp": by_steps(3000, 1e-4, 128),
@@ -288,8 +315,8 @@ SCALES = {
             "stsb": by_steps(540, 1e-4, 128),
             "mrpc": by_steps(340, 1e-4, 128),
             "rte": by_steps(230, 1e-4, 128),
-            "squad": _windows(by_steps(2500, 1e-4, 128), query=32),
-            "ner": by_steps(1200, 1e-4, 128),
+            "squad": _questions(2500, 1e-4),
+            "ner": by_steps(1200, 1e-4, 128, unit="windows"),
         },
         fine_tuning={"elmo": _elmo(300)},
         seeds=3,
@@ -297,12 +324,12 @@ SCALES = {
     ),
     "cpu": Scale(
         pretraining={
-            "bert": ("configs/pretrain_mini.py", _CPU_PHASES),
+            "bert": ("configs/pretrain_mini.py", (*_CPU_PHASES, *_CPU_PREDICTIONS)),
             "gpt": ("configs/pretrain_gpt_mini.py", _CPU_PHASES),
-            "elmo": ("configs/pretrain_elmo_mini.py", (*_every(_CPU_STEPS), "eval.examples=2048")),
+            "elmo": ("configs/pretrain_elmo_mini.py", (*_every(_CPU_STEPS), "eval.max_rows=2048")),
         },
         sizes=((1, 128, 4), (2, 128, 1), (2, 128, 4), (4, 128, 4), (4, 160, 5), (8, 160, 5)),
-        common=_QUICK,
+        common={"bert": _UNROLLED, "gpt": _UNROLLED, "elmo": _FLOAT32},
         # Rows as long as in pre-training, which few pairs are longer than: one program for most batches.
         tasks={
             "mnli": by_steps(600, 1e-4, 64, dev=2000),
@@ -313,29 +340,32 @@ SCALES = {
             "stsb": by_steps(600, 1e-4, 64),
             "mrpc": by_steps(230, 5e-5, 64),
             "rte": by_steps(160, 3e-5, 64),
-            "squad": _windows(by_steps(300, 3e-4, 128, train=12000, dev=500), query=32),
-            "ner": by_steps(480, 3e-4, 64),
+            "squad": _questions(300, 3e-4, train=12000, dev=500),
+            "ner": by_steps(480, 3e-4, 64, unit="windows"),
         },
-        fine_tuning={"bert": _NO_DROPOUT, "gpt": _NO_DROPOUT, "elmo": _elmo(128)},
+        fine_tuning={"bert": (*_NO_DROPOUT, "head.dropout_prob=0.0"), "gpt": _NO_DROPOUT, "elmo": _elmo(128)},
         seeds=3,
         feature_rate=1e-3,
     ),
     "ci": Scale(
         pretraining={
-            "bert": ("configs/pretrain_tiny.py", (*_every(_CI_STEPS), *_CI, "eval.examples=64")),
-            "gpt": ("configs/pretrain_gpt_mini.py", (*_every(_CI_STEPS), *_CI, "eval.examples=64")),
+            "bert": (
+                "configs/pretrain_tiny.py",
+                (*_every(_CI_STEPS), *_CI, "train.max_predictions_per_seq=5"),
+            ),
+            "gpt": ("configs/pretrain_gpt_mini.py", (*_every(_CI_STEPS), *_CI)),
             "elmo": (
                 "configs/pretrain_elmo_mini.py",
-                (*_every(_CI_STEPS), *_CI, "eval.examples=64", "elmo.cells=32", "elmo.projection=16",
-                 "elmo.filters=((1, 8), (2, 8))", "elmo.samples=64"),
+                (*_every(_CI_STEPS), *_CI, "model.cells=32", "model.projection=16",
+                 "model.filters=((1, 8), (2, 8))", "train.samples=64"),
             ),
         },
         sizes=((1, 64, 4), (2, 64, 1), (2, 64, 4), (4, 64, 4), (4, 80, 5), (8, 80, 5)),
-        common=("model.dtype=float32", "model.scan_layers=True"),  # what is compiled soonest
+        common={"bert": _SCANNED, "gpt": _SCANNED, "elmo": _FLOAT32},
         tasks={
             **dict.fromkeys(_GLUE, by_steps(10, 1e-3, 64, batch=8, train=80, dev=40)),
-            "squad": _windows(by_steps(10, 1e-3, 128, batch=8, train=80, dev=40), query=32),
-            "ner": by_steps(10, 1e-3, 64, batch=8, dev=40),  # all of training, which has every tag
+            "squad": _questions(10, 1e-3, batch=8, train=80, dev=40),
+            "ner": by_steps(10, 1e-3, 64, 8, "windows", dev=40),  # all of training, which has every tag
         },
         fine_tuning={"elmo": _elmo(16)},
         seeds=1,

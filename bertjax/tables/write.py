@@ -9,13 +9,14 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from bertjax.files import write_atomically
+from bertjax.models import kind_of
+from bertjax.sections import fields
 from bertjax.sweep.results import Finished, summarize
-from bertjax.sweep.runs import OUTPUT
+from bertjax.sweep.runs import OUTPUT, seconds_of
 from bertjax.tables.plan import Plan, TablePlan
 from bertjax.tables.rows import SCALES, TABLES, Column, Row, Table
 
 _DEVICES = re.compile(r"M parameters on (\d+) (.+?) devices? \(")  # of the line that a run begins with
-SECONDS = "seconds.txt"  # in a workdir: how long its processes ran, all together
 
 
 def write_table(name: str, plan: Plan, finished: Mapping[str, Finished], flags: Any, command: str) -> str:
@@ -43,8 +44,8 @@ def describe(
         "model": _about_pretraining(plan, part),
         "fine_tuning": _about_tasks(plan, part),
         "hardware": _hardware(done),
-        "seconds": {kind: round(sum(_seconds(workdir) for workdir in done if (workdir in plan.needs) == fine))
-                    for kind, fine in (("pretraining", False), ("fine_tuning", True))},
+        "seconds": {what: round(sum(seconds_of(run) for run in done if (run in plan.needs) == fine))
+                    for what, fine in (("pretraining", False), ("fine_tuning", True))},
         "finished": [len(done), len(workdirs)],
         "left_out": part.left_out,
         "columns": [column.name for column in part.columns],
@@ -89,15 +90,15 @@ def _about_pretraining(plan: Plan, part: TablePlan) -> list[str]:
         configs.setdefault(os.path.basename(workdir).partition("-")[0], []).append(plan.models[workdir])
     lines = []
     for system, each in configs.items():
-        c, sizes = each[0], dict.fromkeys(_size(system, config) for config in each)
+        c, sizes = each[0], dict.fromkeys(_size(config) for config in each)
         line = f"{system}: {'sizes as the rows say' if len(sizes) > 1 else next(iter(sizes))}; "
         line += _length(c.train.epochs, c.train.steps)
-        line += f" of {c.train.batch_size} x {c.train.seq_length} tokens"
+        line += f" of {c.train.batch_rows} x {c.train.seq_length} tokens"
         if c.phase2.steps:
-            line += f" and {c.phase2.steps:,} of {c.phase2.batch_size} x {c.phase2.seq_length}"
-        dropout = c.elmo.dropout_prob if system == "elmo" else c.model.hidden_dropout_prob
+            line += f" and {c.phase2.steps:,} of {c.phase2.batch_rows} x {c.phase2.seq_length}"
         store = plan.stores[system]
         text = f"a text of {store.tokens:,} tokens, {store.vocab_size:,} in the vocabulary"
+        dropout = _dropout(dict(fields(c)))
         lines.append(f"{line}; dropout {dropout:g}, rate {c.optim.learning_rate:g}, {c.model.dtype}; {text}")
     return lines
 
@@ -106,12 +107,8 @@ def _length(epochs: float, steps: int) -> str:
     return f"{epochs:g} epochs" if epochs else f"{steps:,} steps"
 
 
-def _size(system: str, c: ConfigDict) -> str:
-    if system == "elmo":
-        layers = f"{c.elmo.layers} layer{'s' * (c.elmo.layers > 1)}"
-        return f"{layers} of {c.elmo.cells} cells, projected to {c.elmo.projection}"
-    m = c.model
-    return f"{m.num_hidden_layers} layers, {m.hidden_size} units, {m.num_attention_heads} heads"
+def _size(c: ConfigDict) -> str:
+    return kind_of(c.model.kind).describe(dict(fields(c)))
 
 
 def _about_tasks(plan: Plan, part: TablePlan) -> list[str]:
@@ -127,14 +124,21 @@ def _about_tasks(plan: Plan, part: TablePlan) -> list[str]:
 
 
 def _about_training(asked: Mapping[str, Any]) -> str:
-    """Steps, rate and dropout of a fine-tuning, and what stands on an encoder that is frozen."""
-    length = f"{_length(asked['train.epochs'], asked['train.steps'])} of {asked['train.batch_size']}"
-    elmo = asked["model.kind"] == "elmo"
-    dropout = asked["elmo.head_dropout_prob" if elmo else "model.hidden_dropout_prob"]
-    head = "elmo.head_layers", "elmo.head_cells"
-    layers, cells = (asked[name] for name in (head if elmo else ("head.lstm_layers", "head.lstm_size")))
-    what = f"a {layers} x {cells} BiLSTM on a frozen encoder, " if asked["train.freeze_encoder"] else ""
-    return f"{what}{length}, rate {asked['optim.learning_rate']:g}, dropout {dropout:g}"
+    """Steps, rate and dropout of a fine-tuning, and what reads an encoder that is frozen."""
+    batch = next(value for name, value in asked.items() if name.startswith("train.batch_"))
+    what = ""
+    if asked["train.freeze_encoder"]:
+        what = f"a {asked['head.lstm_layers']} x {asked['head.lstm_size']} BiLSTM on a frozen encoder, "
+    length = f"{_length(asked['train.epochs'], asked['train.steps'])} of {batch}"
+    return f"{what}{length}, rate {asked['optim.learning_rate']:g}, dropout {_dropout(asked):g}"
+
+
+def _dropout(values: Mapping[str, Any]) -> float:
+    """That of a run's encoder; of what reads the encoder, where it is frozen and has none. By the names of
+    fields."""
+    of_encoder = ("model.hidden_dropout_prob", "model.dropout_prob")
+    names = ("head.dropout_prob", *of_encoder) if values.get("train.freeze_encoder") else of_encoder
+    return next(float(values[name]) for name in names if name in values)
 
 
 def _hardware(workdirs: Sequence[str]) -> str:
@@ -151,19 +155,6 @@ def _devices(path: str) -> list[str]:
     with open(path, encoding="utf-8", errors="replace") as file:
         found = _DEVICES.findall(file.read())
     return [f"{os.cpu_count()} CPU cores" if kind == "cpu" else f"{count} {kind}" for count, kind in found]
-
-
-def _seconds(workdir: str) -> float:
-    path = os.path.join(workdir, SECONDS)
-    if not os.path.exists(path):
-        return 0.0
-    with open(path, encoding="utf-8") as file:
-        return float(file.read())
-
-
-def add_seconds(workdir: str, seconds: float) -> None:
-    """Adds to how long the workdir's processes ran."""
-    write_atomically(os.path.join(workdir, SECONDS), f"{_seconds(workdir) + seconds:.1f}\n")
 
 
 def rows_as_markdown(found: Mapping[str, Any]) -> list[str]:

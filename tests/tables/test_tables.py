@@ -170,7 +170,7 @@ def test_a_table_has_means_deviations_and_the_papers_figures(whole, store):
     assert found["hardware"] == "1 Toy"
     text = (out / "pretraining_tasks.md").read_text()
     assert f"| {cell['mean']:.1f} ± {cell['std']:.1f} | 84.9 |" in text
-    assert "bert: 4 layers, 64 units, 4 heads; 40 steps of 16 x 32 tokens" in text
+    assert "bert: 4 layers, hidden 64, 4 heads; 40 steps of 16 x 32 tokens" in text
     about = json.loads(Path(store, "store.json").read_text())
     size = f"{about['summary']['tokens']:,} tokens, {about['tokenizer']['vocab_size']} in the vocabulary"
     assert f"; a text of {size}\n" in text
@@ -216,7 +216,7 @@ def test_the_three_systems_are_told_beside_each_other(store, data, tmp_path):
     text = (tmp_path / "out" / "systems.md").read_text()
     line = "examples; 10 steps of 8, rate 0.001, dropout 0.1; a 2 x 16 BiLSTM on a frozen encoder, "
     assert line + "10 steps of 8, rate 0.001, dropout 0.2\n" in text
-    assert "- elmo: 1 layer of 32 cells" in text
+    assert "- elmo: 1 layers, 32 cells, projection 16; 40 steps" in text
     gpt = next(row for row in text.split("\n") if row.startswith("| OpenAI GPT"))
     assert gpt.endswith("| 56.0 | - | - |")  # it has no tagger
 
@@ -400,8 +400,8 @@ def test_dry_run_prints_the_commands_and_writes_nothing(store, data, tmp_path, c
         (["--parallel=0"], "--parallel=0: must be positive"),
         (["--seed=1"], "--seed=1: not understood; see --help"),
         (["--config.seed=1"], "--config.seed=1: the tables set it themselves"),
-        (["--config.model.dtpe=float32"], "--config.model.dtpe: no such field; the nearest is"),
-        (["--config.train.eval_every=0"], "--config.train.eval_every=0: tables have held-out figures"),
+        (["--config.model.dtpe=float32"], "dtpe: no such field of the task pretrain on bert; the nearest is"),
+        (["--config.eval.enabled=False"], "--config.eval.enabled=False: tables have held-out figures"),
         (["--config.train.save_every=7"], "--config.train.save_every=7: must divide 8, the steps from one"),
         (["--config.train.steps=42"], "train.steps=42: 42 steps of pre-training are not a multiple of 5"),
     ],
@@ -497,7 +497,8 @@ def test_every_row_of_every_scale_is_a_config_that_passes_the_checks(store, data
 
 
 def test_the_systems_have_configs():
-    for configs in (*SYSTEMS.values(), *(dict(scale.pretraining) for scale in SCALES.values())):
+    of_tasks = (system.fine_tuning for system in SYSTEMS.values())
+    for configs in (*of_tasks, *(dict(scale.pretraining) for scale in SCALES.values())):
         for path in configs.values():
             file = (path if isinstance(path, str) else path[0]).partition(":")[0]
             assert Path(file).is_file()
@@ -511,7 +512,7 @@ def test_the_definitions_hang_together():
         assert len({row.name for row in table.rows}) == len(table.rows), name
         for row in table.rows:
             assert set(row.paper) <= set(columns), (name, row.name)
-            untrained = "init_params=False" in row.fine_tuning  # not a row of the paper
+            untrained = "train.from_scratch=True" in row.fine_tuning  # not a row of the paper
             assert table.curve or bool(row.paper) != untrained, (name, row.name)
     for name, scale in SCALES.items():
         assert {column.task for table in TABLES.values() for column in table.columns} - {""} <= set(
