@@ -20,7 +20,7 @@ def get_config(arg):
         scan_layers=flags["device"] != "cpu",  # as in the recipes for each
     )
     c.train.update(
-        batch_size=flags["batch"],
+        batch_rows=flags["batch"],
         seq_length=flags["seq_length"],
         max_predictions_per_seq=flags["predictions"],
     )

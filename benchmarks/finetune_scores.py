@@ -11,7 +11,6 @@ has is not measured again, so the command goes on where it was stopped; it print
 
 import argparse
 import dataclasses
-import importlib
 import json
 import os
 import statistics
@@ -21,7 +20,6 @@ import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import jax
@@ -30,7 +28,6 @@ from ml_collections import ConfigDict
 
 from benchmarks import peer as peer_lib
 from benchmarks import workload
-from bertjax import sharding
 from bertjax.config import files
 from bertjax.convert.export import export
 from bertjax.convert.load import load
@@ -40,6 +37,9 @@ from bertjax.flags import Parser
 from bertjax.init_from import initial_params
 from bertjax.logs import read_metrics
 from bertjax.mesh import make_mesh
+from bertjax.models.interface import NUMBER
+from bertjax.tasks import task_of
+from bertjax.tasks.finetuning import FineTuning
 from bertjax.tasks.interface import Data, EvalSet, Outputs
 from bertjax.train import make_train_step
 from bertjax.trained_model import Trained
@@ -147,9 +147,11 @@ def outputs_of(task: str, evals: EvalSet, sequences: Sequences, found: dict[str,
 def compare(flags: argparse.Namespace, python: str, seed: int) -> dict[str, Any]:
     """Figures, and seconds, of both for one seed."""
     config = files.load(flags.config, overrides_of(flags, seed))
-    task = importlib.import_module(f"bertjax.tasks.{config.task}")
+    task = task_of(config.task)
+    if not isinstance(task, FineTuning):
+        raise InputError(f"--config={flags.config}: name one of a fine-tuning task")
     source = load(config.init_from)
-    data = task.open_data(config, source)
+    data = task.open_data(task.resolve(config, source), source)
     config, rows = data.config, data.rows["train"]
     training = Sequences(rows.train(i * rows.batch_rows, rows.batch_rows) for i in range(config.train.steps))
     size = config.eval.batch_rows
@@ -163,11 +165,11 @@ def compare(flags: argparse.Namespace, python: str, seed: int) -> dict[str, Any]
         for i, sequences in enumerate(held_out):
             arrays |= {f"eval{i}_{name}": x for name, x in sequences.arrays().items()}
         np.savez(f"{folder}/data.npz", **arrays)  # type: ignore[arg-type]
-        optim, examples = config.optim, config.examples
+        optim, sequences_each = config.optim, task.sequences(config)
         settings = {
             "task": config.task,
-            "number": examples.number,
-            "choices": len(examples.choices),
+            "number": data.labels == NUMBER,
+            "choices": sequences_each if sequences_each > 1 else 0,
             "steps": config.train.steps,
             "seq_length": config.train.seq_length,
             "betas": (optim.beta1, optim.beta2),
@@ -204,12 +206,12 @@ def compare(flags: argparse.Namespace, python: str, seed: int) -> dict[str, Any]
     }
 
 
-def begin_from(config: ConfigDict, task: ModuleType, source: Trained, data: Data, folder: str) -> None:
+def begin_from(config: ConfigDict, task: FineTuning[Any], source: Trained, data: Data, folder: str) -> None:
     """Writes what bertjax's run begins with as a Hugging Face folder."""
     mesh = make_mesh(config)
     _, init, shardings = make_train_step(config, task, mesh)
     params, _ = initial_params(config, task, source, data, init()["params"], shardings["params"])
-    export(dataclasses.replace(source, config=config.model, params=jax.device_get(params), head=task.HEAD,
+    export(dataclasses.replace(source, config=config.model, params=jax.device_get(params), head=task.head,
                                labels=data.labels, left_out=()), folder)  # fmt: skip
 
 

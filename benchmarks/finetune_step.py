@@ -61,7 +61,7 @@ def config_of(settings: argparse.Namespace) -> ConfigDict:
     """bertjax's config of the measured steps. Raises InputError."""
     overrides = [
         f"init_from={settings.model}", f"examples.folder={settings.data}", "examples.dev=()",
-        f"train.batch_size={settings.batch}", f"eval.batch_rows={settings.batch}", "optim.name=adamw",
+        f"train.batch_examples={settings.batch}", f"eval.batch_rows={settings.batch}", "optim.name=adamw",
         f"model.dtype={settings.dtype}", f"model.scan_layers={settings.device != 'cpu'}",
     ]  # fmt: skip
     path = Path(__file__).parent.parent / "configs" / "glue.py"
@@ -71,8 +71,9 @@ def config_of(settings: argparse.Namespace) -> ConfigDict:
 def make_batches(config: ConfigDict, count: int) -> dict[str, np.ndarray]:
     """bertjax's first batches, each example in a row of its own: ids, types, mask int32 [batches, B, S] and
     labels [batches, B]. Raises InputError."""
-    data = classify.open_data(config, load(config.init_from))
-    rows, size = data.rows["train"], data.config.train.batch_rows
+    source = load(config.init_from)
+    data = classify.open_data(classify.resolve(config, source), source)
+    rows, size = data.rows["train"], data.config.train.batch_examples
     shape = count, size, config.train.seq_length
     batches = {name: np.zeros(shape, np.int32) for name in ("ids", "types", "mask")}
     batches["labels"] = np.zeros(shape[:2], np.int32)

@@ -80,7 +80,10 @@ def test_gpu_requirements_include_the_others():
         ("--predictions=126", "--predictions=126: must be at most seq_length - 3"),
         ("--dropout=1", "--dropout=1.0: must be at least 0 and below 1"),
         ("--layer=4", "unrecognized arguments: --layer=4; see --help"),
-        ("--override=model.scan=False", "--config.model.scan: no such field; the nearest is"),
+        (
+            "--override=model.scan=False",
+            "--config.model.scan: no such field of the task pretrain on bert; the",
+        ),
         ("--python=torch", "--python=torch: use --python=ENV=FILE with an interpreter that exists"),
     ],
 )

@@ -15,7 +15,7 @@ from bertjax.config import default, set_size
 def get_config():
     c = set_size(default(), "tiny")
     c.model.update(vocab_size=56, hidden_size=32, intermediate_size=64, dtype="float32")
-    c.train.update(steps=6, batch_size=8, seq_length=32, max_predictions_per_seq=5, log_every=2, eval_every=3)
+    c.train.update(steps=6, batch_rows=8, seq_length=32, max_predictions_per_seq=5, log_every=2, eval_every=3)
     c.phase2.steps = 0
     c.eval.batch_rows = 8
     c.log.tensorboard = False

@@ -5,18 +5,18 @@ import json
 import jax
 import numpy as np
 import pytest
-from finetune_fixture import toy_settings
+from finetune_fixture import open_data, toy_settings
 from trained_fixture import make_trained
 
-import bertjax
 from benchmarks.finetune_scores import Sequences, outputs_of, parse, table
 from bertjax.errors import InputError
-from bertjax.tasks import answer, choose, classify, tag
+from bertjax.sections import batch_size
+from bertjax.tasks import task_of
 
 
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory):
-    """A function that opens a toy task: (config, data)."""
+    """A function that opens the data of a toy task."""
     folder = tmp_path_factory.mktemp("data")
     make_trained(str(folder / "model"))
     rng = np.random.default_rng(0)
@@ -30,17 +30,16 @@ def opened(tmp_path_factory):
         answers = [{"text": text.split()[0], "answer_start": 0}]
         asked.append({"context": text, "qas": [{"id": str(i), "question": "w10", "answers": answers}]})
     (folder / "t.json").write_text(json.dumps({"version": "1", "data": [{"title": "", "paragraphs": asked}]}))
-    kinds = {
-        "classify": (classify, {"train": "t.tsv", "dev": ("t.tsv",), "text_a": "a"}),
-        "choose": (choose, {"train": "t.tsv", "dev": ("t.tsv",), "text_a": "a", "choices": ("b", "c")}),
-        "tag": (tag, {"train": "t.conll", "dev": ("t.conll",)}),
-        "answer": (answer, {"train": "t.json", "dev": ("t.json",), "max_query_length": 4, "doc_stride": 8}),
+    examples = {
+        "classify": {"train": "t.tsv", "dev": ("t.tsv",), "text_a": "a"},
+        "choose": {"train": "t.tsv", "dev": ("t.tsv",), "text_a": "a", "choices": ("b", "c")},
+        "tag": {"train": "t.conll", "dev": ("t.conll",)},
+        "answer": {"train": "t.json", "dev": ("t.json",), "max_query_length": 4, "doc_stride": 8},
     }
 
     def open_task(name):
-        task, examples = kinds[name]
-        config = toy_settings(name, folder, folder / "model", "", {"train__seq_length": 32}, **examples)
-        return task, task.open_data(config, bertjax.load(folder / "model"))
+        fields = {"train__seq_length": 32}
+        return open_data(toy_settings(name, folder, folder / "model", "", fields, **examples[name]))
 
     return open_task
 
@@ -48,7 +47,7 @@ def opened(tmp_path_factory):
 @pytest.mark.parametrize("name", ["classify", "choose", "tag", "answer"])
 def test_answers_to_single_sequences_score_as_those_to_the_rows(opened, name):
     """bertjax's own answers, taken apart as the other library gives them, and put together again."""
-    task, data = opened(name)
+    task, data = task_of(name), opened(name)
     config, evals = data.config, data.rows["train"].evals[0]
     params = task.init_params(config, jax.random.key(0))
     size, parts = config.eval.batch_rows, []
@@ -75,12 +74,12 @@ def test_answers_to_single_sequences_score_as_those_to_the_rows(opened, name):
 
 @pytest.mark.parametrize("name", ["classify", "choose", "tag", "answer"])
 def test_every_example_is_given_with_its_labels(opened, name):
-    _, data = opened(name)
+    data = opened(name)
     rows = data.rows["train"]
     batch = rows.train(0, rows.batch_rows)
     arrays = Sequences([batch]).arrays()
     assert arrays["lengths"].sum() == len(arrays["ids"]) == (batch["segment_ids"] > 0).sum()
-    size = data.config.train.batch_rows
+    size = batch_size(data.config.train)
     counts = {"classify": size, "choose": 2 * size, "answer": size, "tag": size}
     assert len(arrays["lengths"]) == counts[name]
     if name == "tag":

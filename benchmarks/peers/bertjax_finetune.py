@@ -5,12 +5,12 @@ from protocol import serve
 
 from benchmarks import finetune_step
 from bertjax import sharding
-from bertjax.config import padded_vocab_size
 from bertjax.convert.load import load
 from bertjax.cpu_memory import keep_memory
 from bertjax.data.loader import prefetch
 from bertjax.init_from import initial_params
 from bertjax.mesh import make_mesh
+from bertjax.models.layers import padded_vocab_size
 from bertjax.tasks.classify import TASK as classify
 from bertjax.train import make_train_step, scalars
 
@@ -18,7 +18,7 @@ from bertjax.train import make_train_step, scalars
 def setup(settings, batches):
     config = finetune_step.config_of(settings)
     source = load(config.init_from)
-    data = classify.open_data(config, source)
+    data = classify.open_data(classify.resolve(config, source), source)
     config, rows = data.config, data.rows["train"]
     mesh = make_mesh(config)
     step, init, shardings = make_train_step(config, classify, mesh)

@@ -5,9 +5,9 @@ from protocol import serve
 
 from benchmarks import workload
 from bertjax import sharding
-from bertjax.config import padded_vocab_size
 from bertjax.cpu_memory import keep_memory
 from bertjax.mesh import make_mesh
+from bertjax.models.layers import padded_vocab_size
 from bertjax.tasks.pretrain import TASK as pretrain
 from bertjax.train import make_train_step, scalars
 
