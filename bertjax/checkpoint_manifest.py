@@ -50,7 +50,8 @@ def read_manifest(folder: str, step: int) -> dict[str, Any]:
     try:
         with open(path, encoding="utf-8") as file:
             outer = json.load(file)
-        manifest, own = outer["manifest"], outer["sha256"]
+        manifest: dict[str, Any] = outer["manifest"]
+        own = outer["sha256"]
     except OSError as error:
         raise DamagedError(f"{path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:

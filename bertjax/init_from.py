@@ -106,7 +106,7 @@ def initial_params(
     line = f"parameters of {config.init_from}: {', '.join(('encoder', *(p for p in wanted if p in given)))}"
     left_out = [*(part for part in parts if part not in wanted), *source.left_out]
     new = [*(p for p in wanted if p not in given), *([f"the top {top} of {layers} layers"] if top else [])]
-    for what, parts in (("newly drawn", new), ("left out", left_out)):
-        if parts:
-            line += f"; {what}: {', '.join(parts)}"
+    for what, named in (("newly drawn", new), ("left out", left_out)):
+        if named:
+            line += f"; {what}: {', '.join(named)}"
     return params, line

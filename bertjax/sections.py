@@ -35,7 +35,7 @@ def total_steps(config: ConfigDict) -> int:
 
 def batch_field(phase: ConfigDict) -> str:
     """The name of the phase's field that says how large a step's batch is."""
-    return next(name for name in phase if name.startswith(_BATCH))
+    return str(next(name for name in phase if name.startswith(_BATCH)))
 
 
 def batch_size(phase: ConfigDict) -> int:

@@ -55,7 +55,8 @@ def split_rows(x: jax.Array) -> jax.Array:
     """
     if jax.sharding.get_abstract_mesh().empty:
         return x
-    return jax.lax.with_sharding_constraint(x, BATCH)
+    split: jax.Array = jax.lax.with_sharding_constraint(x, BATCH)
+    return split
 
 
 @contextlib.contextmanager
@@ -99,7 +100,8 @@ def make_global(
         def on_device(index: Any) -> np.ndarray:
             first, stop, _ = index[0].indices(batch_size)
             start, part = next(each for each in reversed(parts) if each[0] <= first)
-            return part[name][first - start : stop - start]
+            rows_of_device: np.ndarray = part[name][first - start : stop - start]
+            return rows_of_device
 
         shape = parts[0][1][name].shape[1:]
         return jax.make_array_from_callback((batch_size, *shape), sharding, on_device)

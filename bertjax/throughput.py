@@ -65,7 +65,7 @@ def memory_in_use() -> int:
     stats = [device.memory_stats() for device in jax.local_devices()]
     peaks = [each["peak_bytes_in_use"] for each in stats if each and "peak_bytes_in_use" in each]
     if peaks:
-        return max(peaks)
+        return int(max(peaks))
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

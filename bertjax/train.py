@@ -172,7 +172,10 @@ def make_train_step(config: ConfigDict, task: Task, mesh: Mesh, phase: str = "tr
 def abstract_state(config: ConfigDict, task: Task, shardings: Any) -> State:
     """The train state as jax.ShapeDtypeStruct with shardings."""
     shapes = jax.eval_shape(lambda: init_state(config, task, config.seed))
-    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
+    state: State = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
+    )
+    return state
 
 
 def abstract_batch(config: ConfigDict, task: Task, mesh: Mesh, phase: ConfigDict) -> Any:

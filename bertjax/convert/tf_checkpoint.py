@@ -216,4 +216,4 @@ def _fields(message: bytes) -> dict[tuple[int, int], list[Any]]:
 def _number(fields: dict[tuple[int, int], list[Any]], field: int) -> int:
     """An int64, enum or bool field: the last one counts, and none is 0."""
     value = fields.get((field, 0), [0])[-1]
-    return value - (1 << 64) if value >> 63 else value
+    return int(value - (1 << 64) if value >> 63 else value)

@@ -4,6 +4,8 @@ A window is small enough to be packed again whenever one of its rows is needed, 
 rows well.
 """
 
+from typing import Any
+
 import numpy as np
 
 from bertjax.data.rng import draw, jit, permute
@@ -13,7 +15,9 @@ _ROW_ORDER = np.uint64(1 << 63)  # beside the counters that permute() draws from
 
 
 @jit
-def pack(lengths, capacity, most, rows, slots, offsets):
+def pack(
+    lengths: np.ndarray, capacity: int, most: int, rows: np.ndarray, slots: np.ndarray, offsets: np.ndarray
+) -> Any:
     """Packs sequences, the longest first, each into the first row with room for it and fewer than `most`.
 
     Writes each sequence's row, number in the row and first token to rows, slots and offsets (int32 [n]) and
@@ -59,7 +63,17 @@ def pack(lengths, capacity, most, rows, slots, offsets):
 
 
 @jit
-def pack_window(lengths, key, window, capacity, most, instances, rows, slots, offsets):
+def pack_window(
+    lengths: np.ndarray,
+    key: np.uint64,
+    window: int,
+    capacity: int,
+    most: int,
+    instances: np.ndarray,
+    rows: np.ndarray,
+    slots: np.ndarray,
+    offsets: np.ndarray,
+) -> Any:
     """Packs window `window` of the order `key` of all sequences (lengths uint16 [n]).
 
     Writes the window's sequences to instances (int64 [WINDOW]) and their places as in `pack`, the rows in
@@ -79,7 +93,9 @@ def pack_window(lengths, key, window, capacity, most, instances, rows, slots, of
 
 
 @jit
-def count_rows(lengths, key, begin, stop, capacity, most, counts):
+def count_rows(
+    lengths: np.ndarray, key: np.uint64, begin: int, stop: int, capacity: int, most: int, counts: np.ndarray
+) -> None:
     """Writes the number of rows of windows begin..stop to counts[window + 1] (int64)."""
     instances = np.empty(WINDOW, np.int64)
     rows, slots, offsets = np.empty(WINDOW, np.int32), np.empty(WINDOW, np.int32), np.empty(WINDOW, np.int32)

@@ -16,7 +16,7 @@ import numba
 import numpy as np
 
 _HERE = Path(__file__).parent
-_SOURCES = b"".join(path.read_bytes() for path in sorted(_HERE.glob("*.py")))
+_SOURCES = b"".join(path.read_bytes() for path in sorted(_HERE.rglob("*.py")))
 _CACHE = _HERE / "__pycache__" / f"numba-{hashlib.sha256(_SOURCES).hexdigest()[:16]}"
 
 
@@ -24,7 +24,7 @@ def jit(function: Callable[..., Any]) -> Any:
     """`function` compiled by numba without the GIL and kept on disk.
 
     numba checks a kept kernel against the kernel's own file only, not against the files of the functions that
-    it calls. So the folder's name holds a digest of this folder's sources: a change to any of them compiles
+    it calls. So the folder's name holds a digest of the sources of bertjax/data: a change to any of them compiles
     anew.
     """
     config: Any = numba.config
@@ -48,7 +48,7 @@ _ROUNDS = (
 
 
 @jit
-def draw(key, counter):
+def draw(key: np.uint64, counter: Any) -> Any:
     """The counter-th (uint64 or a non-negative integer) random uint64 of the stream `key` (uint64)."""
     x = key + (np.uint64(counter) + _ONE) * _GOLDEN
     x = (x ^ (x >> _30)) * _MIX_1
@@ -57,19 +57,19 @@ def draw(key, counter):
 
 
 @jit
-def below(key, counter, n):
+def below(key: np.uint64, counter: Any, n: int) -> Any:
     """A random integer of [0, n), 0 < n < 2**32; the shares of two values differ by at most n / 2**32."""
     return np.int64(((draw(key, counter) >> _32) * np.uint64(n)) >> _32)
 
 
 @jit
-def chance(key, counter):
+def chance(key: np.uint64, counter: Any) -> Any:
     """A random float of [0, 1)."""
     return np.float64(draw(key, counter) >> _11) * 2.0**-53
 
 
 @jit
-def permute(index, n, key):
+def permute(index: Any, n: int, key: np.uint64) -> Any:
     """The place of `index` in a random order of range(n), n < 2**52: a bijection for each key, with no array.
 
     A Feistel network over a grid of `side` x ceil(n / side) cells, which exceeds n by less than one row; an
@@ -96,7 +96,7 @@ def permute(index, n, key):
 
 
 @jit
-def permute_range(first, count, n, key):
+def permute_range(first: int, count: int, n: int, key: np.uint64) -> Any:
     """int64 [count]: permute(first), permute(first + 1), ..."""
     places = np.empty(count, np.int64)
     for i in range(count):

@@ -61,7 +61,7 @@ def open_split(path: str, split: str) -> tuple[Any, Any]:
 
 def total_bytes(path: str, split: str) -> int:
     """Bytes of the split's records. Raises InputError as `read_texts` does."""
-    return open_split(path, split)[1].num_bytes
+    return int(open_split(path, split)[1].num_bytes)
 
 
 def record_ranges(path: str, split: str, block_bytes: int) -> Iterator[tuple[int, int, int]]:

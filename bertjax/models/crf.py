@@ -88,9 +88,10 @@ def losses(params: Params, logits_BSC: jax.Array, mask_BS: jax.Array, tags_BS: j
 def marginals(params: Params, logits_BSC: jax.Array, mask_BS: jax.Array) -> jax.Array:
     """The probability of each tag at each word over all sequences: float32 [B, S, C], 0 where there is no
     word. It is the gradient of the log partition function by the scores."""
-    return jax.grad(lambda logits: log_partition(params, logits, mask_BS).sum())(
+    shares: jax.Array = jax.grad(lambda logits: log_partition(params, logits, mask_BS).sum())(
         logits_BSC.astype(jnp.float32)
     )
+    return shares
 
 
 def viterbi(params: Params, logits_BSC: jax.Array, mask_BS: jax.Array) -> jax.Array:

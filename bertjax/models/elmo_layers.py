@@ -32,13 +32,13 @@ class _Init:
     def __init__(self, rngs: nnx.Rngs):
         self.rngs = rngs
 
-    def normal(self, deviation: float, *shape: int) -> nnx.Param:
+    def normal(self, deviation: float, *shape: int) -> nnx.Param[jax.Array]:
         return nnx.Param(deviation * jax.random.normal(self.rngs.params(), shape, jnp.float32))
 
-    def uniform(self, limit: float, *shape: int) -> nnx.Param:
+    def uniform(self, limit: float, *shape: int) -> nnx.Param[jax.Array]:
         return nnx.Param(jax.random.uniform(self.rngs.params(), shape, jnp.float32, -limit, limit))
 
-    def constant(self, value: float, *shape: int) -> nnx.Param:
+    def constant(self, value: float, *shape: int) -> nnx.Param[jax.Array]:
         return nnx.Param(jnp.full(shape, value, jnp.float32))
 
 
@@ -133,7 +133,8 @@ class LanguageModels(nnx.Module):
             if self.normalise:
                 x_BSD = layer_norm(x_BSD, jnp.ones(r * p), jnp.zeros(r * p), 1e-12)
             total += share.astype(x_BSD.dtype) * x_BSD
-        return total * self.mix_scale[...].astype(total.dtype)
+        mixed: jax.Array = total * self.mix_scale[...].astype(total.dtype)
+        return mixed
 
     def losses(self, top_BSRP: jax.Array, targets_BSR: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Cross-entropy over all words in nats, float32 [B, S, R], and whether the word is the likeliest.

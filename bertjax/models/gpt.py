@@ -39,7 +39,7 @@ from bertjax.sharding import split_rows
 class GptInit(Init):
     """Makes parameters; matrices are normal, as in the paper."""
 
-    def normal(self, *shape: int) -> nnx.Param:
+    def normal(self, *shape: int) -> nnx.Param[jax.Array]:
         draw = jax.random.normal(self.rngs.params(), shape, jnp.float32)
         return nnx.Param(draw * self.config.initializer_range)
 
@@ -239,7 +239,7 @@ class GptKind(TransformerKind):
         if not head.lm_weight:
             return super().text_flops(model, head, lengths, frozen=frozen)
         vocabulary = 6.0 * float(np.mean(lengths)) * model.hidden_size * model.vocab_size
-        return self.encoder_flops(model, head, lengths) + vocabulary
+        return float(self.encoder_flops(model, head, lengths) + vocabulary)
 
     def row_form(self, tokenizer: Tokenizer) -> RowForm:
         if tokenizer.kind not in self.tokenizers or tokenizer.bos_id < 0:

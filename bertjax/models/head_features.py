@@ -71,7 +71,7 @@ def lstm_products(config: ConfigDict, head: ConfigDict) -> int:
 
 
 def _layers_size(config: ConfigDict, head: ConfigDict) -> int:
-    return config.hidden_size * (4 if head.layers == "concat_last_four" else 1)
+    return int(config.hidden_size * (4 if head.layers == "concat_last_four" else 1))
 
 
 def read_layers(
@@ -98,7 +98,7 @@ def read_layers(
     if layers == "embeddings":
         embedded: jax.Array = encoder.embed(batch, keys)
         return embedded
-    every_KBSD = encoder(batch, packed=packed, keys=keys, every_layer=True)
+    every_KBSD: jax.Array = encoder(batch, packed=packed, keys=keys, every_layer=True)
     if layers == "second_to_last":
         return every_KBSD[-2]
     x_KBSD = every_KBSD[1:] if layers == "sum_all" else every_KBSD[-4:]

@@ -108,7 +108,8 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.
     Returns:
       float32 [...] and bool [...].
     """
-    return _cross_entropy(logits, labels)[0]
+    found: tuple[jax.Array, jax.Array] = _cross_entropy(logits, labels)[0]
+    return found
 
 
 def _cross_entropy(logits: jax.Array, labels: jax.Array) -> tuple[Any, Any]:

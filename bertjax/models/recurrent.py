@@ -32,7 +32,7 @@ class LstmLayer(nnx.Module):
         self.clip, r = clip, 2
         size = projection or cells
 
-        def uniform(limit: float, *shape: int) -> nnx.Param:
+        def uniform(limit: float, *shape: int) -> nnx.Param[jax.Array]:
             return nnx.Param(jax.random.uniform(rngs.params(), shape, jnp.float32, -limit, limit))
 
         # As TensorFlow's LSTMCell: Glorot and Bengio 2010 for [inputs + size, 4 * cells]; forget gates at 1.
@@ -99,7 +99,8 @@ def _steps(
 
     _, r, b, _, h = gates_SRBGH.shape
     start = jnp.zeros((r, b, recurrent_RPGH.shape[1]), dtype), jnp.zeros((r, b, h), wide)
-    return lax.scan(step, start, (gates_SRBGH, added_SRBP, keep_SRB))[1]
+    found: tuple[jax.Array, jax.Array] = lax.scan(step, start, (gates_SRBGH, added_SRBP, keep_SRB))[1]
+    return found
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))

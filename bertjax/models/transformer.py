@@ -52,14 +52,14 @@ class Init:
     def __init__(self, config: ConfigDict, rngs: nnx.Rngs):
         self.config, self.rngs = config, rngs
 
-    def normal(self, *shape: int) -> nnx.Param:
+    def normal(self, *shape: int) -> nnx.Param[jax.Array]:
         draw = jax.random.truncated_normal(self.rngs.params(), -2.0, 2.0, shape, jnp.float32)
         return nnx.Param(draw * self.config.initializer_range)
 
-    def zeros(self, *shape: int) -> nnx.Param:
+    def zeros(self, *shape: int) -> nnx.Param[jax.Array]:
         return nnx.Param(jnp.zeros(shape, jnp.float32))
 
-    def ones(self, *shape: int) -> nnx.Param:
+    def ones(self, *shape: int) -> nnx.Param[jax.Array]:
         return nnx.Param(jnp.ones(shape, jnp.float32))
 
 
@@ -268,14 +268,16 @@ def encoder_products(
     d, f = model.hidden_size, model.intermediate_size
     key_value, other = 2 * d * d * lengths, 2 * d * d + 2 * d * f + 2 * d * lengths
     last = lengths if positions is None else positions
-    return (model.num_hidden_layers - 1) * (key_value + other * lengths) + key_value + other * last
+    below = (model.num_hidden_layers - 1) * (key_value + other * lengths)
+    products: np.ndarray | float = below + key_value + other * last
+    return products
 
 
 class TransformerKind(ModelKind):
     """What kinds with this encoder have in common."""
 
     # Shape letters of the axes: see the top of this file.
-    sharding = (
+    sharding: tuple[SplitRow, ...] = (
         # A lookup whose rows were split over fsdp would have to be split again over the batch: V takes both.
         SplitRow(r"embeddings/word$", (("tensor", "fsdp"), None)),  # VD
         SplitRow(r"embeddings/(position|token_type)$", (None, None)),

@@ -59,7 +59,8 @@ def encode_masked(reader: Reader, texts: Sequence[str], most: int) -> list[Row]:
 def softmax(logits: np.ndarray) -> np.ndarray:
     """The probabilities of logits [..., C], of the same shape."""
     shares = np.exp(logits - logits.max(-1, keepdims=True))
-    return shares / shares.sum(-1, keepdims=True)
+    normalised: np.ndarray = shares / shares.sum(-1, keepdims=True)
+    return normalised
 
 
 def windows(texts: Iterator[Any] | Sequence[Any]) -> Iterator[list[Any]]:
@@ -304,7 +305,7 @@ class Predictor:
             if not last:
                 raise InputError(f"layer {layer}: the pooler reads the last layer; leave out the layer")
 
-        def states(model: bert.Bert, batch: Any) -> jax.Array:
+        def states(model: bert.Bert, batch: Any) -> Any:
             if last:
                 x_BSD = model.encoder(batch)
             elif isinstance(layer, str):
@@ -393,7 +394,7 @@ class Predictor:
             raise InputError(
                 f"layer {layer}: the model has 0 (embeddings) to {layers}, or -{layers + 1} to -1"
             )
-        return layer % (layers + 1)
+        return int(layer % (layers + 1))
 
     def _need(self, part: str, what: str) -> None:
         if part not in self.parts:

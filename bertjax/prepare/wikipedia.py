@@ -7,6 +7,7 @@ those of the English Wikipedia.
 
 import html
 import re
+from typing import Any
 from xml.etree import ElementTree
 
 import mwparserfromhell
@@ -94,7 +95,7 @@ def _tidy(text: str) -> str:
     return " ".join(SPACE_BEFORE_MARK.sub(r"\1", REPEATED_COMMAS.sub(",", text)).split())
 
 
-def _render(nodes: list, parts: list[str]) -> None:
+def _render(nodes: list[Any], parts: list[str]) -> None:
     # Templates, template arguments and comments match no case, and so are dropped.
     for node in nodes:
         match node:

@@ -51,7 +51,7 @@ class Workers:
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ):
+    ) -> None:
         if self._pool:
             self._pool.shutdown(cancel_futures=True)
         for number, handler in self._handlers:
@@ -74,7 +74,7 @@ class Workers:
                 self.check()
                 yield job, function(*job)
             return
-        pending: deque[tuple[Job, Future]] = deque()
+        pending: deque[tuple[Job, Future[Any]]] = deque()
         try:
             for job in jobs:
                 pending.append((job, self._pool.submit(function, *job)))
@@ -92,7 +92,7 @@ class Workers:
                 "same command again, with fewer --processes"
             ) from error
 
-    def _result(self, future: Future) -> Any:
+    def _result(self, future: Future[Any]) -> Any:
         while True:
             self.check()
             try:

@@ -94,7 +94,7 @@ class BidirectionalLm(Pretraining):
         """Each direction's state meets the sampled words alone."""
         kind, words = kind_of(config.model.kind), phase.batch_rows * phase.seq_length
         encoder = kind.encoder_flops(config.model, kind.head_section(), np.ones(1))
-        return words * (encoder + 6.0 * 2 * config.model.projection * config.train.samples)
+        return float(words * (encoder + 6.0 * 2 * config.model.projection * config.train.samples))
 
     def batch_shapes(self, config: ConfigDict, phase: ConfigDict) -> Shapes:
         b, s = phase.batch_rows, phase.seq_length

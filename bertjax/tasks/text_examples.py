@@ -43,7 +43,7 @@ class TextTask(FineTuning[list[Record]]):
     def encode(
         self, config: ConfigDict, reader: Reader, records: list[Record], path: str, use: str, notes: list[str]
     ) -> tuple[PackedRows, None]:
-        arrays, most = {}, config.train.seq_length
+        most, arrays = config.train.seq_length, dict[str, np.ndarray]()
         if use != TEST:
             labels = [self.label(config, record) for record in records]
             arrays["labels"] = np.array(labels, self.label_type(config))
@@ -68,7 +68,8 @@ class TextTask(FineTuning[list[Record]]):
         self, config: ConfigDict, examples: Examples[list[Record]], outputs: Outputs, places: Places
     ) -> np.ndarray:
         """float32 logits [examples, C]."""
-        return outputs["logits"][places.rows, places.slots]
+        logits: np.ndarray = outputs["logits"][places.rows, places.slots]
+        return logits
 
 
 def table_section() -> ConfigDict:

@@ -50,7 +50,7 @@ class Encoded:
     context_of: np.ndarray  # int32 [Q]
 
     def context(self, question: int) -> Context:
-        return self.contexts[self.context_of[question]]
+        return self.contexts[int(self.context_of[question])]
 
 
 def encode_questions(questions: Sequence[Question], tokenizer: Tokenizer, max_query_length: int) -> Encoded:
@@ -127,7 +127,7 @@ class Windows(Sequence[Row]):
 
     def __init__(self, encoded: Encoded, form: RowForm, seq_length: int, doc_stride: int):
         """Cuts the contexts. A row has `seq_length` tokens at most, and a window begins `doc_stride` tokens
-        after the one before it. Raises InputError if no context has a token."""
+        after the one before it."""
         self.encoded, self.form = encoded, form
         counts, starts, lengths = [], [], []
         for i, query in enumerate(encoded.queries):
@@ -144,9 +144,6 @@ class Windows(Sequence[Row]):
         self.first_window = np.cumsum([0, *counts])
         before = 1 + len(form.between)
         self.offset = np.array([len(query) + before for query in encoded.queries], np.int32)[self.question]
-        if not len(self):
-            raise InputError(f"{encoded.questions[0].where}: neither its context nor any other of the file "
-                             "has a token; name another file")  # fmt: skip
 
     def __len__(self) -> int:
         return len(self.start)
@@ -190,6 +187,15 @@ class Windows(Sequence[Row]):
         ]
 
 
+def file_windows(encoded: Encoded, form: RowForm, seq_length: int, doc_stride: int) -> Windows:
+    """The windows of a file's questions. Raises InputError if no context has a token."""
+    windows = Windows(encoded, form, seq_length, doc_stride)
+    if not len(windows):
+        raise InputError(f"{encoded.questions[0].where}: neither its context nor any other of the file "
+                         "has a token; name another file")  # fmt: skip
+    return windows
+
+
 def training_windows(
     encoded: Encoded, tokenizer: Tokenizer, form: RowForm, seq_length: int, doc_stride: int
 ) -> tuple[Windows, dict[str, np.ndarray], str]:
@@ -206,9 +212,10 @@ def training_windows(
         raise InputError(
             f"{questions[0].where}: no answer is found among the words around it; nothing is left"
         )
-    found = Encoded([questions[i] for i in kept], [encoded.queries[i] for i in kept], encoded.contexts,
+    some = kept.tolist()
+    found = Encoded([questions[i] for i in some], [encoded.queries[i] for i in some], encoded.contexts,
                     encoded.context_of[kept])  # fmt: skip
-    windows = Windows(found, form, seq_length, doc_stride)
+    windows = file_windows(found, form, seq_length, doc_stride)
     starts, ends = windows.positions(spans[kept])
     arrays = {
         "start_positions": starts,

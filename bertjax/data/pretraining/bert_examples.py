@@ -164,7 +164,7 @@ def predictions_per_row(data_config: ConfigDict, seq_length: int, max_prediction
         return max_predictions_per_seq
     shortest = 5 if data_config.next_sentence else 3
     extra = max(0.5, 1 - share * shortest)
-    return min(pack * max_predictions_per_seq, math.ceil(share * seq_length + pack * extra))
+    return int(min(pack * max_predictions_per_seq, math.ceil(share * seq_length + pack * extra)))
 
 
 def document_weights(store: Store, data_config: ConfigDict) -> np.ndarray:
@@ -192,7 +192,16 @@ def pad_rows(batch: dict[str, np.ndarray], to: int) -> dict[str, np.ndarray]:
 
 
 @jit
-def build(tokens, corpus, pair_rules, mask_rules, index, instances, places, batch):
+def build(
+    tokens: np.ndarray,
+    corpus: sentence_pairs.Corpus,
+    pair_rules: sentence_pairs.PairRules,
+    mask_rules: masking.MaskRules,
+    index: sentence_pairs.Index,
+    instances: np.ndarray,
+    places: np.ndarray,
+    batch: Batch,
+) -> None:
     """Writes sequences `instances` [M] of the epoch to their places (int32 [3,M]: row, number in it, first
     token).
 

@@ -103,7 +103,9 @@ class Sentences(Stream):
         part = np.arange(parts.sum()) - np.repeat(np.cumsum(parts) - parts, parts)
         self.cut = int((parts > 1).sum())  # sentences that are longer than a row
         self._starts = np.repeat(starts, parts) + part * room
-        self._lengths = np.minimum(np.repeat(lengths, parts) - part * room, room).astype(np.uint16) + _MARKS
+        self._lengths: np.ndarray = (
+            np.minimum(np.repeat(lengths, parts) - part * room, room).astype(np.uint16) + _MARKS
+        )
         if not len(self._lengths):
             raise InputError(f"{store.path}: no sentence to train on or to evaluate; give prepare more text")
         self.words = words

@@ -13,6 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from bertjax.data.pretraining.bert_examples import corpus_of, document_weights
+from bertjax.data.pretraining.sentence_pairs import Corpus
 from bertjax.data.pretraining.store import Store
 from bertjax.data.pretraining.stream import Stream, frozen
 from bertjax.data.rng import below, chance, draw, jit, root_key
@@ -119,7 +120,15 @@ class Pieces(Stream):
 
 
 @jit
-def count_pieces(corpus, sizes, key, stride, shifted, counts, predicted):
+def count_pieces(
+    corpus: Corpus,
+    sizes: np.ndarray,
+    key: np.uint64,
+    stride: int,
+    shifted: bool,
+    counts: np.ndarray,
+    predicted: np.ndarray,
+) -> None:
     """Writes the number of pieces of each entry to counts[entry + 1], and what the first of them predicts.
 
     A document of at most `stride` + 1 tokens is one piece; one of a single token is none.

@@ -1,7 +1,7 @@
 """Which tokens of a sequence are predicted: masked ones by the 2018 release's rules, or every next one."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -38,7 +38,15 @@ def split_thresholds(mask_split: Sequence[float]) -> tuple[float, float]:
 
 
 @jit
-def predict_next(row, begin, stop, positions, ids, weights, filled):
+def predict_next(
+    row: np.ndarray,
+    begin: int,
+    stop: int,
+    positions: np.ndarray,
+    ids: np.ndarray,
+    weights: np.ndarray,
+    filled: int,
+) -> Any:
     """Appends, at `filled`, each position of row[begin:stop] but the last, the token after it and weight 1.
 
     Returns how many are filled then.
@@ -52,7 +60,17 @@ def predict_next(row, begin, stop, positions, ids, weights, filled):
 
 
 @jit
-def mask_sequence(row, begin, stop, rules, key, positions, ids, weights, filled):
+def mask_sequence(
+    row: np.ndarray,
+    begin: int,
+    stop: int,
+    rules: MaskRules,
+    key: np.uint64,
+    positions: np.ndarray,
+    ids: np.ndarray,
+    weights: np.ndarray,
+    filled: int,
+) -> Any:
     """Masks row[begin:stop] (int32, [CLS] .. [SEP]) in place.
 
     Appends each masked position, its original token and weight 1 at `filled` in positions, ids and weights,

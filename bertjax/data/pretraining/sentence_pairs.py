@@ -10,7 +10,7 @@ visited three times a pass; an index runs over the sequences of all passes of an
 by entry.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -56,7 +56,7 @@ class Index(NamedTuple):
 
 
 @jit
-def visit(corpus, rules, pass_number, entry):
+def visit(corpus: Corpus, rules: PairRules, pass_number: int, entry: int) -> Any:
     """(key, target length) of one visit of an entry; the target is 0 where this pass leaves the entry out."""
     document_key = draw(draw(rules.key, pass_number), corpus.entry_document[entry])
     key = draw(document_key, corpus.entry_copy[entry])
@@ -68,7 +68,7 @@ def visit(corpus, rules, pass_number, entry):
 
 
 @jit
-def cut(corpus, rules, key, target, start, end):
+def cut(corpus: Corpus, rules: PairRules, key: np.uint64, target: int, start: int, end: int) -> Any:
     """The sequence that starts at sentence `start` of a document that stops before `end`.
 
     Returns (middle, stop, is_random, following): A is sentences start..middle, the chunk start..stop, and the
@@ -87,7 +87,7 @@ def cut(corpus, rules, key, target, start, end):
 
 
 @jit
-def random_next(corpus, key, document, wanted):
+def random_next(corpus: Corpus, key: np.uint64, document: int, wanted: int) -> Any:
     """(first, stop) of sentences of another document that together have `wanted` tokens, or all that it has
     left.
 
@@ -109,7 +109,9 @@ def random_next(corpus, key, document, wanted):
 
 
 @jit
-def describe(corpus, rules, key, document, target, start, end):
+def describe(
+    corpus: Corpus, rules: PairRules, key: np.uint64, document: int, target: int, start: int, end: int
+) -> Any:
     """(A first token, A stop, B first token, B stop, is_random, following) of the sequence at sentence
     `start`.
 
@@ -125,7 +127,7 @@ def describe(corpus, rules, key, document, target, start, end):
 
 
 @jit
-def truncated(a, b, room):
+def truncated(a: int, b: int, room: int) -> Any:
     """The lengths that remain of a and b tokens when one at a time comes off the longer, off B when equal."""
     if a + b <= room:
         return a, b
@@ -138,7 +140,7 @@ def truncated(a, b, room):
 
 
 @jit
-def heads(key, n):
+def heads(key: np.uint64, n: int) -> Any:
     """Heads in n fair coin flips: how many of n truncated tokens come off the front."""
     count = np.int64(0)
     bits = np.uint64(0)
@@ -151,7 +153,7 @@ def heads(key, n):
 
 
 @jit
-def sequence_length(a, b, room):
+def sequence_length(a: int, b: int, room: int) -> Any:
     """The length of a sequence of a and b tokens with [CLS] and [SEP]s; without b it has one [SEP] only."""
     if b == 0:
         return min(a, room + 1) + 2
@@ -159,7 +161,9 @@ def sequence_length(a, b, room):
 
 
 @jit
-def count_sequences(corpus, rules, first_pass, begin, stop, counts):
+def count_sequences(
+    corpus: Corpus, rules: PairRules, first_pass: int, begin: int, stop: int, counts: np.ndarray
+) -> None:
     """Writes the number of sequences of visits begin..stop (pass * E + entry) to counts[visit + 1]."""
     entries = len(corpus.entry_document)
     for v in range(begin, stop):
@@ -174,7 +178,9 @@ def count_sequences(corpus, rules, first_pass, begin, stop, counts):
 
 
 @jit
-def index_sequences(corpus, rules, index, begin, stop, lengths):
+def index_sequences(
+    corpus: Corpus, rules: PairRules, index: Index, begin: int, stop: int, lengths: np.ndarray
+) -> None:
     """Writes the marks of visits begin..stop and, unless `lengths` is empty, their lengths (uint16)."""
     entries = len(corpus.entry_document)
     for v in range(begin, stop):
@@ -194,7 +200,7 @@ def index_sequences(corpus, rules, index, begin, stop, lengths):
 
 
 @jit
-def find_sequence(corpus, rules, index, i):
+def find_sequence(corpus: Corpus, rules: PairRules, index: Index, i: int) -> Any:
     """(key, A first token, A stop, B first token, B stop, is_random) of sequence i of the epoch."""
     low, high = 0, len(index.first) - 1  # bisect for the last visit that starts at or before i
     while high - low > 1:

@@ -57,7 +57,7 @@ class Store:
         return _digest({"files": files, "heldout": self.manifest["heldout"], "inputs": inputs})
 
 
-def open_store(path: str | os.PathLike) -> Store:
+def open_store(path: str | os.PathLike[str]) -> Store:
     """Opens a store after checking the size and every checksum of its files.
 
     Raises:

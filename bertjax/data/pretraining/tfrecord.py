@@ -107,7 +107,7 @@ def index_file(path: str) -> RecordFile:
 def masked_crc(data: bytes) -> int:
     """CRC-32C of data, rotated and shifted as TFRecord files hold it (tensorflow/core/lib/hash/crc32c.h)."""
     crc = google_crc32c.value(data)
-    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+    return int(((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
 def _damaged(path: str, record: int, fault: str) -> InputError:

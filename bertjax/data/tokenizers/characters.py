@@ -80,4 +80,5 @@ class AnyWords:
         if len(self._table) < len(self._numbers):
             new = list(self._numbers)[len(self._table) :]
             self._table = np.concatenate([self._table, word_characters(new, self._most).astype(np.uint16)])
-        return self._table[ids].astype(np.int32)
+        found: np.ndarray = self._table[ids].astype(np.int32)
+        return found

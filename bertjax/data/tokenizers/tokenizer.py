@@ -71,7 +71,7 @@ class Tokenizer:
         """Readable text. What the tokenizer dropped (case, accents, spacing) is lost."""
         return self._decode(ids)
 
-    def save(self, folder: str | os.PathLike) -> None:
+    def save(self, folder: str | os.PathLike[str]) -> None:
         """Writes the files into an existing folder."""
         for name, content in self.files.items():
             with open(Path(folder, name), "wb") as file:
@@ -80,7 +80,7 @@ class Tokenizer:
                 os.fsync(file.fileno())
 
 
-def load_tokenizer(path: str | os.PathLike, lower_case: bool | None = None) -> Tokenizer:
+def load_tokenizer(path: str | os.PathLike[str], lower_case: bool | None = None) -> Tokenizer:
     """The tokenizer of a vocab.txt, a SentencePiece .model, OpenAI GPT's vocab.json and merges.txt, a
     words.json, or a folder (store, checkpoint) that holds one.
 
