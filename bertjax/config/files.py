@@ -1,8 +1,8 @@
 """Reading of config files and of what the command line changes in them.
 
 A config file is a Python file with `get_config()` (or `get_config(arg)`, for `--config=file.py:arg`) that
-takes bertjax.config.default(), changes what its recipe needs and returns it. Fields are overridden on the
-command line as `--config.train.steps=1000`.
+takes bertjax.config.default(), changes what its recipe needs and returns it; recipes.find() says how it is
+named. Fields are overridden on the command line as `--config.train.steps=1000`.
 """
 
 import ast
@@ -11,25 +11,25 @@ import inspect
 import runpy
 import traceback
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from bertjax.config import default, fields
+from bertjax.config import default, fields, recipes
 from bertjax.config.checks import check
 from bertjax.errors import InputError
 
 
 def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
-    """The config of `path` ("file.py" or "file.py:arg") with overrides ("train.steps=10"), checked.
+    """The config of a recipe ("file.py", "name", "file.py:arg", "name:arg") with overrides, checked.
+
+    An override is "train.steps=10". recipes.find() says what a name may be.
 
     Raises:
       InputError: no such file; an unknown field (the nearest is named); a value of another type; a value
         out of range; an override that another field makes void.
     """
-    file, _, arg = path.partition(":")
-    if not Path(file).is_file():
-        raise InputError(f"{file}: no such config file; the shipped ones are in configs/")
+    name, _, arg = path.partition(":")
+    file = recipes.find(name)
     config = _run_file(file, arg)
     defaults = dict(fields(default()))
     for name, value in fields(config):
@@ -70,7 +70,7 @@ def _run_file(file: str, arg: str) -> ConfigDict:
     try:
         module = runpy.run_path(file)
         if "get_config" not in module:
-            raise InputError(f"{file}: defines no get_config(); see configs/pretrain_tiny.py")
+            raise InputError(f"{file}: defines no get_config(); see {recipes.find('pretrain_tiny')}")
         get_config, given = module["get_config"], [arg] if arg else []
         _check_call(file, get_config, given)
         config = get_config(*given)
@@ -109,19 +109,36 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     return difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
 
 
+def joined(args: Sequence[str]) -> list[str]:
+    """The arguments with each "--config X" and "--config.FIELD X" as one: "--config=X".
+
+    Raises:
+      InputError: the value is missing.
+    """
+    found, rest = [], iter(args)
+    for arg in rest:
+        if arg == "--config" or (arg.startswith("--config.") and "=" not in arg):
+            value = next(rest, "-h")
+            if value.startswith("--") or value == "-h":
+                raise InputError(f"{arg}: no value; use {arg}=VALUE")
+            arg = f"{arg}={value}"
+        found.append(arg)
+    return found
+
+
 def parse_args(args: Sequence[str]) -> ConfigDict:
-    """The config that `--config=FILE --config.FIELD=VALUE ...` asks for. Raises InputError."""
+    """The config that `--config=RECIPE --config.FIELD=VALUE ...` asks for. Raises InputError."""
     path, overrides = "", []
-    for arg in args:
+    for arg in joined(args):
         name, equals, value = arg.partition("=")
         if name == "--config" and equals:
             path = value
         elif name.startswith("--config.") and equals:
             overrides.append(f"{name.removeprefix('--config.')}={value}")
         else:
-            raise InputError(f"{arg}: not understood; use --config=FILE and --config.FIELD=VALUE")
+            raise InputError(f"{arg}: not understood; use --config=RECIPE and --config.FIELD=VALUE")
     if not path:
-        raise InputError("no config; use --config=FILE, such as --config=configs/pretrain_tiny.py")
+        raise InputError("no config; use --config=RECIPE, such as --config=pretrain_tiny")
     return load(path, overrides)
 
 

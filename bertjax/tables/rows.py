@@ -168,10 +168,9 @@ COURSES = {row.pretraining for row in TABLES["training_steps"].rows}
 _GLUE = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte")
 # The config of each task that a system is fine-tuned for.
 SYSTEMS: dict[str, dict[str, str]] = {
-    "bert": {task: f"configs/glue.py:{task}" for task in _GLUE}
-    | {"squad": "configs/squad.py:v1.1", "ner": "configs/ner.py"},
-    "gpt": {task: f"configs/gpt_glue.py:{task}" for task in _GLUE},
-    "elmo": {task: f"configs/elmo_glue.py:{task}" for task in _GLUE} | {"ner": "configs/elmo_ner.py"},
+    "bert": {task: f"glue:{task}" for task in _GLUE} | {"squad": "squad:v1.1", "ner": "ner"},
+    "gpt": {task: f"gpt_glue:{task}" for task in _GLUE},
+    "elmo": {task: f"elmo_glue:{task}" for task in _GLUE} | {"ner": "elmo_ner"},
 }
 
 
@@ -248,9 +247,9 @@ SCALES = {
     # The configs as they are.
     "paper": Scale(
         pretraining={
-            "bert": ("configs/pretrain_base.py", ()),
-            "gpt": ("configs/pretrain_gpt.py", ()),
-            "elmo": ("configs/pretrain_elmo.py", ()),
+            "bert": ("pretrain_base", ()),
+            "gpt": ("pretrain_gpt", ()),
+            "elmo": ("pretrain_elmo", ()),
         },
         sizes=((3, 768, 12), (6, 768, 3), (6, 768, 12), (12, 768, 12), (12, 1024, 16), (24, 1024, 16)),
         common=(),
@@ -263,17 +262,17 @@ SCALES = {
     "gpu": Scale(
         pretraining={
             "bert": (
-                "configs/pretrain_base.py",
+                "pretrain_base",
                 (*_every(_GPU_STEPS), "data.masking=dynamic", "optim.learning_rate=5e-4",
                  "optim.warmup_steps=1000", "eval.examples=8192"),
             ),
             "gpt": (
-                "configs/pretrain_gpt.py",
+                "pretrain_gpt",
                 (*_every(_GPU_STEPS), "train.epochs=0.0", "train.batch_size=256", "train.seq_length=128",
                  "data.pack=8", "optim.learning_rate=5e-4", "optim.warmup_steps=1000", "eval.examples=8192"),
             ),
             "elmo": (
-                "configs/pretrain_elmo.py",
+                "pretrain_elmo",
                 (*_every(_GPU_STEPS), "elmo.cells=1024", "elmo.projection=256", "eval.examples=8192"),
             ),
         },
@@ -297,9 +296,9 @@ SCALES = {
     ),
     "cpu": Scale(
         pretraining={
-            "bert": ("configs/pretrain_mini.py", _CPU_PHASES),
-            "gpt": ("configs/pretrain_gpt_mini.py", _CPU_PHASES),
-            "elmo": ("configs/pretrain_elmo_mini.py", (*_every(_CPU_STEPS), "eval.examples=2048")),
+            "bert": ("pretrain_mini", _CPU_PHASES),
+            "gpt": ("pretrain_gpt_mini", _CPU_PHASES),
+            "elmo": ("pretrain_elmo_mini", (*_every(_CPU_STEPS), "eval.examples=2048")),
         },
         sizes=((1, 128, 4), (2, 128, 1), (2, 128, 4), (4, 128, 4), (4, 160, 5), (8, 160, 5)),
         common=_QUICK,
@@ -322,10 +321,10 @@ SCALES = {
     ),
     "ci": Scale(
         pretraining={
-            "bert": ("configs/pretrain_tiny.py", (*_every(_CI_STEPS), *_CI, "eval.examples=64")),
-            "gpt": ("configs/pretrain_gpt_mini.py", (*_every(_CI_STEPS), *_CI, "eval.examples=64")),
+            "bert": ("pretrain_tiny", (*_every(_CI_STEPS), *_CI, "eval.examples=64")),
+            "gpt": ("pretrain_gpt_mini", (*_every(_CI_STEPS), *_CI, "eval.examples=64")),
             "elmo": (
-                "configs/pretrain_elmo_mini.py",
+                "pretrain_elmo_mini",
                 (*_every(_CI_STEPS), *_CI, "eval.examples=64", "elmo.cells=32", "elmo.projection=16",
                  "elmo.filters=((1, 8), (2, 8))", "elmo.samples=64"),
             ),
