@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # What a user of the package meets: builds the wheel, installs it with its core dependencies into an environment
-# that has nothing else, and runs the commands in an empty folder. PYTHON=python3.12 picks the interpreter.
+# that has nothing else, and runs the commands in an empty folder; then asks for recipes from an editable install
+# and from a checkout. PYTHON=python3.12 picks the interpreter.
 #   tests/wheel/smoke.sh [FOLDER]   FOLDER keeps the environment for the next time; else it goes at the end
 set -euo pipefail
 
@@ -77,6 +78,18 @@ for file in store/store.json run/metrics.jsonl run/config.json run/report.png ru
   [ -s "$file" ] || fail "$file: missing or empty"
 done
 expect 0 "%" bertjax predict fill-mask --model=exported "word1 is [MASK] line 3 ."
-# A recipe that loads another one, and is found from here; what is missing is the model.
-expect 2 "--config.init_from" bertjax main --config=gpt_swag --config.workdir=swag
+load='from bertjax.config.files import load; print(load("gpt_swag").task)' # a recipe that loads another one
+expect 0 choose python -c "$load"
+
+"$env/bin/python" -m pip uninstall -q -y bertjax
+folder=$("$env/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/bertjax
+[ ! -e "$folder" ] || fail "$folder: is left by an uninstall, and hides an editable install: $(find "$folder" | head)"
+
+# The recipes are found too where the source stands, installed with -e or not at all.
+"$env/bin/python" -m pip install -q --no-deps -e "$work/source"
+expect 0 "recipes, in $work/source/configs:" bertjax main --help
+expect 0 choose python -c "$load"
+"$env/bin/python" -m pip uninstall -q -y bertjax
+expect 0 "recipes, in $work/source/configs:" env PYTHONPATH="$work/source" python -m bertjax.main --help
+expect 0 choose env PYTHONPATH="$work/source" python -c "$load"
 echo "wheel test: passed, commands took $((SECONDS - begin)) s"
