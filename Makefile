@@ -4,16 +4,17 @@ BIN := .venv/bin
 TEST_BIN := .venv-test/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check parity clean
+.PHONY: help venv demo test check parity wheel-test clean
 
 help:
-	@echo 'make demo    train a small BERT on text that is on this machine, and export it (minutes, no download'
-	@echo '             but the packages)'
-	@echo 'make venv    install bertjax and its test tools into .venv-test'
-	@echo 'make test    run the tests'
-	@echo 'make check   style, types, import order, shell scripts'
-	@echo 'make parity  compare models and training with PyTorch and transformers (in .venv-parity)'
-	@echo 'make clean   remove caches and environments; runs/ stays'
+	@echo 'make demo        train a small BERT on text that is on this machine, and export it (minutes, no download'
+	@echo '                 but the packages)'
+	@echo 'make venv        install bertjax and its test tools into .venv-test'
+	@echo 'make test        run the tests'
+	@echo 'make check       style, types, import order, shell scripts'
+	@echo 'make parity      compare models and training with PyTorch and transformers (in .venv-parity)'
+	@echo 'make wheel-test  build the wheel, install it elsewhere, and run its commands there'
+	@echo 'make clean       remove caches and environments; runs/ stays'
 
 venv: .venv-test/installed
 
@@ -48,11 +49,14 @@ check: .venv-test/installed
 	$(TEST_BIN)/ruff check .
 	$(TEST_BIN)/ruff format --check .
 	$(TEST_BIN)/mypy
-	$(TEST_BIN)/shellcheck -x launch/*.sh .ci/run
+	$(TEST_BIN)/shellcheck -x launch/*.sh tests/wheel/smoke.sh .ci/run
 	$(TEST_BIN)/python -m pytest tests/test_imports.py
 
 parity: .venv-parity/installed
 	.venv-parity/bin/python -m pytest -n 2 tests/parity
+
+wheel-test:
+	PYTHON=$(PYTHON) tests/wheel/smoke.sh
 
 clean:
 	rm -rf .venv .venv-test .venv-parity build .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -1,6 +1,6 @@
 """From text to an exported model: runs bertjax's own commands one after the other, and shows each.
 
-`make demo`, or `python -m bertjax.demo --out=DIR` in the repository's folder. The text is the English prose
+`make demo`, or `python -m bertjax.demo --out=DIR`. The text is the English prose
 in the documentation of Python and of the installed packages. Run again, it continues where it stopped.
 """
 
@@ -24,7 +24,7 @@ from bertjax.predict.predictor import Predictor
 from bertjax.tasks.pretrain import TASK
 from bertjax.trained_model import Trained
 
-CONFIG = "configs/pretrain_tiny.py"
+CONFIG = "pretrain_tiny"
 INPUT = "python"  # see bertjax.prepare.pydoc
 HELDOUT = 0.02  # share of the documents: about 80
 TEXTS = (
@@ -43,7 +43,7 @@ def main(args: Sequence[str]) -> None:
       InputError: a command failed; its own message stands above.
       Interrupted: a command was interrupted; the demo continues there when it is run again.
     """
-    parser = Parser(prog="python -m bertjax.demo", description=__doc__.splitlines()[0])
+    parser = Parser(command="demo", description=__doc__.splitlines()[0])
     parser.add_argument(
         "--out", required=True, metavar="DIR", help="folder for everything that the demo makes"
     )

@@ -37,9 +37,7 @@ _Candidates = Mapping[str, Sequence[Candidate]]  # by question id
 
 def main(args: Sequence[str]) -> None:
     """Reads the flags, merges, writes, and prints the figures if there are answers. Raises InputError."""
-    parser = Parser(
-        prog="python -m bertjax.ensemble", description=__doc__, formatter_class=RawTextHelpFormatter
-    )
+    parser = Parser(command="ensemble", description=__doc__, formatter_class=RawTextHelpFormatter)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="the workdir of a finished run")
     parser.add_argument("--out", required=True, metavar="FOLDER", help="where to; not a run's")
     parser.add_argument("--data", metavar="FILE", help="the dev set that predictions are scored with")

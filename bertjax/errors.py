@@ -53,6 +53,20 @@ def stop_signals() -> Iterator[list[int]]:
 
 
 @contextlib.contextmanager
+def extra(name: str, what: str) -> Iterator[None]:
+    """Around the import of a package of the extra `name`: if that is not installed, an InputError says how.
+
+    `what` is the flag or the field that needs it.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f'{what}: {error.name} is not installed; run: pip install "bertjax[{name}]"'
+        ) from error
+
+
+@contextlib.contextmanager
 def naming(path: str) -> Iterator[None]:
     """Puts `path` into an OSError that names no file: those of write(), flush() and fsync() do not."""
     try:
@@ -62,14 +76,20 @@ def naming(path: str) -> Iterator[None]:
         raise
 
 
+def program() -> str:
+    """What runs, as it was called: "bertjax main", or "bertjax.main" if by `python -m bertjax.main`."""
+    started = sys.modules["__main__"]
+    name = started.__spec__.name.removesuffix(".__main__") if started.__spec__ else "bertjax"
+    return getattr(started, "PROGRAM", name)  # bertjax.__main__ sets it
+
+
 def run_command(command: Callable[[Sequence[str]], None]) -> None:
     """Runs `command(sys.argv[1:])` and exits with its documented code.
 
     Prints one line instead of a traceback for the errors of this module, for Ctrl-C, and for a file that
     cannot be read or written; nothing if what reads its output has ended.
     """
-    spec = sys.modules["__main__"].__spec__
-    name = spec.name.removesuffix(".__main__") if spec else "bertjax"
+    name = program()
     try:
         command(sys.argv[1:])
         with naming("standard output"):

@@ -1,7 +1,6 @@
 """What a run tells while it goes: metrics.jsonl, TensorBoard, Weights & Biases, the terminal."""
 
 import contextlib
-import importlib
 import json
 import math
 import os
@@ -19,7 +18,7 @@ from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.record_writer import masked_crc32c
 from tqdm import tqdm
 
-from bertjax.errors import InputError, naming
+from bertjax.errors import InputError, extra, naming
 from bertjax.files import write_atomically
 
 METRICS = "metrics.jsonl"  # in a workdir
@@ -241,11 +240,8 @@ def _open(path: str, mode: str) -> Any:
 
 
 def _start_wandb(workdir: str, project: str, config: Mapping[str, Any]) -> Any:
-    try:
-        wandb = importlib.import_module("wandb")
-    except ImportError as error:
-        raise InputError(f"--config.log.wandb_project={project}: wandb is not installed; pip install "
-                         "'bertjax[wandb]', or leave the field empty") from error  # fmt: skip
+    with extra("wandb", f"--config.log.wandb_project={project}"):
+        import wandb
     path = os.path.join(workdir, _WANDB_ID)
     if not os.path.exists(path):
         write_atomically(path, secrets.token_hex(4) + "\n")

@@ -1,6 +1,6 @@
 """Compiles a config's train step for devices that need not be there, and prints what it needs of each:
 
-    python -m bertjax.plan --config=configs/pretrain_large.py --devices=v5e:4x4 [--config.FIELD=VALUE ...]
+    python -m bertjax.plan --config=pretrain_large --devices=v5e:4x4 [--config.FIELD=VALUE ...]
 
 Devices: a TPU slice (v4:2x2x4, v5e:4x4, v5p:2x2x4, v6e:4x4; v5e:1x1 is one chip), or h100, or h100:8 for the
 GPUs of one host. TPUs need libtpu (pip install "bertjax[tpu]"), the H100 its plugin (pip install
@@ -80,14 +80,14 @@ class Figures:
 
 def main(args: Sequence[str]) -> None:
     """The command. Raises InputError, also where a phase does not fit; the figures are printed first."""
-    parser = Parser(prog="python -m bertjax.plan", description=__doc__, formatter_class=RawTextHelpFormatter)
+    parser = Parser(command="plan", description=__doc__, formatter_class=RawTextHelpFormatter)
     parser.add_argument("--devices", required=True, metavar="NAME")
     parser.add_argument(
         "--model_size", default="", metavar="NAME",
         help="in fine-tuning without --config.init_from, the size of the model, such as large",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print the figures as JSON, in bytes")
-    flags, rest = parser.parse_known_args(args)
+    flags, rest = parser.parse_known_args(files.joined(args))
     config = _complete(files.parse_args(rest), flags.model_size)
     devices, memory = find_devices(flags.devices)
     mesh = make_mesh(config, devices)

@@ -18,6 +18,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
 from bertjax.errors import InputError, run_command
+from bertjax.flags import Parser
 from bertjax.logs import METRICS, read_metrics
 from bertjax.models import kind_of
 
@@ -37,19 +38,15 @@ Series = tuple[list[int], list[float]]
 
 def main(args: Sequence[str]) -> None:
     """Reads the flags, draws, prints the file's name. Raises InputError."""
-    flags = {"workdir": "", "out": ""}
-    for arg in args:
-        name, equals, value = arg.removeprefix("--").partition("=")
-        if not (arg.startswith("--") and equals and name in flags):
-            raise InputError(f"{arg}: not understood; use --workdir=DIR [--out=FILE.png]")
-        flags[name] = value
-    if not flags["workdir"]:
-        raise InputError("no workdir; use --workdir=DIR, the folder of a run")
-    out = flags["out"] or os.path.join(flags["workdir"], "report.png")
+    parser = Parser(command="report", description="Draws a run: its metrics over the steps, in one PNG.")
+    parser.add_argument("--workdir", required=True, metavar="DIR", help="the folder of a run")
+    parser.add_argument("--out", metavar="FILE.png", help="where to (default: report.png in the workdir)")
+    flags = parser.parse_args(args)
+    out = flags.out or os.path.join(flags.workdir, "report.png")
     if os.path.isdir(out):  # matplotlib would write a file of this name with .png behind it
         raise InputError(f"{out}: is a folder; use --out=FILE.png")
     try:
-        draw(flags["workdir"]).savefig(out)
+        draw(flags.workdir).savefig(out)
     except (OSError, ValueError) as error:
         if isinstance(error, InputError):
             raise

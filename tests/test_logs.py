@@ -102,7 +102,9 @@ def test_tensorboard_forgets_what_is_repeated(tmp_path):
 
 def test_wandb_is_asked_for_clearly_and_a_resumed_run_keeps_its_page(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(InputError, match=r"--config.log.wandb_project=demo: wandb is not installed"):
+    with pytest.raises(
+        InputError, match=r'wandb_project=demo: wandb is not installed; run: pip install "bertjax\[wandb\]"'
+    ):
         open_log(tmp_path, wandb_project="demo")
 
     calls: list[tuple] = []

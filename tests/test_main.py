@@ -15,7 +15,7 @@ from bertjax.main import main
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ([], "bertjax.main: error: no config; use --config=FILE, such as --config=configs/pretrain_tiny.py"),
+        ([], "bertjax.main: error: no config; use --config=RECIPE, such as --config=pretrain_tiny"),
         (["--config=configs/pretrain_tiny.py", "--config.train.step=1"],
          "bertjax.main: error: --config.train.step: no such field of the task pretrain on bert; the nearest is "
          "--config.train.steps"),
@@ -65,12 +65,14 @@ def test_a_mistake_leaves_no_checkpoint_behind(tmp_path, monkeypatch, capsys, st
     assert not (tmp_path / "run").exists()  # so the right command does not meet a wrong config.json
 
 
-def test_help_is_short_and_no_error(monkeypatch, capsys):
-    main(["--help"])
+def test_help_is_short_and_lists_the_recipes(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    assert stop.value.code == 0
     output = capsys.readouterr().out
-    assert "--config=configs/pretrain_tiny.py" in output
-    assert "bertjax/sections.py" in output
-    assert len(output.splitlines()) < 20
+    assert "pretrain_large_lamb, pretrain_mini, pretrain_tiny" in output
+    assert "--print_config" in output
+    assert len(output.splitlines()) < 25
 
 
 FAILING = """

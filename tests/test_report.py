@@ -69,9 +69,9 @@ def test_another_task_gets_a_panel_for_each_of_its_metrics(tmp_path):
 
 def test_bad_input_is_one_line(tmp_path):
     for args, message in (
-        ([], "no workdir"),
-        (["--workdir"], "not understood"),
-        (["--color=red"], "not understood"),
+        ([], "the following arguments are required: --workdir"),
+        (["--workdir"], "--workdir: expected one argument"),
+        ([f"--workdir={tmp_path}", "--color=red"], "unrecognized arguments: --color=red"),
         ([f"--workdir={tmp_path}"], "metrics.jsonl: not readable"),
     ):
         with pytest.raises(InputError, match=message):

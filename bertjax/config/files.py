@@ -1,8 +1,8 @@
 """Reading of config files and of what the command line changes in them.
 
 A config file is a Python file with `get_config()` (or `get_config(arg)`, for `--config=file.py:arg`) that
-takes bertjax.config.default(), changes what its recipe needs and returns it. Fields are overridden on the
-command line as `--config.train.steps=1000`.
+takes bertjax.config.default(), changes what its recipe needs and returns it; recipes.find() says how it is
+named. Fields are overridden on the command line as `--config.train.steps=1000`.
 """
 
 import ast
@@ -11,12 +11,11 @@ import runpy
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from bertjax.config import default
+from bertjax.config import default, recipes
 from bertjax.config.checks import check
 from bertjax.errors import InputError, nearest
 from bertjax.sections import fields
@@ -47,7 +46,9 @@ class Loaded:
 
 
 def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
-    """The config of `path` ("file.py" or "file.py:arg") with overrides ("train.steps=10"), checked.
+    """The config of a recipe ("file.py", "name", "file.py:arg", "name:arg") with overrides, checked.
+
+    An override is "train.steps=10". recipes.find() says what a name may be.
 
     Raises:
       InputError: no such file; an unknown field (the nearest is named); a value of another type; a value
@@ -58,9 +59,8 @@ def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
 
 def load_with_sources(path: str, overrides: Sequence[str] = ()) -> Loaded:
     """As `load`, with where each value comes from."""
-    file, _, arg = path.partition(":")
-    if not Path(file).is_file():
-        raise InputError(f"{file}: no such config file; the shipped ones are in configs/")
+    name, _, arg = path.partition(":")
+    file = recipes.find(name)
     config = _run_file(file, arg)
     for name in _COMPOSED_BY:
         if name not in dict(fields(config)):
@@ -97,7 +97,7 @@ def _run_file(file: str, arg: str) -> ConfigDict:
     try:
         module = runpy.run_path(file)
         if "get_config" not in module:
-            raise InputError(f"{file}: defines no get_config(); see configs/pretrain_tiny.py")
+            raise InputError(f"{file}: defines no get_config(); see {recipes.find('pretrain_tiny')}")
         get_config, given = module["get_config"], [arg] if arg else []
         _check_call(file, get_config, given)
         config = get_config(*given)
@@ -132,29 +132,42 @@ def _check_call(file: str, get_config: Callable[..., object], given: Sequence[st
         ) from error
 
 
+def joined(args: Sequence[str]) -> list[str]:
+    """The arguments with each "--config X" and "--config.FIELD X" as one: "--config=X".
+
+    Raises:
+      InputError: the value is missing.
+    """
+    found, rest = [], iter(args)
+    for arg in rest:
+        if arg == "--config" or (arg.startswith("--config.") and "=" not in arg):
+            value = next(rest, "-h")
+            if value.startswith("--") or value == "-h":
+                raise InputError(f"{arg}: no value; use {arg}=VALUE")
+            arg = f"{arg}={value}"
+        found.append(arg)
+    return found
+
+
 def parse_args(args: Sequence[str]) -> ConfigDict:
-    """The config that `--config=FILE --config.FIELD=VALUE ...` asks for. Raises InputError."""
+    """The config that `--config=RECIPE --config.FIELD=VALUE ...` asks for. Raises InputError."""
     return load(*split_args(args))
 
 
 def split_args(args: Sequence[str]) -> tuple[str, list[str]]:
-    """The file and the overrides ("train.steps=10") of `--config FILE --config.FIELD=VALUE ...`; a value may
-    follow behind "=" or as the next argument. Raises InputError."""
-    path, overrides, rest = "", [], iter(args)
-    for arg in rest:
+    """The recipe and the overrides ("train.steps=10") of `--config=RECIPE --config.FIELD=VALUE ...`. Raises
+    InputError."""
+    path, overrides = "", []
+    for arg in joined(args):
         name, equals, value = arg.partition("=")
-        if name != "--config" and not name.startswith("--config."):
-            raise InputError(f"{arg}: not understood; use --config=FILE and --config.FIELD=VALUE")
-        if not equals:
-            value = next(rest, "")
-            if not value or value.startswith("--"):
-                raise InputError(f"{arg}: has no value; use {name}=VALUE")
-        if name == "--config":
+        if name == "--config" and equals:
             path = value
-        else:
+        elif name.startswith("--config.") and equals:
             overrides.append(f"{name.removeprefix('--config.')}={value}")
+        else:
+            raise InputError(f"{arg}: not understood; use --config=RECIPE and --config.FIELD=VALUE")
     if not path:
-        raise InputError("no config; use --config=FILE, such as --config=configs/pretrain_tiny.py")
+        raise InputError("no config; use --config=RECIPE, such as --config=pretrain_tiny")
     return path, overrides
 
 

@@ -10,7 +10,7 @@ from bertjax.flags import Parser
 
 def main(args: Sequence[str]) -> None:
     """Reads the flags, converts, prints where to. Raises InputError."""
-    parser = Parser(prog="python -m bertjax.convert", description=__doc__)
+    parser = Parser(command="convert", description=__doc__)
     parser.add_argument(
         "--from", dest="source", required=True, metavar="PATH",
         help="the workdir of a run, a Hugging Face folder, or a folder (or checkpoint) of Google's",

@@ -8,6 +8,7 @@ give the same values without it (NUMBA_DISABLE_JIT=1, where NumPy warns about th
 
 import hashlib
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,10 @@ import numpy as np
 
 _HERE = Path(__file__).parent
 _SOURCES = b"".join(path.read_bytes() for path in sorted(_HERE.rglob("*.py")))
-_CACHE = _HERE / "__pycache__" / f"numba-{hashlib.sha256(_SOURCES).hexdigest()[:16]}"
+# In the user's cache, not beside this file: pip leaves behind what it did not install, and the folders that
+# are left would hide a later editable install.
+_USER_CACHE = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+_CACHE = Path(_USER_CACHE, "bertjax", f"numba-{hashlib.sha256(_SOURCES).hexdigest()[:16]}")
 
 
 def jit(function: Callable[..., Any]) -> Any:

@@ -15,11 +15,9 @@ from bertjax.errors import InputError
 
 @functools.lru_cache(maxsize=4)
 def open_set(path: str) -> Any:
-    """tfds' builder of the set `path`. Raises InputError: tfds is not installed; the set is not there."""
-    try:
-        import tensorflow_datasets as tfds
-    except ImportError as error:
-        raise InputError(f"{path}: tfds is not installed; run: pip install 'bertjax[tfds]'") from error
+    """tfds' builder of the set `path`. Raises InputError: it is not there."""
+    import tensorflow_datasets as tfds  # here, since few runs need it and it is slow to load
+
     try:
         if os.path.isdir(path):
             builder = tfds.builder_from_directory(path)

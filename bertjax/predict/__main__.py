@@ -47,7 +47,7 @@ def format_guesses(text: str, masks: list[Guesses]) -> str:
 
 def main(args: Sequence[str]) -> None:
     """Reads the flags and runs the sub-command. Raises InputError."""
-    parser = Parser(prog="python -m bertjax.predict", description="Asks a trained model.")
+    parser = Parser(command="predict", description="Asks a trained model.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     found = {name: _add_command(commands, name, *rest) for name, rest in _commands().items()}
     _add_own_flags(found)

@@ -6,10 +6,9 @@ import os
 from collections.abc import Iterator
 from typing import Protocol
 
-import h5py
 import numpy as np
 
-from bertjax.errors import InputError, check_utf8, naming
+from bertjax.errors import InputError, check_utf8, extra, naming
 from bertjax.files import write_whole
 
 KINDS = (".npz", ".h5", ".hdf5")
@@ -44,13 +43,16 @@ class _Npz:
 
 class _Hdf5:
     def __init__(self, path: str):
+        import h5py
+
+        self._string = h5py.string_dtype()
         self.file = h5py.File(path, "w")
         self.shapes: dict[str, list[int]] = {}
 
     def add(self, **arrays: np.ndarray) -> None:
         for name, x in arrays.items():
             if name not in self.shapes:
-                kind = h5py.string_dtype() if x.dtype == object else x.dtype
+                kind = self._string if x.dtype == object else x.dtype
                 shape, most = (0, *x.shape[1:]), (None, *x.shape[1:])
                 self.file.create_dataset(name, shape, kind, maxshape=most, chunks=True)
             _grow(self.shapes, name, x)
@@ -72,6 +74,9 @@ def check_path(flag: str, path: str) -> None:
     folder = os.path.dirname(path) or "."
     if not path.endswith(KINDS):
         raise InputError(f"{flag}={path}: must end with {', '.join(KINDS)}")
+    if not path.endswith(".npz"):
+        with extra("hdf5", f"{flag}={path}"):
+            import h5py  # noqa: F401
     if not os.path.isdir(folder):
         raise InputError(f"{flag}={path}: no such folder; make it first")
     if os.path.isdir(path):

@@ -67,7 +67,7 @@ def main(argv: Sequence[str]) -> None:
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     """The flags, each checked by itself. Raises InputError."""
-    parser = Parser(prog="python -m bertjax.prepare", description=__doc__, epilog=EXAMPLE,
+    parser = Parser(command="prepare", description=__doc__, epilog=EXAMPLE,
                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     add = parser.add_argument
     several: dict[str, Any] = {"nargs": "+", "action": "extend"}

@@ -56,7 +56,8 @@ class Input:
     weight: passes over it in an epoch.
     text_field: jsonl and tfds only; split: tfds only; language: ISO 639-1 code for cutting sentences.
 
-    Raises InputError for an unknown format or a weight that is not positive.
+    Raises InputError for an unknown format, one whose extra is not installed, or a weight that is not
+    positive.
     """
 
     path: str
@@ -69,6 +70,8 @@ class Input:
     def __post_init__(self) -> None:
         if self.format not in FORMATS:
             raise InputError(f"{self.path}: unknown format '{self.format}'; choose from {', '.join(FORMATS)}")
+        if self.format == "wikipedia":
+            wikipedia.parser()
         if not 0 < self.weight < float("inf"):
             raise InputError(f"{self.path}: weight {self.weight} must be a positive number")
 

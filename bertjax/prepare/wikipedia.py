@@ -5,13 +5,17 @@ templates, references, files, categories, comments, galleries and formulas go to
 those of the English Wikipedia.
 """
 
+import functools
 import html
 import re
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
-import mwparserfromhell
-from mwparserfromhell.nodes import ExternalLink, Heading, HTMLEntity, Tag, Text, Wikilink
+from bertjax.errors import extra
+
+if TYPE_CHECKING:
+    from mwparserfromhell.nodes import Tag, Wikilink
 
 DROPPED_TAGS = frozenset((
     "ref", "references", "table", "gallery", "math", "chem", "ce", "score", "timeline",
@@ -45,6 +49,14 @@ class PageError(Exception):
         self.line = line
 
 
+@functools.cache
+def parser() -> ModuleType:
+    """The package mwparserfromhell. Raises InputError if it is not installed."""
+    with extra("wikipedia", "--format=wikipedia"):
+        import mwparserfromhell
+    return mwparserfromhell
+
+
 def page_paragraphs(page: str) -> list[str]:
     """Paragraphs of one `<page>...</page>`; [] for redirects and for pages outside of the article namespace.
 
@@ -74,7 +86,7 @@ def paragraphs(wikitext: str) -> list[str]:
     """The prose paragraphs of wikitext, one string without line ends for each."""
     parts: list[str] = []
     # Quotes are removed below: pairing them is the slowest part of the parser.
-    _render(mwparserfromhell.parse(wikitext, skip_style_tags=True).nodes, parts)
+    _render(parser().parse(wikitext, skip_style_tags=True).nodes, parts)
     text = BEHAVIOUR_SWITCH.sub("", QUOTES.sub("", "".join(parts)))
     found: list[str] = []
     lines: list[str] = []
@@ -97,24 +109,25 @@ def _tidy(text: str) -> str:
 
 def _render(nodes: list[Any], parts: list[str]) -> None:
     # Templates, template arguments and comments match no case, and so are dropped.
+    kinds = parser().nodes
     for node in nodes:
         match node:
-            case Text():
+            case kinds.Text():
                 parts.append(node.value)
-            case HTMLEntity():
+            case kinds.HTMLEntity():
                 parts.append(html.unescape(str(node)))
-            case Heading():
+            case kinds.Heading():
                 parts.append("\n\n")
-            case Wikilink():
+            case kinds.Wikilink():
                 _render_link(node, parts)
-            case ExternalLink():
+            case kinds.ExternalLink():
                 if node.title is not None:  # else a bare address
                     _render(node.title.nodes, parts)
-            case Tag():
+            case kinds.Tag():
                 _render_tag(node, parts)
 
 
-def _render_link(link: Wikilink, parts: list[str]) -> None:
+def _render_link(link: "Wikilink", parts: list[str]) -> None:
     namespace, colon, _ = str(link.title).partition(":")
     if colon and (namespace.strip().lower() in DROPPED_LINKS or LANGUAGE_LINK.fullmatch(namespace.strip())):
         return
@@ -124,7 +137,7 @@ def _render_link(link: Wikilink, parts: list[str]) -> None:
         parts.append(str(link.title).strip().removeprefix(":"))
 
 
-def _render_tag(tag: Tag, parts: list[str]) -> None:
+def _render_tag(tag: "Tag", parts: list[str]) -> None:
     name = str(tag.tag).strip().lower()
     if tag.wiki_markup in ("*", "#", ":", ";"):
         parts.append(LIST_MARK)

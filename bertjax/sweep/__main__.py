@@ -1,6 +1,6 @@
 """The paper's fine-tuning protocol: a grid of settings times seeds, for one config or several.
 
-    python -m bertjax.sweep --config=configs/glue.py:mrpc --glue=GLUE --config.init_from=MODEL \\
+    python -m bertjax.sweep --config=glue:mrpc --glue=GLUE --config.init_from=MODEL \\
         --grid=optim.learning_rate=5e-5,4e-5,3e-5,2e-5 --seeds=5 --out=runs/mrpc
 
 Each run is `python -m bertjax.main` in a workdir below --out. The same command continues what was stopped.
@@ -90,12 +90,12 @@ def main(args: Sequence[str], start: Start = start_process) -> None:
 def _read_flags(args: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """The flags, and the overrides ("train.epochs=4") for all runs."""
     parser = Parser(
-        prog="python -m bertjax.sweep", description=__doc__.splitlines()[0],
+        command="sweep", description=__doc__.splitlines()[0],
         epilog="--config.FIELD=VALUE sets a field of every run. docs/finetuning.md has examples.",
     )  # fmt: skip
     add = parser.add_argument
-    add("--config", action="append", required=True, metavar="FILE",
-        help="of a fine-tuning task; may be repeated; configs/glue.py:all is all of GLUE")  # fmt: skip
+    add("--config", action="append", required=True, metavar="RECIPE",
+        help="of a fine-tuning task; may be repeated; glue:all is all of GLUE")  # fmt: skip
     add("--out", required=True, metavar="DIR", help="folder for the runs and the results")
     add(
         "--grid",
@@ -127,7 +127,7 @@ def _read_flags(args: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         "--submission", default="", metavar="FILE.zip", help="predictions of the best runs, for GLUE's server"
     )
     add("--fill_missing", action="store_true", help="one answer in all rows of files that no run predicts")
-    flags, rest = parser.parse_known_args(args)
+    flags, rest = parser.parse_known_args(files.joined(args))
     for name in ("seeds", "parallel"):
         if getattr(flags, name) < 1:
             raise InputError(f"--{name}={getattr(flags, name)}: must be positive")

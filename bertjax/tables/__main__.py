@@ -15,6 +15,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 
 from bertjax.checkpoint import FOLDER
+from bertjax.config import files
 from bertjax.errors import InputError, run_command
 from bertjax.files import lock_folder, read_json, write_atomically
 from bertjax.flags import Parser
@@ -95,7 +96,7 @@ def _run(plan: Plan, flags: argparse.Namespace, shares: Sequence[Mapping[str, st
 def _read_flags(args: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """The flags, and the overrides ("model.dtype=float32") of all runs."""
     parser = Parser(
-        prog="python -m bertjax.tables", description=__doc__.splitlines()[0],
+        command="tables", description=__doc__.splitlines()[0],
         epilog="--config.FIELD=VALUE sets a field of every run that has it. docs/tables.md has examples.",
     )  # fmt: skip
     add = parser.add_argument
@@ -118,7 +119,7 @@ def _read_flags(args: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     add("--parallel", type=int, default=1, metavar="N", help="runs at a time; several may share a GPU")
     add("--dry-run", action="store_true", help="print the commands of the runs that are not finished")
-    flags, rest = parser.parse_known_args(args)
+    flags, rest = parser.parse_known_args(files.joined(args))
     flags.tables = list(dict.fromkeys(TABLES if flags.table == "all" else flags.table.split(",")))
     for name in flags.tables:
         if name not in TABLES:

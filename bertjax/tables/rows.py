@@ -181,15 +181,15 @@ SYSTEMS = {
     "bert": System(
         "store",
         {
-            **{task: f"configs/glue.py:{task}" for task in _GLUE},
-            "squad": "configs/squad.py:v1.1",
-            "ner": "configs/ner.py",
+            **{task: f"glue:{task}" for task in _GLUE},
+            "squad": "squad:v1.1",
+            "ner": "ner",
         },
     ),
-    "gpt": System("gpt_store", {task: f"configs/gpt_glue.py:{task}" for task in _GLUE}),
+    "gpt": System("gpt_store", {task: f"gpt_glue:{task}" for task in _GLUE}),
     "elmo": System(
         "elmo_store",
-        {**{task: f"configs/elmo_glue.py:{task}" for task in _GLUE}, "ner": "configs/elmo_ner.py"},
+        {**{task: f"elmo_glue:{task}" for task in _GLUE}, "ner": "elmo_ner"},
         sized=False,
         frequent_words=True,
     ),
@@ -275,9 +275,9 @@ SCALES = {
     # The configs as they are.
     "paper": Scale(
         pretraining={
-            "bert": ("configs/pretrain_base.py", ()),
-            "gpt": ("configs/pretrain_gpt.py", ()),
-            "elmo": ("configs/pretrain_elmo.py", ()),
+            "bert": ("pretrain_base", ()),
+            "gpt": ("pretrain_gpt", ()),
+            "elmo": ("pretrain_elmo", ()),
         },
         sizes=((3, 768, 12), (6, 768, 3), (6, 768, 12), (12, 768, 12), (12, 1024, 16), (24, 1024, 16)),
         common={},
@@ -290,17 +290,17 @@ SCALES = {
     "gpu": Scale(
         pretraining={
             "bert": (
-                "configs/pretrain_base.py",
+                "pretrain_base",
                 (*_every(_GPU_STEPS), "data.masking=dynamic", "optim.learning_rate=5e-4",
                  "optim.warmup_steps=1000", "eval.max_rows=8192"),
             ),
             "gpt": (
-                "configs/pretrain_gpt.py",
+                "pretrain_gpt",
                 (*_every(_GPU_STEPS), "train.epochs=0.0", "train.batch_rows=256", "train.seq_length=128",
                  "data.pack=8", "optim.learning_rate=5e-4", "optim.warmup_steps=1000", "eval.max_rows=8192"),
             ),
             "elmo": (
-                "configs/pretrain_elmo.py",
+                "pretrain_elmo",
                 (*_every(_GPU_STEPS), "model.cells=1024", "model.projection=256", "eval.max_rows=8192"),
             ),
         },
@@ -324,9 +324,9 @@ SCALES = {
     ),
     "cpu": Scale(
         pretraining={
-            "bert": ("configs/pretrain_mini.py", (*_CPU_PHASES, *_CPU_PREDICTIONS)),
-            "gpt": ("configs/pretrain_gpt_mini.py", _CPU_PHASES),
-            "elmo": ("configs/pretrain_elmo_mini.py", (*_every(_CPU_STEPS), "eval.max_rows=2048")),
+            "bert": ("pretrain_mini", (*_CPU_PHASES, *_CPU_PREDICTIONS)),
+            "gpt": ("pretrain_gpt_mini", _CPU_PHASES),
+            "elmo": ("pretrain_elmo_mini", (*_every(_CPU_STEPS), "eval.max_rows=2048")),
         },
         sizes=((1, 128, 4), (2, 128, 1), (2, 128, 4), (4, 128, 4), (4, 160, 5), (8, 160, 5)),
         common={"bert": _UNROLLED, "gpt": _UNROLLED, "elmo": _FLOAT32},
@@ -350,12 +350,12 @@ SCALES = {
     "ci": Scale(
         pretraining={
             "bert": (
-                "configs/pretrain_tiny.py",
+                "pretrain_tiny",
                 (*_every(_CI_STEPS), *_CI, "train.max_predictions_per_seq=5"),
             ),
-            "gpt": ("configs/pretrain_gpt_mini.py", (*_every(_CI_STEPS), *_CI)),
+            "gpt": ("pretrain_gpt_mini", (*_every(_CI_STEPS), *_CI)),
             "elmo": (
-                "configs/pretrain_elmo_mini.py",
+                "pretrain_elmo_mini",
                 (*_every(_CI_STEPS), *_CI, "model.cells=32", "model.projection=16",
                  "model.filters=((1, 8), (2, 8))", "train.samples=64"),
             ),

@@ -266,13 +266,18 @@ def test_an_elmo_has_no_positions_that_limit_its_rows():
 
 
 def test_arguments_that_are_none():
-    fails("no config; use --config=FILE", parse_args, [])
-    fails("--confg=a.py: not understood; use --config=FILE", parse_args, ["--confg=a.py"])
-    fails("--config: not understood", parse_args, ["--config", "a.py"])
+    fails("no config; use --config=RECIPE", parse_args, [])
+    fails("--confg=a.py: not understood; use --config=RECIPE", parse_args, ["--confg=a.py"])
     fails("train.steps=5: not understood", parse_args, ["train.steps=5"])
-    fails(
-        "absent.py: no such config file; the shipped ones are in configs/", parse_args, ["--config=absent.py"]
-    )
+
+
+def test_a_value_may_stand_behind_a_space(recipe):
+    given = ["--config", recipe, "--config.train.steps", "7", "--config.workdir=/a b", "--config.seed", "5"]
+    config = parse_args(given)
+    assert (config.train.steps, config.workdir, config.seed) == (7, "/a b", 5)
+    fails("--config: no value; use --config=VALUE", parse_args, ["--config", "--config.train.steps=7"])
+    fails("--config.seed: no value; use", parse_args, [f"--config={recipe}", "--config.seed"])
+    fails("seed=-1: must be from 0", parse_args, [f"--config={recipe}", "--config.seed", "-1"])
 
 
 RECIPE = "from bertjax.config import *\ndef get_config():\n    c = default()\n    {}\n    return c\n"

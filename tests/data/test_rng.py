@@ -82,10 +82,11 @@ def test_a_changed_helper_compiles_its_callers_anew(tmp_path):
         (tmp_path / "helper.py").write_text(source)
         command = [sys.executable, "-c", "from outer import outer; print(outer(1))"]
         env = {k: v for k, v in os.environ.items() if not k.startswith("NUMBA_")} | {
-            "PYTHONPATH": str(tmp_path)
+            "PYTHONPATH": str(tmp_path),
+            "XDG_CACHE_HOME": str(tmp_path / "cache"),
         }
         return subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout.strip()
 
     assert run(1) == "2"
-    assert list(tmp_path.glob("__pycache__/numba-*/**/*.nbc"))
+    assert list(tmp_path.glob("cache/bertjax/numba-*/**/*.nbc"))
     assert run(2) == "3"

@@ -3,6 +3,7 @@ import dataclasses
 import io
 import json
 import os
+import sys
 
 import h5py
 import jax
@@ -269,6 +270,15 @@ def test_files_of_embeddings_hold_the_same(workdir, model, tmp_path, capsys, mon
     with contextlib.closing(np.load(out) if ending == "npz" else h5py.File(out)) as file:
         np.testing.assert_allclose(file["embeddings"], predictor.embed(texts, layer="sum_all"), atol=1e-6)
     assert sorted(os.listdir(tmp_path)) == sorted(["texts.txt", out.name])
+
+
+def test_hdf5_needs_an_extra_and_npz_does_not(workdir, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    message = r'states.h5: h5py is not installed; run: pip install "bertjax\[hdf5\]"'
+    with pytest.raises(InputError, match=message):
+        predict.main(["embed", f"--model={workdir}", f"--out={tmp_path / 'states.h5'}", "w8"])
+    predict.main(["embed", f"--model={workdir}", f"--out={tmp_path / 'states.npz'}", "w8"])
+    assert os.listdir(tmp_path) == ["states.npz"]
 
 
 @pytest.mark.parametrize("ending", ["npz", "h5"])

@@ -503,8 +503,6 @@ assert "tensorflow" not in sys.modules
 
 
 def test_tfds_without_tensorflow(tmp_path: Path) -> None:
-    pytest.importorskip("tensorflow_datasets", reason="the extra bertjax[tfds] is not installed")
-    pytest.importorskip("array_record", reason="the extra bertjax[tfds] is not installed")
     # In a process of its own, since another test may have imported tensorflow.
     done = subprocess.run(
         [sys.executable, "-c", TFDS_SCRIPT, str(tmp_path)],
@@ -533,7 +531,12 @@ def test_tfds_without_tensorflow(tmp_path: Path) -> None:
         assert re.search(pattern, message), message
 
 
-def test_tfds_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-    with pytest.raises(InputError, match=r"a_set: tfds is not installed; run: pip install 'bertjax\[tfds\]'"):
-        read(Input("a_set", "tfds"))
+def test_a_dump_needs_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mwparserfromhell", None)
+    wikipedia.parser.cache_clear()
+    message = (
+        r'--format=wikipedia: mwparserfromhell is not installed; run: pip install "bertjax\[wikipedia\]"'
+    )
+    with pytest.raises(InputError, match=message):
+        Input("dump.xml", "wikipedia")
+    Input("text.txt", "text")

@@ -23,9 +23,6 @@ from bertjax.errors import InputError
 from bertjax.sweep import __main__ as sweep
 from bertjax.tasks.finetuning import fingerprints
 
-for module in ("tensorflow_datasets", "array_record"):
-    pytest.importorskip(module, reason="the extra bertjax[tfds] is not installed")
-
 GLUE_FOLDERS = {
     "cola": "CoLA", "sst2": "SST-2", "mrpc": "MRPC", "stsb": "STS-B", "qqp": "QQP", "mnli+ax": "MNLI",
     "qnli": "QNLI", "rte": "RTE", "wnli": "WNLI",
