@@ -32,7 +32,8 @@ from bertjax.config import files, sections
 from bertjax.errors import InputError, run_command
 from bertjax.flags import Parser
 from bertjax.models.bert import NUMBER
-from bertjax.train import abstract_batch, abstract_state, make_train_step, scalars
+from bertjax.train import abstract_batch, make_train_step, scalars
+from bertjax.train_state import abstract_state
 
 GIB = 2**30
 # Memory of a chip: cloud.google.com/tpu/docs. The compiler keeps some of it for itself and refuses what does

@@ -28,28 +28,20 @@ from bertjax.logs import Log
 from bertjax.models.layers import dropout_keys
 from bertjax.tasks.interface import Data, EvalSet, Outputs, Rows
 from bertjax.throughput import Throughput
+from bertjax.train_state import (
+    State,
+    abstract_state,
+    from_saved,
+    init_state,
+    make_eval_params,
+    make_optimizer_init,
+    to_saved,
+    trained_params,
+)
 from bertjax.trained_model import checkpoint_meta
 
-State = dict[str, Any]
 Batch = dict[str, jax.Array]
 _AGREE_EVERY = 20  # steps between the processes' agreements on whether to stop
-
-
-def init_state(config: ConfigDict, task: ModuleType, seed: jax.Array | int) -> State:
-    """The state before the first step: parameters, optimizer, and how many steps and bad steps there were."""
-    params = task.init_params(config, jax.random.key(seed))
-    return {
-        "params": params,
-        "optimizer": optim.init_optimizer(trained_params(config, params)),
-        "step": jnp.zeros((), jnp.int32),
-        "bad_steps": jnp.zeros((), jnp.int32),
-        "bad_in_a_row": jnp.zeros((), jnp.int32),
-    }
-
-
-def trained_params(config: ConfigDict, params: State) -> State:
-    """Those that updates change, and that have moments: all, or all but the encoder's."""
-    return {name: x for name, x in params.items() if name != "encoder" or not config.train.freeze_encoder}
 
 
 def scalars(config: ConfigDict, step: int) -> dict[str, np.generic]:
@@ -107,7 +99,7 @@ def train_step(
     loss, norm = task.batch_loss(sums, weights), optim.global_norm(grads)
     rate = given["learning_rate"]
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-    new = optim.update(config.optim, trained, grads, state["optimizer"], rate, norm)
+    new = optim.update(config.optim, trained, grads, state["optimizer"], rate, loss)
     old = (trained, state["optimizer"])
     params, optimizer = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, old)
     bad = (~finite).astype(jnp.int32)
@@ -143,6 +135,8 @@ def make_train_step(config: ConfigDict, task: ModuleType, mesh: Mesh) -> tuple[A
     def init(seed: jax.Array) -> State:
         return init_state(config, task, seed)
 
+    params = jax.eval_shape(lambda: task.init_params(config, jax.random.key(0)))
+    optim.check_optimizer(config.optim, trained_params(config, params))
     shardings = sharding.state_shardings(jax.eval_shape(init, np.uint32(0)), mesh)
     on_batch, replicated = NamedSharding(mesh, sharding.BATCH), NamedSharding(mesh, sharding.REPLICATED)
     step_fn = jax.jit(
@@ -153,12 +147,6 @@ def make_train_step(config: ConfigDict, task: ModuleType, mesh: Mesh) -> tuple[A
     )
     init_fn = jax.jit(init, in_shardings=replicated, out_shardings=shardings)
     return step_fn, functools.partial(init_fn, np.uint32(config.seed)), shardings
-
-
-def abstract_state(config: ConfigDict, task: ModuleType, shardings: Any) -> State:
-    """The train state as jax.ShapeDtypeStruct with shardings."""
-    shapes = jax.eval_shape(lambda: init_state(config, task, config.seed))
-    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
 
 
 def abstract_batch(config: ConfigDict, task: ModuleType, mesh: Mesh, phase: ConfigDict) -> Any:
@@ -177,6 +165,7 @@ class Run:
     mesh: Mesh
     step_fn: Any  # jitted (state, batch, scalars) -> (state, measured)
     eval_step: Any
+    eval_params: Callable[[State], State]  # see make_eval_params
     checkpoints: Checkpoints
     log: Log
     stop_asked: Callable[[int], bool]
@@ -216,10 +205,11 @@ def train(config: ConfigDict) -> dict[str, float]:
             return stack.enter_context(contextlib.closing(Checkpoints(folder, **keep)))
 
         checkpoints = together(enter_workdir)
-        restored = checkpoints.restore(abstract_state(config, task, shardings))
+        expected = abstract_state(config, task, shardings)
+        restored = checkpoints.restore(to_saved(config, expected, expected["params"]))
         notes = list(data.notes)
         if restored:
-            state, _, step = restored
+            state, step = from_saved(restored[0]), restored[2]
         else:
             state, step = init_fn(), 0
             if source:
@@ -227,6 +217,10 @@ def train(config: ConfigDict) -> dict[str, float]:
                     config, task, source, data, state["params"], shardings["params"]
                 )
                 notes.append(line)
+                if config.optim.name not in config_lib.OPTIMIZERS:
+                    # Some of optax's begin with a copy of the parameters.
+                    del state["optimizer"]
+                    state["optimizer"] = make_optimizer_init(config, shardings)(state["params"])
         total = sum(config[section].steps for section in data.rows)
 
         def open_log() -> Log:
@@ -251,7 +245,8 @@ def train(config: ConfigDict) -> dict[str, float]:
         # The phases, one after the other: each has its own batch shape, and so its own compiled step.
         make_eval = make_predict_step if hasattr(task, "batch_outputs") else make_eval_step
         run = Run(config, task, mesh, step_fn, make_eval(config, task, mesh, shardings["params"]),
-                  checkpoints, log, stack.enter_context(_stop_signal()), data, total)  # fmt: skip
+                  make_eval_params(config, shardings), checkpoints, log,
+                  stack.enter_context(_stop_signal()), data, total)  # fmt: skip
         last: dict[str, float] = {}
         begin = 0
         for section, rows in data.rows.items():
@@ -299,17 +294,20 @@ def run_phase(
 
             if evaluating or saving:
                 meter.log()
+                eval_params = run.eval_params(state)
             elif step > 1 and (step - 1) % config.train.log_every == 0:
                 # Not the newest step, so that the device has work while the host reads.
                 meter.log(newest=False)
             if evaluating:
-                held_out = evaluate_all(run, rows, state["params"], last=step == run.total_steps)
+                held_out = evaluate_all(run, rows, eval_params, last=step == run.total_steps)
                 log.metrics(step, held_out)
             if saving:
                 meta = checkpoint_meta(dict(config_lib.fields(config)), run.task.HEAD, run.data.labels,
                                        run.data.tokenizer, held_out if evaluating else {})  # fmt: skip
-                run.checkpoints.save(step, state, meta, wait=bool(stopping or step == run.total_steps))
+                run.checkpoints.save(step, to_saved(config, state, eval_params), meta,
+                                     wait=bool(stopping or step == run.total_steps))  # fmt: skip
             if evaluating or saving:
+                del eval_params  # its memory
                 meter.throughput.reset()
             if stopping:
                 raise Interrupted(f"step {step} of {run.total_steps} is saved; the same command continues")

@@ -8,7 +8,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 from store_fixture import make_batch, toy_config
 
-from bertjax import sharding, train
+from bertjax import sharding, train, train_state
 from bertjax.errors import InputError
 from bertjax.models import crf, elmo
 from bertjax.sharding import path_name
@@ -39,7 +39,7 @@ def after_a_step():
 def test_the_table_has_a_row_for_every_array_and_moments_follow_their_parameter():
     config = toy_config(**CUBE)
     mesh = sharding.make_mesh(config)
-    state = jax.eval_shape(lambda: train.init_state(config, pretrain, 0))
+    state = jax.eval_shape(lambda: train_state.init_state(config, pretrain, 0))
     specs = {name: each.spec for name, each in flat(sharding.state_shardings(state, mesh)).items()}
     assert specs.keys() == flat(state).keys()
     parameters = {name.removeprefix("params/") for name in specs if name.startswith("params/")}
@@ -55,9 +55,47 @@ def test_the_table_has_a_row_for_every_array_and_moments_follow_their_parameter(
             assert axes == {"fsdp", "tensor"}, name
 
 
+@pytest.mark.parametrize(
+    ("name", "copies"),
+    [("optax.adam", 2), ("optax.lion", 1), ("optax.contrib.schedule_free_adamw", 2), ("optax.contrib.muon", 1)],
+)
+def test_what_an_optimizer_of_optax_keeps_for_a_parameter_lies_as_the_parameter(name, copies):
+    config = toy_config(**CUBE, **{"optim.name": name})
+    mesh = sharding.make_mesh(config)
+    _, init, _ = train.make_train_step(config, pretrain, mesh)
+    state = flat(init())
+    parameters = {name: x for name, x in state.items() if name.startswith("params/")}
+    for parameter, x in parameters.items():
+        name = parameter.removeprefix("params/")
+        of_it = [y for path, y in state.items() if path.startswith("optimizer/") and path.endswith(f"/{name}")]
+        # Muon's matrices have one moment, what it leaves to Adam has two.
+        matrix = re.search(r"layers/.*kernel$", name)
+        assert len(of_it) == (copies if copies != 1 or "muon" not in config.optim.name or matrix else 2)
+        for y in of_it:
+            assert y.sharding.is_equivalent_to(x.sharding, x.ndim), name
+            assert {s.data.shape for s in y.addressable_shards} == {x.addressable_shards[0].data.shape}
+        state = {path: y for path, y in state.items() if not path.endswith(f"/{name}")}
+    rest = {path for path in state if path.startswith("optimizer/")}
+    assert all(state[path].ndim == 0 or path.endswith("/ns_coeffs") for path in rest)
+
+
+def test_statistics_over_axes_of_a_parameter_are_on_every_device():
+    config = toy_config(**CUBE, **{"optim.name": "optax.adafactor"})
+    config.optim.args = {"min_dim_size_to_factor": 8}
+    mesh = sharding.make_mesh(config)
+    state = jax.eval_shape(lambda: train_state.init_state(config, pretrain, 0))
+    specs = flat(sharding.state_shardings(state, mesh))
+    word, rows = (f"optimizer/{part}/encoder/embeddings/word" for part in ("v", "v_row"))
+    assert (flat(state)[word].shape, flat(state)[rows].shape) == ((1,), (32,))
+    assert specs[word].is_fully_replicated
+    assert specs[rows].is_fully_replicated
+    assert specs["optimizer/v/mlm_bias"].spec == specs["params/mlm_bias"].spec
+
+
 def test_every_row_of_the_table_is_used():
     key = jax.random.key(0)
-    names = flat(jax.eval_shape(lambda: train.init_state(toy_config(), pretrain, 0)))
+    state = flat(jax.eval_shape(lambda: train_state.init_state(toy_config(), pretrain, 0)))
+    names = {name: x for name, x in state.items() if not name.startswith("optimizer/")}
     names |= flat(jax.eval_shape(lambda: elmo.init_params(toy_config(), key)))
     names |= flat(crf.init_params(3))
     first = {name: next(p for p, _ in sharding.TABLE if re.search(p, name)) for name in names}
@@ -74,7 +112,8 @@ def test_the_arrays_are_where_the_table_says(after_a_step):
     sizes = {"data": 2, "fsdp": 2, "tensor": 2}
     assert shardings.keys() == state.keys()
     for name, x in state.items():
-        parts = (math.prod(sizes[axis] for axis in axes_of(axes)) for axes in sharding.spec(name, x.ndim))
+        spec = sharding.spec(name, x.ndim) if name != "optimizer/count" else ()
+        parts = (math.prod(sizes[axis] for axis in axes_of(axes)) for axes in spec)
         expected = tuple(n // part for n, part in zip(x.shape, parts, strict=True))
         assert {shard.data.shape for shard in x.addressable_shards} == {expected}, name
         assert x.sharding.is_equivalent_to(shardings[name], x.ndim), name
@@ -92,7 +131,7 @@ def compiled_step(**fields):
         name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=on_batch)
         for name, x in make_batch(config).items()
     }
-    state = train.abstract_state(config, pretrain, shardings)
+    state = train_state.abstract_state(config, pretrain, shardings)
     return step.lower(state, batch, train.scalars(config, 0)).compile()
 
 

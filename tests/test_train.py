@@ -14,7 +14,8 @@ from bertjax.data.pretraining.bert_examples import Examples
 from bertjax.errors import NotFiniteError
 from bertjax.logs import read_metrics
 from bertjax.tasks import pretrain
-from bertjax.train import Meter, abstract_state, make_train_step, scalars, train
+from bertjax.train import Meter, make_train_step, scalars, train
+from bertjax.train_state import abstract_state
 
 STEPS = 6
 # 8 heads, so that even 8 devices can share them; dropout is on.

@@ -58,7 +58,7 @@ PRE_TRAINING_TASKS = ("pretrain", "language_model", "elmo")  # those that may ha
 ELMO_TASKS = ("elmo", "elmo_tag", "elmo_classify")  # those that train an ELMo
 REMAT = ("none", "attention", "dots", "full")
 MASKING = ("static", "dynamic", "next_token")
-OPTIMIZERS = ("bert_adamw", "adamw", "lamb")
+OPTIMIZERS = ("bert_adamw", "adamw", "lamb")  # others are of optax: bertjax.config.optimizers
 # What config.head.layers may be, and the layers that the model needs for it.
 HEAD_LAYERS = {
     "last": 1,
@@ -68,7 +68,7 @@ HEAD_LAYERS = {
     "concat_last_four": 4,
     "sum_all": 1,
 }
-DECAYS = ("linear", "cosine")
+DECAYS = ("linear", "cosine", "inverse_sqrt", "constant")
 GPT_TASKS = ("language_model", "classify", "choose")  # those that train a GPT
 
 
@@ -234,12 +234,16 @@ def default() -> ConfigDict:
     c.phase2.learning_rate = 1e-4
     c.phase2.warmup_steps = 10_000
 
-    c.optim = ConfigDict()
-    c.optim.name = "bert_adamw"  # the 2018 release's, without bias correction; or "adamw", "lamb"
+    c.optim = ConfigDict(convert_dict=False)  # args stays a dict
+    # The 2018 release's, without bias correction; or "adamw", "lamb"; or an optimizer of optax, such as
+    # "optax.lion" or "optax.contrib.muon".
+    c.optim.name = "bert_adamw"
+    c.optim.args = {}  # keyword arguments of an optimizer of optax, which reads none of beta1 to weight_decay
     c.optim.learning_rate = 1e-4
     c.optim.warmup_steps = 10_000
     c.optim.warmup_proportion = 0.0  # of the steps, where train.epochs gives them: instead of warmup_steps
-    c.optim.decay = "linear"  # to 0 at the last step, after the warm-up; or "cosine"
+    # After the warm-up: "linear" or "cosine", to 0 at the last step; "inverse_sqrt" of the step; "constant".
+    c.optim.decay = "linear"
     c.optim.beta1 = 0.9
     c.optim.beta2 = 0.999
     c.optim.eps = 1e-6

@@ -14,11 +14,11 @@ from bertjax.config import (
     HIDDEN_ACTS,
     KINDS,
     MASKING,
-    OPTIMIZERS,
     PRE_TRAINING_TASKS,
     REMAT,
     default,
     fields,
+    optimizers,
     sections,
 )
 from bertjax.errors import InputError, quoted
@@ -99,9 +99,10 @@ def check(config: ConfigDict) -> None:
                 "must hold finite numbers only")  # fmt: skip
     _check_fields(config)
     check_model(config.model)
-    for field, known in (("data.masking", MASKING), ("optim.name", OPTIMIZERS), ("optim.decay", DECAYS),
+    for field, known in (("data.masking", MASKING), ("optim.decay", DECAYS),
                          ("head.layers", tuple(HEAD_LAYERS))):  # fmt: skip
         require(dict(fields(config))[field] in known, field, f"must be one of {', '.join(known)}")
+    optimizers.check(config.optim)
     _check_kind(config, require)
     _check_gpt(config, require)
     _check_head(config, require)

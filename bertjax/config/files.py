@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from bertjax.config import default, fields
+from bertjax.config import default, fields, optimizers
 from bertjax.config.checks import check
 from bertjax.errors import InputError
 
@@ -52,7 +52,7 @@ def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
 def _check_overrides(config: ConfigDict, given: Iterable[str]) -> None:
     """Raises InputError if another field makes one of the `given` void."""
     epochs, share = config.train.epochs, config.optim.warmup_proportion
-    void = {}
+    void = dict(optimizers.unread(config.optim))
     if epochs:
         void["train.steps"] = "train.epochs gives them here; add --config.train.epochs=0"
     if epochs and share:

@@ -25,7 +25,8 @@ from bertjax.models.layers import dropout_keys
 from bertjax.tasks import classify
 from bertjax.tasks import example_rows as packed_lib
 from bertjax.tasks.finetuning import write_per_class
-from bertjax.train import init_state, train
+from bertjax.train import train
+from bertjax.train_state import init_state
 from bertjax.trained_model import load_trained
 
 

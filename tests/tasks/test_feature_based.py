@@ -23,7 +23,8 @@ from bertjax.predict import __main__ as predict
 from bertjax.predict.predictor import Predictor
 from bertjax.tasks import answer, choose, classify, example_rows, tag
 from bertjax.tasks.finetuning import encoder_flops
-from bertjax.train import init_state, make_train_step, scalars, train
+from bertjax.train import make_train_step, scalars, train
+from bertjax.train_state import init_state
 from bertjax.trained_model import load_trained
 
 LSTM = {"head__lstm_layers": 2, "head__lstm_size": 16}
