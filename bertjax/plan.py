@@ -66,6 +66,8 @@ class Figures:
     rows: int  # over all devices
     seq_length: int
     compile_seconds: float
+    parameters: int  # of the arguments, the model's parameters
+    optimizer: int  # of the arguments, the optimizer's state
     arguments: int | None  # train state and batch
     outputs: int | None
     aliased: int | None  # of the outputs, what takes the place of arguments
@@ -92,6 +94,8 @@ def main(args: Sequence[str]) -> None:
             print(_line(figures[-1], len(figures) == 1, mesh), flush=True)
     if flags.json:
         print(json.dumps([asdict(each) for each in figures], indent=1))
+    else:
+        print(_optimizer_line(config, figures[0]), flush=True)
     require_fit(config, mesh, figures)
 
 
@@ -170,6 +174,12 @@ def compile_step(config: ConfigDict, task: ModuleType, mesh: Mesh, phase: str) -
     return step_fn.lower(abstract_state(config, task, shardings), batch, scalars(config, 0)).compile()
 
 
+def state_sizes(config: ConfigDict, task: ModuleType, mesh: Mesh) -> tuple[int, int]:
+    """Bytes on each device of the parameters and of the optimizer's state."""
+    state = abstract_state(config, task, make_train_step(config, task, mesh)[2])
+    return sharding.bytes_on_a_device(state["params"]), sharding.bytes_on_a_device(state["optimizer"])
+
+
 def plan_phase(config: ConfigDict, mesh: Mesh, phase: str, memory: int) -> Figures:
     """Compiles the train step of a phase for the mesh and says what it needs.
 
@@ -178,6 +188,7 @@ def plan_phase(config: ConfigDict, mesh: Mesh, phase: str, memory: int) -> Figur
     """
     task = importlib.import_module(f"bertjax.tasks.{config.task}")
     section = config[phase]
+    parameters, optimizer = state_sizes(config, task, mesh)
     begin = time.perf_counter()
     try:
         stats = compile_step(config, task, mesh, phase).memory_analysis()
@@ -194,6 +205,8 @@ def plan_phase(config: ConfigDict, mesh: Mesh, phase: str, memory: int) -> Figur
         rows=section.batch_size,
         seq_length=section.seq_length,
         compile_seconds=time.perf_counter() - begin,
+        parameters=parameters,
+        optimizer=optimizer,
         arguments=arguments,
         outputs=outputs,
         aliased=aliased,
@@ -253,6 +266,14 @@ def _line(figures: Figures, first: bool, mesh: Mesh) -> str:
         f"{figures.model_flops / 1e12:13.3f}{figures.compile_seconds:11.1f}"
     )
     return (head if first else "") + line
+
+
+def _optimizer_line(config: ConfigDict, figures: Figures) -> str:
+    each = 4 * figures.optimizer / figures.parameters  # a parameter has 4 bytes
+    return (
+        f"of the arguments: parameters {figures.parameters / GIB:.2f}, the state of {config.optim.name} "
+        f"{figures.optimizer / GIB:.2f}, {each:.1f} bytes a parameter"
+    )
 
 
 def _lift_stack_limit() -> None:

@@ -55,28 +55,27 @@ def test_the_table_has_a_row_for_every_array_and_moments_follow_their_parameter(
             assert axes == {"fsdp", "tensor"}, name
 
 
-@pytest.mark.parametrize(
-    ("name", "copies"),
-    [("optax.adam", 2), ("optax.lion", 1), ("optax.contrib.schedule_free_adamw", 2), ("optax.contrib.muon", 1)],
-)
-def test_what_an_optimizer_of_optax_keeps_for_a_parameter_lies_as_the_parameter(name, copies):
-    config = toy_config(**CUBE, **{"optim.name": name})
+# How many arrays of a matrix's shape an optimizer keeps, and of any other parameter's.
+COPIES = {"adam": (2, 2), "lion": (1, 1), "contrib.schedule_free_adamw": (2, 2), "contrib.muon": (1, 2)}
+
+
+@pytest.mark.parametrize("optimizer", COPIES)
+def test_what_an_optimizer_of_optax_keeps_for_a_parameter_lies_as_the_parameter(optimizer):
+    config = toy_config(**CUBE, **{"optim.name": f"optax.{optimizer}"})
     mesh = sharding.make_mesh(config)
     _, init, _ = train.make_train_step(config, pretrain, mesh)
     state = flat(init())
-    parameters = {name: x for name, x in state.items() if name.startswith("params/")}
-    for parameter, x in parameters.items():
-        name = parameter.removeprefix("params/")
-        of_it = [y for path, y in state.items() if path.startswith("optimizer/") and path.endswith(f"/{name}")]
-        # Muon's matrices have one moment, what it leaves to Adam has two.
-        matrix = re.search(r"layers/.*kernel$", name)
-        assert len(of_it) == (copies if copies != 1 or "muon" not in config.optim.name or matrix else 2)
-        for y in of_it:
-            assert y.sharding.is_equivalent_to(x.sharding, x.ndim), name
-            assert {s.data.shape for s in y.addressable_shards} == {x.addressable_shards[0].data.shape}
-        state = {path: y for path, y in state.items() if not path.endswith(f"/{name}")}
-    rest = {path for path in state if path.startswith("optimizer/")}
-    assert all(state[path].ndim == 0 or path.endswith("/ns_coeffs") for path in rest)
+    kept = {name for name in state if name.startswith("optimizer/")}
+    for parameter in [name for name in state if name.startswith("params/")]:
+        x, name = state[parameter], parameter.removeprefix("params")
+        of_it = {path for path in kept if path.endswith(name)}
+        of_matrix, of_other = COPIES[optimizer]
+        assert len(of_it) == (of_matrix if re.search(r"layers/.*kernel$", name) else of_other)
+        for path in of_it:
+            assert state[path].shape == x.shape
+            assert state[path].sharding.is_equivalent_to(x.sharding, x.ndim), path
+        kept -= of_it
+    assert all(state[path].ndim == 0 or path.endswith("/ns_coeffs") for path in kept)
 
 
 def test_statistics_over_axes_of_a_parameter_are_on_every_device():
