@@ -19,8 +19,13 @@ from bertjax.errors import InputError
 
 # Types of values that a config may hold as arguments.
 _LITERALS = (bool, int, float, str, tuple, list, NoneType)
-# They evaluate the loss again within an update; a train step gives them its gradient only.
-_CALL_THE_LOSS = ("optax.lbfgs", "optax.contrib.sophia")
+# Those that a train step cannot use, and why.
+REFUSED = {
+    "optax.lbfgs": "evaluates the loss again within an update",
+    "optax.contrib.sophia": "evaluates the loss again within an update",
+    "optax.contrib.galore": "projects arrays of two axes, and those of stacked layers have more",
+    "optax.noisy_sgd": "keeps a random key in its state, which no checkpoint holds",
+}
 # Arguments that bertjax gives: optim.learning_rate with its schedule, and which axes of a parameter count
 # matrices (bertjax.optim.matrices).
 _GIVEN = ("learning_rate", "adam_learning_rate", "muon_weight_dimension_numbers", "weight_dimension_numbers")
@@ -63,8 +68,8 @@ def check(optim: ConfigDict) -> None:
             fields = ", ".join(f"optim.{field}" for field in _OWN_FIELDS)
             raise InputError(f"--config.optim.args={args}: is for optimizers of optax; {name} reads {fields}")
         return
-    if name in _CALL_THE_LOSS:
-        raise InputError(f"--config.optim.name={name}: evaluates the loss within an update; use another one")
+    if name in REFUSED:
+        raise InputError(f"--config.optim.name={name}: it {REFUSED[name]}; name another optimizer")
     if name not in constructors():
         raise InputError(
             f"--config.optim.name={name}: no such optimizer; the nearest is {_nearest(name)}; there are "
@@ -135,7 +140,7 @@ def _fault(parameter: inspect.Parameter, value: Any) -> str:
 
 def _nearest(name: str) -> str:
     """The optimizer whose last name is most like the last one of `name`."""
-    known = (*OPTIMIZERS, *constructors())
+    known = (*(() if name.startswith("optax") else OPTIMIZERS), *constructors())
     last = {each.rpartition(".")[2]: each for each in reversed(known)}
     near = difflib.get_close_matches(name.rpartition(".")[2], last, n=1, cutoff=0.0)[0]
     return last[near]
