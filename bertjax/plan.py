@@ -25,6 +25,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from bertjax import sharding
 from bertjax.config import files, set_size
 from bertjax.convert.load import load
 from bertjax.errors import InputError, run_command
@@ -35,7 +36,8 @@ from bertjax.models.interface import LABELLED, NUMBER
 from bertjax.sections import batch_size, phases
 from bertjax.tasks import task_of
 from bertjax.tasks.interface import Task
-from bertjax.train import abstract_batch, abstract_state, make_train_step, scalars
+from bertjax.train import abstract_batch, make_train_step, scalars
+from bertjax.train_state import abstract_state
 
 GIB = 2**30
 # Memory of a chip: cloud.google.com/tpu/docs. The compiler keeps some of it for itself and refuses what does
@@ -68,6 +70,8 @@ class Figures:
     rows: int  # over all devices
     seq_length: int
     compile_seconds: float
+    parameters: int  # of the arguments, the model's parameters
+    optimizer: int  # of the arguments, the optimizer's state
     arguments: int | None  # train state and batch
     outputs: int | None
     aliased: int | None  # of the outputs, what takes the place of arguments
@@ -98,6 +102,8 @@ def main(args: Sequence[str]) -> None:
             print(_line(figures[-1], len(figures) == 1, mesh), flush=True)
     if flags.json:
         print(json.dumps([asdict(each) for each in figures], indent=1))
+    else:
+        print(_optimizer_line(config, figures[0]), flush=True)
     require_fit(config, mesh, figures)
 
 
@@ -195,6 +201,12 @@ def compile_step(config: ConfigDict, task: Task, mesh: Mesh, phase: str) -> Any:
     return step_fn.lower(abstract_state(config, task, shardings), batch, scalars(config, 0)).compile()
 
 
+def state_sizes(config: ConfigDict, task: Task, mesh: Mesh) -> tuple[int, int]:
+    """Bytes on each device of the parameters and of the optimizer's state."""
+    state = abstract_state(config, task, make_train_step(config, task, mesh)[2])
+    return sharding.bytes_on_a_device(state["params"]), sharding.bytes_on_a_device(state["optimizer"])
+
+
 def plan_phase(config: ConfigDict, mesh: Mesh, phase: str, memory: int) -> Figures:
     """Compiles the train step of a phase for the mesh and says what it needs.
 
@@ -202,6 +214,7 @@ def plan_phase(config: ConfigDict, mesh: Mesh, phase: str, memory: int) -> Figur
       memory: bytes that a job may use on each device.
     """
     task, section = task_of(config.task), config[phase]
+    parameters, optimizer = state_sizes(config, task, mesh)
     begin = time.perf_counter()
     try:
         stats = compile_step(config, task, mesh, phase).memory_analysis()
@@ -218,6 +231,8 @@ def plan_phase(config: ConfigDict, mesh: Mesh, phase: str, memory: int) -> Figur
         rows=batch_size(section),
         seq_length=section.seq_length,
         compile_seconds=time.perf_counter() - begin,
+        parameters=parameters,
+        optimizer=optimizer,
         arguments=arguments,
         outputs=outputs,
         aliased=aliased,
@@ -278,6 +293,14 @@ def _line(figures: Figures, first: bool, mesh: Mesh) -> str:
         f"{figures.model_flops / 1e12:13.3f}{figures.compile_seconds:11.1f}"
     )
     return (head if first else "") + line
+
+
+def _optimizer_line(config: ConfigDict, figures: Figures) -> str:
+    each = 4 * figures.optimizer / figures.parameters  # a parameter has 4 bytes
+    return (
+        f"of the arguments: parameters {figures.parameters / GIB:.2f}, the state of {config.optim.name} "
+        f"{figures.optimizer / GIB:.2f}, {each:.1f} bytes a parameter"
+    )
 
 
 def _lift_stack_limit() -> None:

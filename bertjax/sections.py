@@ -118,12 +118,16 @@ def finetuning(kind: ModelKind, unit: str = "examples") -> ConfigDict:
 
 def optim(kind: ModelKind) -> ConfigDict:
     """config.optim."""
-    c = ConfigDict()
-    c.name = "bert_adamw"  # the 2018 release's, without bias correction; or "adamw", "lamb"
+    c = ConfigDict(convert_dict=False)  # args stays a dict
+    # The 2018 release's, without bias correction; or "adamw", "lamb"; or an optimizer of optax, such as
+    # "optax.lion" or "optax.contrib.muon".
+    c.name = "bert_adamw"
+    c.args = {}  # keyword arguments of an optimizer of optax, which reads none of beta1 to weight_decay
     c.learning_rate = 1e-4
     c.warmup_steps = 10_000
     c.warmup_proportion = 0.0  # of the steps, where train.epochs gives them: instead of warmup_steps
-    c.decay = "linear"  # to 0 at the last step, after the warm-up; or "cosine"
+    # After the warm-up: "linear" or "cosine", to 0 at the last step; "inverse_sqrt" of the step; "constant".
+    c.decay = "linear"
     c.beta1 = 0.9
     c.beta2 = 0.999
     c.eps = 1e-6

@@ -5,6 +5,7 @@ and moments with it. tensor: splits heads, feed-forward units and the vocabulary
 """
 
 import contextlib
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -23,7 +24,7 @@ Table = Sequence[tuple[str, tuple[str | tuple[str, ...] | None, ...]]]
 # names the axes of the last dimensions; the leading dimension of stacked layers stays whole.
 COMMON: Table = (
     (r"(^|[/_])(bias|scale)$", (None,)),
-    (r"(^|/)(count|step|bad_steps|bad_in_a_row)$", ()),
+    (r"(^|/)(step|bad_steps|bad_in_a_row)$", ()),
 )
 
 
@@ -41,10 +42,30 @@ def spec(table: Table, name: str, ndim: int) -> PartitionSpec:
 
 
 def state_shardings(table: Table, state: Any, mesh: Mesh) -> Any:
-    """A NamedSharding for every array of a train state, or of any nested dict of parameters."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, x: NamedSharding(mesh, spec(table, path_name(path), x.ndim)), state
-    )
+    """A NamedSharding for every array of a train state, or of any nested dict of parameters.
+
+    What the optimizer keeps for a parameter, under a path that ends in the parameter's and of its shape, is
+    placed as the parameter is. Anything else of the optimizer's is on every device: counts, and statistics
+    over a parameter's axes, which are small.
+    """
+    params = {path_name(path): x for path, x in jax.tree_util.tree_leaves_with_path(state.get("params", {}))}
+
+    def one(path: tuple[Any, ...], x: Any) -> NamedSharding:
+        name = path_name(path)
+        if path[0].key != "optimizer":
+            return NamedSharding(mesh, spec(table, name, x.ndim))
+        parts = name.split("/")
+        ends = ("/".join(parts[i:]) for i in range(1, len(parts)))
+        owner = next((end for end in ends if end in params), None)
+        follows = owner is not None and params[owner].shape == x.shape
+        return NamedSharding(mesh, spec(table, owner, x.ndim) if owner and follows else REPLICATED)
+
+    return jax.tree_util.tree_map_with_path(one, state)
+
+
+def bytes_on_a_device(tree: Any) -> int:
+    """Of arrays, or of jax.ShapeDtypeStruct, with shardings."""
+    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
 def split_rows(x: jax.Array) -> jax.Array:

@@ -29,33 +29,25 @@ from bertjax.mesh import make_mesh
 from bertjax.metering import Meter
 from bertjax.models import kind_of
 from bertjax.models.layers import dropout_keys
+from bertjax.optimizer_names import OWN
 from bertjax.sections import fields, phases, total_steps
 from bertjax.tasks import task_of
 from bertjax.tasks.interface import Data, EvalSet, Outputs, Rows, Task
+from bertjax.train_state import (
+    State,
+    abstract_state,
+    from_saved,
+    init_state,
+    make_eval_params,
+    make_optimizer_init,
+    to_saved,
+    trained_params,
+)
 from bertjax.trained_model import Trained, checkpoint_meta
 from bertjax.workdir import check_config, lock_workdir
 
-State = dict[str, Any]
 Batch = dict[str, jax.Array]
 _AGREE_EVERY = 20  # steps between the processes' agreements on whether to stop
-
-
-def init_state(config: ConfigDict, task: Task, seed: jax.Array | int) -> State:
-    """The state before the first step: parameters, optimizer, and how many steps and bad steps there were."""
-    params = task.init_params(config, jax.random.key(seed))
-    return {
-        "params": params,
-        "optimizer": optim.init_optimizer(trained_params(config, params)),
-        "step": jnp.zeros((), jnp.int32),
-        "bad_steps": jnp.zeros((), jnp.int32),
-        "bad_in_a_row": jnp.zeros((), jnp.int32),
-    }
-
-
-def trained_params(config: ConfigDict, params: State) -> State:
-    """Those that updates change, and that have moments: all, or all but the encoder's."""
-    frozen = "freeze_encoder" in config.train and config.train.freeze_encoder
-    return {name: x for name, x in params.items() if name != "encoder" or not frozen}
 
 
 def scalars(config: ConfigDict, step: int) -> dict[str, np.generic]:
@@ -120,7 +112,7 @@ def train_step(
     loss, norm = task.batch_loss(sums, weights), optim.global_norm(grads)
     rate = given["learning_rate"]
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-    new = optim.update(config.optim, trained, grads, state["optimizer"], rate, norm)
+    new = optim.update(config.optim, trained, grads, state["optimizer"], rate, loss)
     old = (trained, state["optimizer"])
     params, optimizer = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, old)
     bad = (~finite).astype(jnp.int32)
@@ -156,6 +148,8 @@ def make_train_step(config: ConfigDict, task: Task, mesh: Mesh, phase: str = "tr
     def init(seed: jax.Array) -> State:
         return init_state(config, task, seed)
 
+    params = jax.eval_shape(lambda: task.init_params(config, jax.random.key(0)))
+    optim.check_optimizer(config.optim, trained_params(config, params))
     table = kind_of(config.model.kind).sharding
     shardings = sharding.state_shardings(table, jax.eval_shape(init, np.uint32(0)), mesh)
     on_batch, replicated = NamedSharding(mesh, sharding.BATCH), NamedSharding(mesh, sharding.REPLICATED)
@@ -167,15 +161,6 @@ def make_train_step(config: ConfigDict, task: Task, mesh: Mesh, phase: str = "tr
     )
     init_fn = jax.jit(init, in_shardings=replicated, out_shardings=shardings)
     return step_fn, functools.partial(init_fn, np.uint32(config.seed)), shardings
-
-
-def abstract_state(config: ConfigDict, task: Task, shardings: Any) -> State:
-    """The train state as jax.ShapeDtypeStruct with shardings."""
-    shapes = jax.eval_shape(lambda: init_state(config, task, config.seed))
-    state: State = jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
-    )
-    return state
 
 
 def abstract_batch(config: ConfigDict, task: Task, mesh: Mesh, phase: ConfigDict) -> Any:
@@ -202,6 +187,7 @@ class Run:
 
     prepared: Prepared
     eval_step: Any  # jitted (params, batch) -> sums, or outputs if the task evaluates by those
+    eval_params: Callable[[State], State]  # see make_eval_params
     checkpoints: Checkpoints
     log: Log
     stop_asked: Callable[[int], bool]  # whether the run is to stop after this step
@@ -244,10 +230,11 @@ def train(config: ConfigDict) -> dict[str, float]:
             return stack.enter_context(contextlib.closing(Checkpoints(folder, **keep)))
 
         checkpoints = together(enter_workdir)
-        restored = checkpoints.restore(abstract_state(config, task, shardings))
+        expected = abstract_state(config, task, shardings)
+        restored = checkpoints.restore(to_saved(config, expected, expected["params"]))
         notes = list(data.notes)
         if restored:
-            state, _, step = restored
+            state, step = from_saved(restored[0]), restored[2]
         else:
             state, step = init_fn(), 0
             if prepared.source:
@@ -255,6 +242,10 @@ def train(config: ConfigDict) -> dict[str, float]:
                     config, task, prepared.source, data, state["params"], shardings["params"]
                 )
                 notes.append(line)
+                if config.optim.name not in OWN:
+                    # Some of optax's begin with a copy of the parameters.
+                    del state["optimizer"]
+                    state["optimizer"] = make_optimizer_init(config, shardings)(state["params"])
         total = total_steps(config)
 
         def open_log() -> Log:
@@ -279,7 +270,8 @@ def train(config: ConfigDict) -> dict[str, float]:
         # The phases, one after the other: each has its own batch shape, and so its own compiled step.
         make_eval = make_predict_step if task.evaluates == "outputs" else make_eval_step
         eval_step = make_eval(config, task, mesh, shardings["params"])
-        run = Run(prepared, eval_step, checkpoints, log, stack.enter_context(_stop_signal()))
+        run = Run(prepared, eval_step, make_eval_params(config, shardings), checkpoints, log,
+                  stack.enter_context(_stop_signal()))  # fmt: skip
         last: dict[str, float] = {}
         begin = 0
         for phase in phases(config):
@@ -329,18 +321,22 @@ def run_phase(
 
             if evaluating or saving:
                 meter.log()
+                eval_params = run.eval_params(state)
             elif step > 1 and (step - 1) % config.train.log_every == 0:
                 # Not the newest step, so that the device has work while the host reads.
                 meter.log(newest=False)
             if evaluating:
-                held_out = evaluate_all(run, rows, state["params"], last=step == total)
+                held_out = evaluate_all(run, rows, eval_params, last=step == total)
                 log.metrics(step, held_out)
             if saving:
                 data = run.prepared.data
                 meta = checkpoint_meta(dict(fields(config)), task.head, data.labels, data.tokenizer,
                                        held_out if evaluating else {})  # fmt: skip
-                run.checkpoints.save(step, state, meta, wait=bool(stopping or step == total))
+                saved = to_saved(config, state, eval_params)
+                run.checkpoints.save(step, saved, meta, wait=bool(stopping or step == total))
+                del saved
             if evaluating or saving:
+                del eval_params  # its memory
                 meter.throughput.reset()
             if stopping:
                 raise Interrupted(f"step {step} of {total} is saved; the same command continues")

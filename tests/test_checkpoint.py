@@ -468,7 +468,11 @@ def test_a_model_with_another_vocabulary_of_the_same_size_is_refused(tmp_path):
 def test_a_checkpoint_that_does_not_say_what_its_head_reads_is_refused(tmp_path):
     make_trained(str(tmp_path), **{"model.num_hidden_layers": 1})
     source = load_trained(str(tmp_path))
-    fields = source.meta["resolved_config"] | {"head.lstm_layers": 0, "head.lstm_size": 8, "head.dropout_prob": 0}
+    fields = source.meta["resolved_config"] | {
+        "head.lstm_layers": 0,
+        "head.lstm_size": 8,
+        "head.dropout_prob": 0,
+    }
     meta = checkpoint_meta(fields, source.head, source.labels, source.tokenizer, {})
     with contextlib.closing(Checkpoints(str(tmp_path / "checkpoints"), keep_last=1, keep_every=0)) as files:
         files.save(8, {"params": jax.device_put(source.params)}, meta, wait=True)

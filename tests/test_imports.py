@@ -23,7 +23,7 @@ ORDER = (
     ("models", "prepare"),
     ("optim", "checkpoint_manifest", "logs", "throughput"),
     ("checkpoint",),
-    ("trained_model",),
+    ("trained_model", "train_state"),
     ("tasks",),
     ("convert", "evaluate"),
     ("init_from", "predict"),

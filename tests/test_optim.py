@@ -8,6 +8,7 @@ import pytest
 from store_fixture import toy_config
 
 from bertjax import optim
+from bertjax.optim import DECAYS
 from bertjax.sharding import path_name
 
 STEPS = 20
@@ -42,11 +43,11 @@ def rate_of(step):
 def run(config, params, gradients):
     """Parameters after the updates, and the state."""
     params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params)
-    state = optim.init_optimizer(params)
+    state = optim.init(config, params)
 
     @jax.jit
     def step(params, state, gradient, rate):
-        return optim.update(config, params, gradient, state, rate, optim.global_norm(gradient))
+        return optim.update(config, params, gradient, state, rate)
 
     for i, gradient in enumerate(gradients):
         gradient = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), gradient)
@@ -106,16 +107,58 @@ def test_the_releases_adamw():
     assert np.abs(corrected["dense_kernel"] - expected["dense_kernel"]).max() > 1e-3
 
 
-def decayed(params):
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: not path_name(path).endswith(("bias", "scale")), params
-    )
+def written_out(config, params, grads, state, rate):
+    """An update in one expression a parameter, the optimizers of stacked layers without layer-wise decay."""
+    b1, b2 = config.beta1, config.beta2
+    norm = optim.global_norm(grads)
+    scale = jnp.minimum(1.0, config.clip_norm / jnp.maximum(norm, 1e-30)) if config.clip_norm else 1.0
+    count = state["count"] + 1
+    correct1, correct2 = 1.0, 1.0
+    if config.name != "bert_adamw":
+        correct1 = 1 / (1 - b1 ** count.astype(jnp.float32))
+        correct2 = 1 / (1 - b2 ** count.astype(jnp.float32))
+
+    def one(path, p, g, mu, nu):
+        g = g * scale
+        mu = b1 * mu + (1 - b1) * g
+        nu = b2 * nu + (1 - b2) * jnp.square(g)
+        change = mu * correct1 / (jnp.sqrt(nu * correct2) + config.eps)
+        if not path_name(path).endswith(("bias", "scale")):
+            change = change + config.weight_decay * p
+            if config.name == "lamb":
+                axes = tuple(range(1, p.ndim)) if "layers/" in path_name(path) else None
+                p_norm = jnp.sqrt(jnp.sum(jnp.square(p), axes, keepdims=True))
+                change_norm = jnp.sqrt(jnp.sum(jnp.square(change), axes, keepdims=True))
+                ratio = p_norm / jnp.where(change_norm > 0, change_norm, 1.0)
+                change = change * jnp.where((p_norm > 0) & (change_norm > 0), ratio, 1.0)
+        return p - rate * change, mu, nu
+
+    new = jax.tree_util.tree_map_with_path(one, params, grads, state["mu"], state["nu"])
+    new_params, mu, nu = jax.tree.transpose(jax.tree.structure(params), jax.tree.structure((0, 0, 0)), new)
+    return new_params, {"mu": mu, "nu": nu, "count": count}
+
+
+@pytest.mark.parametrize("clip_norm", [1.0, 0.0])
+@pytest.mark.parametrize("name", ["bert_adamw", "adamw", "lamb"])
+def test_the_chain_of_transformations_computes_the_formula_bit_for_bit(name, clip_norm):
+    config = settings(name=name, clip_norm=clip_norm)
+    params = make_params() | {"layers": {"output_kernel": np.random.default_rng(2).normal(size=(3, 7, 4))}}
+    gradients = make_gradients(params)
+    found = run(config, params, gradients)
+    params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params)
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    state = {"mu": zeros, "nu": zeros, "count": jnp.zeros((), jnp.int32)}
+    step = jax.jit(lambda *of: written_out(config, *of))
+    for i, gradient in enumerate(gradients):
+        gradient = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), gradient)
+        params, state = step(params, gradient, state, rate_of(i))
+    jax.tree.map(np.testing.assert_array_equal, found, (params, state))
 
 
 def test_adamw_equals_optax():
     params = make_params()
     gradients = make_gradients(params)
-    adamw = optax.adamw(rate_of, 0.9, 0.999, eps=1e-6, weight_decay=0.01, mask=decayed(params))
+    adamw = optax.adamw(rate_of, 0.9, 0.999, eps=1e-6, weight_decay=0.01, mask=optim.decayed(params))
     expected = run_optax(optax.chain(optax.clip_by_global_norm(1.0), adamw), params, gradients)
     found, _ = run(settings(name="adamw"), params, gradients)
     assert_close(found, expected)
@@ -124,7 +167,7 @@ def test_adamw_equals_optax():
 def test_no_clipping_at_0():
     params = make_params()
     gradients = make_gradients(params)
-    adamw = optax.adamw(rate_of, 0.9, 0.999, eps=1e-6, weight_decay=0.01, mask=decayed(params))
+    adamw = optax.adamw(rate_of, 0.9, 0.999, eps=1e-6, weight_decay=0.01, mask=optim.decayed(params))
     found, _ = run(settings(name="adamw", clip_norm=0.0), params, gradients)
     assert_close(found, run_optax(adamw, params, gradients))
 
@@ -261,3 +304,34 @@ def test_cosine_decay_is_half_a_wave_over_all_steps():
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-10)
     assert found[50] == pytest.approx(1.25e-4)
     assert rates(config, 130)[-1] == pytest.approx(0.0, abs=1e-10)
+
+
+def test_decay_by_the_inverse_square_root_and_none():
+    fields = {"train.steps": 60, "optim.learning_rate": 1e-3, "optim.warmup_steps": 9}
+    found = rates(toy_config(**fields | {"optim.decay": "inverse_sqrt"}), 61)
+    np.testing.assert_allclose(found[:10], 1e-3 * np.arange(10) / 9, atol=1e-12)
+    np.testing.assert_allclose(found[9:], 1e-3 * np.sqrt(9 / np.arange(9, 61)))
+    found = rates(toy_config(**fields | {"optim.decay": "constant"}), 61)
+    np.testing.assert_allclose(found, np.minimum(1e-3, 1e-3 * np.arange(61) / 9))
+    at_once = toy_config(**fields | {"optim.decay": "inverse_sqrt", "optim.warmup_steps": 0})
+    np.testing.assert_allclose(rates(at_once, 5), 1e-3 / np.sqrt([1, 1, 2, 3, 4]))
+
+
+@pytest.mark.parametrize("decay", DECAYS)
+@pytest.mark.parametrize("restart", [False, True])
+def test_the_schedule_is_one_of_optax(decay, restart):
+    """On the host it is in double precision, as the rates of a run are; in an optimizer of optax float32."""
+    config = toy_config(
+        **{"train.steps": 6, "phase2.steps": 8, "optim.learning_rate": 1e-2, "optim.warmup_steps": 2,
+           "optim.decay": decay, "phase2.restart_schedule": restart, "phase2.learning_rate": 4e-3}
+    )  # fmt: skip
+    schedule = optim.schedule(config)
+    traced = jax.jit(jax.vmap(schedule))(jnp.arange(15))
+    assert traced.dtype == jnp.float32
+    np.testing.assert_allclose(traced, rates(config, 15), rtol=1e-6, atol=1e-9)
+    assert [schedule(step) for step in range(15)] == rates(config, 15).tolist()
+    sgd, params = optax.sgd(schedule), jnp.zeros(())
+    state = sgd.init(params)
+    for step in range(4):
+        change, state = sgd.update(jnp.ones(()), state)
+        np.testing.assert_allclose(change, -schedule(step), rtol=1e-6)

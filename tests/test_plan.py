@@ -10,6 +10,7 @@ from bertjax.config import default
 from bertjax.config.checks import check
 from bertjax.errors import InputError
 from bertjax.mesh import make_mesh
+from bertjax.tasks.pretrain import TASK as pretrain
 
 GIB = 2**30
 
@@ -40,6 +41,8 @@ def test_figures_add_up(replicated):
     state = 12 * _parameters(config) + 16  # three float32 arrays of parameters, four int32 scalars
     batch = 16 // 8 * (4 * 32 + 3 * 4 + 3) * 4
     assert replicated.arguments == state + batch + 8  # the seed and the rate
+    assert replicated.parameters == 4 * _parameters(config)
+    assert replicated.optimizer == 8 * _parameters(config) + 4  # with the count
     assert replicated.aliased == state
     assert replicated.temporaries > 0
     assert replicated.total >= replicated.arguments + replicated.temporaries
@@ -60,6 +63,20 @@ def test_fsdp_splits_the_state(replicated):
     split = figures(small_config(**{"mesh.data": 1, "mesh.fsdp": 8}))
     assert split.arguments < replicated.arguments / 4
     assert split.model_flops == replicated.model_flops
+
+
+@pytest.mark.parametrize(
+    ("name", "bytes_a_parameter"),
+    [("optax.sgd", 0), ("optax.lion", 4), ("optax.contrib.schedule_free_adamw", 8), ("optax.adan", 16)],
+)
+def test_the_state_of_the_optimizer_is_part_of_the_arguments(replicated, name, bytes_a_parameter):
+    mesh = make_mesh(small_config())
+    parameters, optimizer = plan.state_sizes(small_config(**{"optim.name": name}), pretrain, mesh)
+    assert parameters == replicated.parameters
+    assert 0 <= optimizer - bytes_a_parameter * parameters // 4 <= 24  # and scalars
+    if name == "optax.lion":
+        found = figures(small_config(**{"optim.name": name}))
+        assert found.arguments == replicated.arguments - replicated.optimizer + optimizer
 
 
 def test_second_phase_needs_more(replicated):
@@ -154,13 +171,14 @@ def test_command_prints_a_line_for_each_phase(tmp_path, monkeypatch, capsys, rep
 
     monkeypatch.setattr(plan, "plan_phase", planned)
     plan.main([write_config(tmp_path), "--devices=v5e:2x4", "--config.mesh.fsdp=2"])
-    first, head, train, phase2 = capsys.readouterr().out.splitlines()
+    first, head, train, phase2, optimizer = capsys.readouterr().out.splitlines()
     assert first.startswith("8 cpu (data=4 x fsdp=2 x tensor=1)")
     assert head.split()[:3] == ["phase", "rows", "x"]
     assert train.split()[:4] == ["train", "16", "x", "32"]
     assert phase2.split()[-4:-2] == ["1.00", "yes"]
+    assert optimizer.endswith("the state of bert_adamw 0.00, 8.0 bytes a parameter")
     plan.main([write_config(tmp_path), "--devices=v5e:2x4", "--config.phase2.steps=0"])
-    assert len(capsys.readouterr().out.splitlines()) == 3
+    assert len(capsys.readouterr().out.splitlines()) == 4
 
 
 def test_command_prints_json_before_it_fails(tmp_path, monkeypatch, capsys, replicated):

@@ -8,7 +8,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 from store_fixture import make_batch, toy_config
 
-from bertjax import sharding, train
+from bertjax import sharding, train, train_state
 from bertjax.errors import InputError
 from bertjax.mesh import make_mesh
 from bertjax.models import KINDS, bert
@@ -41,7 +41,7 @@ def after_a_step():
 def test_the_table_has_a_row_for_every_array_and_moments_follow_their_parameter():
     config = toy_config(**CUBE)
     mesh = make_mesh(config)
-    state = jax.eval_shape(lambda: train.init_state(config, pretrain, 0))
+    state = jax.eval_shape(lambda: train_state.init_state(config, pretrain, 0))
     specs = {name: each.spec for name, each in flat(sharding.state_shardings(TABLE, state, mesh)).items()}
     assert specs.keys() == flat(state).keys()
     parameters = {name.removeprefix("params/") for name in specs if name.startswith("params/")}
@@ -84,6 +84,42 @@ def small(kind):
     return section
 
 
+# How many arrays of a matrix's shape an optimizer keeps, and of any other parameter's.
+COPIES = {"adam": (2, 2), "lion": (1, 1), "contrib.schedule_free_adamw": (2, 2), "contrib.muon": (1, 2)}
+
+
+@pytest.mark.parametrize("optimizer", COPIES)
+def test_what_an_optimizer_of_optax_keeps_for_a_parameter_lies_as_the_parameter(optimizer):
+    config = toy_config(**CUBE, **{"optim.name": f"optax.{optimizer}"})
+    mesh = make_mesh(config)
+    _, init, _ = train.make_train_step(config, pretrain, mesh)
+    state = flat(init())
+    kept = {name for name in state if name.startswith("optimizer/")}
+    for parameter in [name for name in state if name.startswith("params/")]:
+        x, name = state[parameter], parameter.removeprefix("params")
+        of_it = {path for path in kept if path.endswith(name)}
+        of_matrix, of_other = COPIES[optimizer]
+        assert len(of_it) == (of_matrix if re.search(r"layers/.*kernel$", name) else of_other)
+        for path in of_it:
+            assert state[path].shape == x.shape
+            assert state[path].sharding.is_equivalent_to(x.sharding, x.ndim), path
+        kept -= of_it
+    assert all(state[path].ndim == 0 or path.endswith("/ns_coeffs") for path in kept)
+
+
+def test_statistics_over_axes_of_a_parameter_are_on_every_device():
+    config = toy_config(**CUBE, **{"optim.name": "optax.adafactor"})
+    config.optim.args = {"min_dim_size_to_factor": 8}
+    mesh = make_mesh(config)
+    state = jax.eval_shape(lambda: train_state.init_state(config, pretrain, 0))
+    specs = flat(sharding.state_shardings(TABLE, state, mesh))
+    word, rows = (f"optimizer/{part}/encoder/embeddings/word" for part in ("v", "v_row"))
+    assert (flat(state)[word].shape, flat(state)[rows].shape) == ((1,), (32,))
+    assert specs[word].is_fully_replicated
+    assert specs[rows].is_fully_replicated
+    assert specs["optimizer/v/mlm_bias"].spec == specs["params/mlm_bias"].spec
+
+
 def test_an_array_without_a_row_is_an_error():
     with pytest.raises(KeyError, match="no row of the sharding table is for params/novel_thing"):
         sharding.spec(TABLE, "params/novel_thing", 2)
@@ -94,9 +130,8 @@ def test_the_arrays_are_where_the_table_says(after_a_step):
     sizes = {"data": 2, "fsdp": 2, "tensor": 2}
     assert shardings.keys() == state.keys()
     for name, x in state.items():
-        parts = (
-            math.prod(sizes[axis] for axis in axes_of(axes)) for axes in sharding.spec(TABLE, name, x.ndim)
-        )
+        spec = sharding.spec(TABLE, name, x.ndim) if name != "optimizer/count" else ()
+        parts = (math.prod(sizes[axis] for axis in axes_of(axes)) for axes in spec)
         expected = tuple(n // part for n, part in zip(x.shape, parts, strict=True))
         assert {shard.data.shape for shard in x.addressable_shards} == {expected}, name
         assert x.sharding.is_equivalent_to(shardings[name], x.ndim), name
@@ -114,7 +149,7 @@ def compiled_step(**fields):
         name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=on_batch)
         for name, x in make_batch(config).items()
     }
-    state = train.abstract_state(config, pretrain, shardings)
+    state = train_state.abstract_state(config, pretrain, shardings)
     return step.lower(state, batch, train.scalars(config, 0)).compile()
 
 

@@ -16,7 +16,8 @@ from bertjax.mesh import make_mesh
 from bertjax.metering import Meter
 from bertjax.tasks.interface import Rows
 from bertjax.tasks.pretrain import TASK as pretrain
-from bertjax.train import abstract_state, make_train_step, scalars, train
+from bertjax.train import make_train_step, scalars, train
+from bertjax.train_state import abstract_state
 
 STEPS = 6
 # 8 heads, so that even 8 devices can share them; dropout is on.
@@ -95,7 +96,18 @@ def test_dropout_differs_from_step_to_step(one):
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_non_finite_update_is_left_out_and_counted(one, bad):
-    mesh, step, init = one
+    leaves_out(*one, bad)
+
+
+def test_a_non_finite_update_leaves_the_counts_of_an_optimizer_of_optax_alone():
+    _, mesh, step, init, _ = compiled(**{"optim.name": "optax.contrib.schedule_free_adamw"})
+    after = leaves_out(mesh, step, init, np.nan)["optimizer"]
+    assert after["base_optimizer_state"]["count"] == 2
+    assert after["step_count"] == 3  # optax begins with 1
+
+
+def leaves_out(mesh, step, init, bad):
+    """Checks that of four updates the second and the third are left out; returns the last state."""
     good = make_batch(toy_config())
     broken = good | {"masked_lm_weights": np.full_like(good["masked_lm_weights"], bad)}
     state, _ = step(init(), sharding.to_global(mesh, good), at(0))
@@ -110,6 +122,7 @@ def test_a_non_finite_update_is_left_out_and_counted(one, bad):
     assert (state["bad_steps"], state["bad_in_a_row"]) == (2, 0)
     assert measured["bad_steps"] == 2
     assert (state["params"]["mlm_kernel"] != before["params"]["mlm_kernel"]).any()
+    return state
 
 
 def test_the_vocabularys_padding_stays_zero(one, on_one_device):
@@ -136,11 +149,12 @@ def test_what_a_step_measures(one):
     assert all(x.dtype == jnp.float32 and x.shape == () for x in measured.values())
 
 
-def test_seeds_rates_and_numbers_of_steps_are_not_part_of_the_program():
+@pytest.mark.parametrize("optimizer", ["bert_adamw", "optax.contrib.muon"])
+def test_seeds_rates_and_numbers_of_steps_are_not_part_of_the_program(optimizer):
     """So a sweep's runs are compiled once. Dropout's rate is part of it, which shows that this can fail."""
 
     def programs(**fields):
-        config, mesh, step, init, shardings = compiled(**fields)
+        config, mesh, step, init, shardings = compiled(**{"optim.name": optimizer, **fields})
         state = abstract_state(config, pretrain, shardings)
         batch = sharding.to_global(mesh, make_batch(toy_config()))
         return step.lower(state, batch, scalars(config, 0)).as_text(), init.func.lower(*init.args).as_text()

@@ -4,10 +4,12 @@ import math
 
 from ml_collections import ConfigDict
 
+from bertjax import optimizer_names
 from bertjax.config import trained_kind
 from bertjax.errors import InputError
 from bertjax.models.interface import DTYPES, check_choice
 from bertjax.models.transformer import REMAT
+from bertjax.optim import DECAYS
 from bertjax.sections import batch_field, batch_size, fields, phases
 from bertjax.tasks import task_of
 
@@ -33,8 +35,6 @@ _NOT_NEGATIVE = (
     "phase2.steps", "phase2.warmup_steps", "optim.warmup_steps", "optim.weight_decay", "optim.clip_norm",
     "eval.max_rows", "head.lstm_layers", "head.lm_weight",
 )  # fmt: skip
-_DECAYS = ("linear", "cosine")
-_OPTIMIZERS = ("bert_adamw", "adamw", "lamb")
 
 
 def check_numbers(config: ConfigDict, prefix: str = "") -> None:
@@ -71,8 +71,8 @@ def check(config: ConfigDict) -> None:
     require(0 <= config.seed < 2**32 - 1, "seed", f"must be from 0 to {2**32 - 2}")
     check_numbers(config)
     check_choice("model.dtype", config.model.dtype, DTYPES)
-    check_choice("optim.name", config.optim.name, _OPTIMIZERS)
-    check_choice("optim.decay", config.optim.decay, _DECAYS)
+    optimizer_names.check(config.optim)
+    check_choice("optim.decay", config.optim.decay, DECAYS)
     if "layer_decay" in config.optim:
         require(0 < config.optim.layer_decay <= 1, "optim.layer_decay", "must be above 0 and at most 1")
     if not task.fine_tunes:

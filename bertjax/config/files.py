@@ -15,6 +15,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from bertjax import optimizer_names
 from bertjax.config import default, recipes
 from bertjax.config.checks import check
 from bertjax.errors import InputError, nearest
@@ -82,7 +83,7 @@ def load_with_sources(path: str, overrides: Sequence[str] = ()) -> Loaded:
         _apply(config, override)
     check(config)
     given = tuple(override.partition("=")[0] for override in overrides)
-    void = task_of(config.task).void(config)
+    void = task_of(config.task).void(config) | dict(optimizer_names.unread(config.optim))
     for name in given:
         if name in void:
             raise InputError(f"--config.{name}: {void[name]}")

@@ -119,7 +119,7 @@ class Pretrain(Pretraining):
             for name in ExampleBatch._fields
         }
 
-    def open_data(self, config: ConfigDict, source: Trained | None) -> Data:
+    def open_data(self, config: ConfigDict, source: Trained | None = None) -> Data:
         if config.data.tfrecord:
             return tfrecord_data.open_data(self, config)
         return super().open_data(config, source)

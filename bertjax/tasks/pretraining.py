@@ -100,7 +100,7 @@ class Pretraining(Task):
         kind = kind_of(config.model.kind)
         return kind.init_params(config.model, key, kind.heads[self.head])
 
-    def open_data(self, config: ConfigDict, source: Trained | None) -> Data:
+    def open_data(self, config: ConfigDict, source: Trained | None = None) -> Data:
         if not config.data.store:
             raise InputError(
                 "--config.data.store is empty; name a folder written by python -m bertjax.prepare"

@@ -180,7 +180,12 @@ CASES = {
     "language_model_pairs": (LANGUAGE_MODEL, PAIRS),
     "elmo": (
         ROWS | ELMO_SIZES,
-        {"task": "bidirectional_lm", "data.store": "{inputs}/words", "data.pack": 3, "optim.learning_rate": 3e-2},
+        {
+            "task": "bidirectional_lm",
+            "data.store": "{inputs}/words",
+            "data.pack": 3,
+            "optim.learning_rate": 3e-2,
+        },
     ),
     "classify_single": (CLASSIFY, {"head.layers": "sum_all", "train.accumulation": 2}),
     "classify_pair": (

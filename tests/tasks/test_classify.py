@@ -26,7 +26,8 @@ from bertjax.sections import fields
 from bertjax.tasks import example_rows as packed_lib
 from bertjax.tasks.classify import TASK as classify
 from bertjax.tasks.finetuning import write_per_class
-from bertjax.train import init_state, train
+from bertjax.train import train
+from bertjax.train_state import init_state
 from bertjax.trained_model import load_trained
 
 

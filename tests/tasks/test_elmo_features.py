@@ -22,7 +22,8 @@ from bertjax.mesh import make_mesh
 from bertjax.models.layers import dropout_keys
 from bertjax.predict import __main__ as predict
 from bertjax.tasks import elmo_classify, elmo_tag
-from bertjax.train import init_state, train
+from bertjax.train import train
+from bertjax.train_state import init_state
 from bertjax.trained_model import load_trained
 
 

@@ -28,7 +28,8 @@ from bertjax.tasks.choose import TASK as choose
 from bertjax.tasks.classify import TASK as classify
 from bertjax.tasks.finetuning import encoder_flops
 from bertjax.tasks.tag import TASK as tag
-from bertjax.train import init_state, make_train_step, scalars, train
+from bertjax.train import make_train_step, scalars, train
+from bertjax.train_state import init_state
 from bertjax.trained_model import load_trained
 
 LSTM = {"head__lstm_layers": 2, "head__lstm_size": 16}
