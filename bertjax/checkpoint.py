@@ -41,6 +41,7 @@ _STAGING = "saving-"
 _SAVE_TIMEOUT_SECONDS = 3600
 
 
+@functools.cache
 def _quiet_failed_writes() -> None:
     """Leaves the report of a failed write to InputError's one line.
 
@@ -58,9 +59,6 @@ def _quiet_failed_writes() -> None:
             previous(unraisable)
 
     sys.unraisablehook = hook
-
-
-_quiet_failed_writes()
 
 
 class Checkpoints:
@@ -81,6 +79,7 @@ class Checkpoints:
             raise InputError(
                 f"{folder}: checkpoints need a mounted file system; mount the bucket and name its path"
             )
+        _quiet_failed_writes()
         self.folder = os.path.abspath(folder)
         self._keep_last, self._keep_every = keep_last, keep_every
         self._good: set[int] = set()  # saved by this object, or verified

@@ -7,7 +7,6 @@ answer is its mean over the runs, 0 in a run that does not name it, and the like
 questions may have no answer (v2.0), the log odds of "no answer" are its probability's to the best answer's.
 """
 
-import json
 import math
 import os
 from argparse import RawTextHelpFormatter
@@ -26,6 +25,7 @@ from bertjax.data.finetuning.squad_answers import (
     write_answers,
 )
 from bertjax.errors import InputError, quoted, run_command
+from bertjax.files import read_json
 from bertjax.flags import Parser
 from bertjax.models import bert
 from bertjax.tasks.answer import TASK
@@ -103,13 +103,7 @@ def _merge_runs(runs: Sequence[str], stem: str) -> tuple[dict[str, Prediction], 
 def _read_candidates(path: str) -> _Candidates:
     if not os.path.isfile(path):
         raise InputError(f"{path}: no such file; every run must have answered the same files")
-    with open(path, "rb") as file:
-        try:
-            content = json.load(file)
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{path}: not JSON ({quoted(error)}); {_ADVICE}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: not a JSON object; {_ADVICE}")
+    content = read_json(path, _ADVICE)
     for name, entries in content.items():
         if not (isinstance(entries, list) and entries and all(map(_is_candidate, entries))):
             raise InputError(f"{path}: question {quoted(name)}: not a list of answers, each with a text, a "

@@ -15,9 +15,9 @@ from typing import Any
 import jax
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
-from tensorboardX.record_writer import masked_crc32c
 from tqdm import tqdm
 
+from bertjax.checksums import masked_crc32c
 from bertjax.errors import InputError, extra, naming
 from bertjax.files import write_atomically
 
@@ -169,7 +169,7 @@ class _Events:
         event.wall_time = time.time()
         data = event.SerializeToString()
         length = struct.pack("<Q", len(data))
-        record = b"".join(part + struct.pack("<I", masked_crc32c(part)) for part in (length, data))
+        record = b"".join(part + struct.pack("<I", masked_crc32c([part])) for part in (length, data))
         _write(self._file, self._path, record)
 
 

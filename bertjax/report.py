@@ -3,7 +3,6 @@
 Loss, accuracies and learning rate over the steps, training and held-out, in one PNG.
 """
 
-import json
 import math
 import os
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
 from bertjax.errors import InputError, run_command
+from bertjax.files import read_json
 from bertjax.flags import Parser
 from bertjax.logs import METRICS, read_metrics
 from bertjax.models import kind_of
@@ -126,8 +126,7 @@ def _title(workdir: str) -> str:
     if not os.path.exists(path):
         return name
     try:
-        with open(path, encoding="utf-8") as file:
-            config = json.load(file)
+        config = read_json(path, "mend or remove it")
         batches = {name.partition(".")[0]: value for name, value in config.items() if ".batch_" in name}
         phases = ["train", "phase2"] if config.get("phase2.steps") else ["train"]
         rows = (f"{batches[phase]} × {config[f'{phase}.seq_length']}" for phase in phases)
@@ -135,7 +134,7 @@ def _title(workdir: str) -> str:
         return f"{name}: {config['task']}, {model}, batch {', then '.join(rows)} tokens"
     except InputError:
         raise
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise InputError(f"{path}: not a run's config ({error}); mend or remove it") from error
 
 

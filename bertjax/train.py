@@ -135,7 +135,7 @@ def train_step(
 
 
 def make_train_step(config: ConfigDict, task: Task, mesh: Mesh, phase: str = "train") -> tuple[Any, Any, Any]:
-    """(jitted step of a phase, jitted init, state shardings), with explicit shardings of every input and output.
+    """(jitted step of a phase, jitted init, state shardings), with shardings of every input and output.
 
     step: (state, batch, scalars) -> (state, measured); the state given is consumed.
     init: () -> state.

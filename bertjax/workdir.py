@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from bertjax.checkpoint import FOLDER
 from bertjax.checkpoint_manifest import steps_in
 from bertjax.errors import InputError
-from bertjax.files import lock_folder, write_atomically
+from bertjax.files import lock_folder, read_json, write_atomically
 from bertjax.sections import fields
 
 # Fields, and whole sections, that say how a run is computed, watched or kept, not what it computes: they may
@@ -19,7 +19,8 @@ from bertjax.sections import fields
 CHANGEABLE = ("mesh.", "log.", "eval.", "workdir", "init_from", "data.store", "data.tfrecord",
               "data.tfrecord_heldout", "data.vocab", "examples.cache", "train.log_every", "train.eval_every",
               "train.save_every", "train.keep_last", "train.keep_every", "train.max_bad_steps",
-              "train.accumulation", "train.remat", "phase2.accumulation", "phase2.remat", "model.scan_layers")  # fmt: skip
+              "train.accumulation", "train.remat", "phase2.accumulation", "phase2.remat",
+              "model.scan_layers")  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -61,14 +62,9 @@ def check_config(workdir: str, config: ConfigDict, fingerprints: Mapping[str, st
             os.makedirs(workdir, exist_ok=True)
             write_atomically(path, json.dumps(new, indent=1) + "\n")
             return
-        with open(path, encoding="utf-8") as file:
-            old = json.load(file)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; make room or use another workdir") from error
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON ({error}); mend it or use another workdir") from error
-    if not isinstance(old, dict):
-        raise InputError(f"{path}: not a JSON object; mend it or use another workdir")
+    old = read_json(path, "mend it or use another workdir")
     absent = "(absent)"
     differences = [
         f"{name} was {old.get(name, absent)!r}, now {new.get(name, absent)!r}"

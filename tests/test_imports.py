@@ -13,19 +13,19 @@ import bertjax
 PACKAGE = Path(bertjax.__file__).parent
 # A room may import from the rows above its own, and within itself.
 ORDER = (
-    ("errors",),
-    ("files",),
-    ("config", "cpu_memory", "distributed", "flags", "metrics"),
-    ("sharding",),
+    ("errors", "checksums"),
+    ("files", "extensions"),
+    ("cpu_memory", "distributed", "flags", "metrics", "optimizer_names", "sharding"),
     ("data",),  # what its rooms share
     ("data.tokenizers",),
     ("data.pretraining", "data.finetuning"),
     ("models", "prepare"),
-    ("optim", "checkpoint_manifest", "logs", "throughput"),
+    ("sections",),
+    ("mesh", "optim", "checkpoint_manifest", "logs", "throughput"),
     ("checkpoint",),
-    ("trained_model", "train_state"),
+    ("workdir", "trained_model"),
     ("tasks",),
-    ("convert", "evaluate"),
+    ("config", "convert", "evaluate", "metering", "train_state"),
     ("init_from", "predict"),
     ("train",),
     ("main", "ensemble", "plan", "report", "sweep"),

@@ -13,9 +13,9 @@ import os
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
-import google_crc32c
 import numpy as np
 
+from bertjax.checksums import masked_crc32c
 from bertjax.convert.weights import TYPES, Tensor, count_bytes, map_file, to_array
 from bertjax.errors import InputError, quoted
 
@@ -128,11 +128,8 @@ def _read(
 
 
 def _masked_crc(data: mmap.mmap, start: int, end: int) -> int:
-    """CRC-32C, changed as LevelDB does lest a checksum of checksums be weak (crc32c::Mask)."""
-    crc = 0
-    for at in range(start, end, _CHUNK):
-        crc = google_crc32c.extend(crc, data[at : min(at + _CHUNK, end)])
-    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+    """Of the bytes from `start` to `end`, some at a time."""
+    return masked_crc32c(data[at : min(at + _CHUNK, end)] for at in range(start, end, _CHUNK))
 
 
 def _table(path: str, data: mmap.mmap) -> Iterator[tuple[bytes, bytes]]:

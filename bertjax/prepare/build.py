@@ -17,7 +17,7 @@ from tqdm import tqdm
 from bertjax.data.pretraining.store import (
     TOKENIZER_FILES,
     StoreWriter,
-    read_json,
+    remake,
     split_documents,
     write_json,
 )
@@ -31,7 +31,7 @@ from bertjax.data.tokenizers.tokenizer import (
 )
 from bertjax.data.tokenizers.words import in_order
 from bertjax.errors import InputError, Interrupted
-from bertjax.files import find_files
+from bertjax.files import find_files, read_json
 from bertjax.prepare import pydoc as pydoc_prose
 from bertjax.prepare.formats import Block, Input, input_bytes, read_blocks
 from bertjax.prepare.train_vocab import (
@@ -144,7 +144,7 @@ def build_store(settings: Settings, arguments: dict[str, Any], out: Path) -> Non
       OSError: the disk is full, for one; what progress.json covers is whole.
     """
     path = out / "progress.json"
-    progress = read_json(path) if path.is_file() else None
+    progress = read_json(path, remake(out)) if path.is_file() else None
     if progress and progress["counts"]["blocks"]:
         compare_arguments(out, progress["arguments"], arguments)
     elif not progress or progress["arguments"] != arguments:  # a start that kept no text binds nobody

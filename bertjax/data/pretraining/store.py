@@ -21,8 +21,9 @@ from typing import Any
 
 import numpy as np
 
+from bertjax.data import rng
 from bertjax.errors import InputError
-from bertjax.files import sync_folder, write_atomically
+from bertjax.files import read_json, sync_folder, write_atomically
 
 VERSION = 1
 BLOCK_BYTES = 16 << 20  # a checksum each
@@ -70,11 +71,11 @@ def open_store(path: str | os.PathLike[str]) -> Store:
     for name, entry in manifest["files"].items():
         file, size = path / name, entry["bytes"]
         if not file.is_file():
-            raise InputError(f"{file}: is missing; {_remake(path)}")
+            raise InputError(f"{file}: is missing; {remake(path)}")
         if file.stat().st_size != size:
             found = file.stat().st_size
             fault = "cut short" if found < size else "too long"
-            raise InputError(f"{file}: {fault}, {found} bytes where {size} were written; {_remake(path)}")
+            raise InputError(f"{file}: {fault}, {found} bytes where {size} were written; {remake(path)}")
         blocks += _blocks(file, size, entry["block_bytes"], entry["sha256"])
     _check_blocks(blocks)
     types = token_type(manifest["tokenizer"]["vocab_size"]), OFFSET, OFFSET
@@ -94,30 +95,16 @@ def split_documents(documents: int, heldout: float) -> tuple[np.ndarray, np.ndar
     """(train, held-out) document indices, int64, ascending.
 
     Held out are max(2, round(heldout * documents)) documents (0 for heldout 0): a random next sentence needs
-    another one. They are those whose index has the smallest SplitMix64 value (Steele, Lea and Flood 2014), so
-    that the choice needs no seed and no list.
+    another one. They are those whose index, as a key, has the smallest first random number (rng.draw), so that
+    the choice needs no seed and no list.
     """
     index = np.arange(documents, dtype=np.int64)
     if not heldout or not documents:
         return index, index[:0]
-    z = index.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    z ^= z >> np.uint64(31)
+    numbers = rng.draw(index.astype(np.uint64), 0)
     is_heldout = np.zeros(documents, bool)
-    is_heldout[np.argsort(z)[: max(2, round(heldout * documents))]] = True
+    is_heldout[np.argsort(numbers)[: max(2, round(heldout * documents))]] = True
     return index[~is_heldout], index[is_heldout]
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises InputError if the file holds none."""
-    try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); {_remake(path.parent)}") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: not a JSON object; {_remake(path.parent)}")
-    return value
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
@@ -145,7 +132,7 @@ class StoreWriter:
         for name, (size, digests) in files.items():
             found = (path / name).stat().st_size if (path / name).exists() else 0
             if found < size:
-                raise InputError(f"{path / name}: {found} bytes where {size} were written; {_remake(path)}")
+                raise InputError(f"{path / name}: {found} bytes where {size} were written; {remake(path)}")
             blocks += _blocks(path / name, size, BLOCK_BYTES, digests)
         _check_blocks(blocks)
         self._files = [_AppendedFile(path / name, *files.get(name, (0, []))) for name in DATA_FILES]
@@ -253,12 +240,12 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         if (path / "progress.json").is_file():
             raise InputError(f"{path}: the store is not finished; run the same bertjax.prepare command again")
         raise InputError(f"{path}: no token store (no store.json); make one with bertjax.prepare")
-    manifest = read_json(path / "store.json")
+    manifest = read_json(path / "store.json", remake(path))
     digest = manifest.pop("sha256", None)
     if manifest.get("version", VERSION) != VERSION:
-        raise InputError(f"{path}: a store of version {manifest['version']}, not {VERSION}; {_remake(path)}")
+        raise InputError(f"{path}: a store of version {manifest['version']}, not {VERSION}; {remake(path)}")
     if digest != _digest(manifest):
-        raise InputError(f"{path / 'store.json'}: is not what was written; {_remake(path)}")
+        raise InputError(f"{path / 'store.json'}: is not what was written; {remake(path)}")
     return manifest
 
 
@@ -276,7 +263,7 @@ def _check_blocks(blocks: Sequence[_Block]) -> None:
         for (file, start, end, _), same in zip(blocks, pool.map(_same_digest, blocks), strict=True):
             if not same:
                 raise InputError(
-                    f"{file}: bytes {start} to {end} are not what was written; {_remake(file.parent)}"
+                    f"{file}: bytes {start} to {end} are not what was written; {remake(file.parent)}"
                 )
 
 
@@ -290,5 +277,6 @@ def _same_digest(block: _Block) -> bool:
     return found.hexdigest() == digest
 
 
-def _remake(path: Path) -> str:
+def remake(path: Path) -> str:
+    """What to do about a store that is not as it was written."""
     return f"remove the folder {path} and run bertjax.prepare again"

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import google_crc32c
 import numpy as np
 
+from bertjax.checksums import masked_crc32c
 from bertjax.errors import InputError, naming
 
 _HEADER = struct.Struct("<QI")
@@ -64,7 +64,7 @@ class Records:
                     file.seek(offsets[record] + _HEADER.size)
                     framed = file.read(offsets[record + 1] - offsets[record] - _HEADER.size)
                     data[i] = framed[: -_CHECKSUM.size]
-                    if framed[-_CHECKSUM.size :] != _CHECKSUM.pack(masked_crc(data[i])):
+                    if framed[-_CHECKSUM.size :] != _CHECKSUM.pack(masked_crc32c([data[i]])):
                         raise _damaged(path, record, "its data are not what was written")
         return data
 
@@ -91,7 +91,7 @@ def index_file(path: str) -> RecordFile:
             if len(header) < _HEADER.size:
                 raise _damaged(path, len(offsets), "the file is cut short in it")
             length, checksum = _HEADER.unpack(header)
-            if checksum != masked_crc(header[:8]):
+            if checksum != masked_crc32c([header[:8]]):
                 if offsets:
                     raise _damaged(path, len(offsets), "its length is not what was written")
                 raise _no_tfrecord(path, header)
@@ -102,12 +102,6 @@ def index_file(path: str) -> RecordFile:
             checksums += data[at - _CHECKSUM.size : at]
     offsets.append(at)
     return RecordFile(path, np.array(offsets, np.int64), hashlib.sha256(checksums).digest())
-
-
-def masked_crc(data: bytes) -> int:
-    """CRC-32C of data, rotated and shifted as TFRecord files hold it (tensorflow/core/lib/hash/crc32c.h)."""
-    crc = google_crc32c.value(data)
-    return int(((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
 def _damaged(path: str, record: int, fault: str) -> InputError:

@@ -202,7 +202,7 @@ def test_damage_of_the_manifest_is_named(tmp_path):
         with pytest.raises(InputError, match="store"):
             open_store(tmp_path)
     (tmp_path / "store.json").write_bytes(good[: len(good) // 2])
-    with pytest.raises(InputError, match=r"store\.json: cannot be read"):
+    with pytest.raises(InputError, match=r"store\.json: not JSON"):
         open_store(tmp_path)
     write_json(tmp_path / "store.json", {**json.loads(good), "version": 0})
     with pytest.raises(InputError, match="version 0, not 1"):

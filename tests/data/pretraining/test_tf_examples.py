@@ -12,8 +12,9 @@ from plain_examples import CLS
 from store_fixture import VOCAB
 from tfrecord_fixture import checksum, crc32c, field, framed, make_features, serialised, varint, write_file
 
+from bertjax.checksums import masked_crc32c
 from bertjax.data.pretraining.tf_examples import TfExamples, fingerprint, open_files, parse
-from bertjax.data.pretraining.tfrecord import Records, index_file, masked_crc
+from bertjax.data.pretraining.tfrecord import Records, index_file
 from bertjax.errors import InputError
 
 TOKENIZER = SimpleNamespace(vocab_size=VOCAB, cls_id=CLS)
@@ -47,7 +48,7 @@ def features():
 def test_the_checksum_is_the_formats():
     assert crc32c(b"123456789") == 0xE3069283  # the check value of CRC-32C's definition
     for data in (b"", b"\0" * 8, bytes(range(256))):
-        assert struct.pack("<I", masked_crc(data)) == checksum(data)
+        assert struct.pack("<I", masked_crc32c([data])) == checksum(data)
 
 
 def test_records_are_found_and_read_in_any_order(tmp_path):
