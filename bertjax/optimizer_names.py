@@ -141,7 +141,8 @@ def _fault(parameter: inspect.Parameter, value: Any) -> str:
 
 def _nearest(name: str) -> str:
     """The optimizer whose last name is most like the last one of `name`."""
-    known = (*(() if name.startswith("optax") else OWN), *constructors())
-    last: dict[str, str] = {each.rpartition(".")[2]: each for each in reversed(known)}
+    last: dict[str, str] = {each.rpartition(".")[2]: each for each in reversed(constructors())}
+    if not name.startswith("optax"):
+        last |= {each: each for each in OWN}
     near: str = difflib.get_close_matches(name.rpartition(".")[2], last, n=1, cutoff=0.0)[0]
     return last[near]
