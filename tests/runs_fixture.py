@@ -2,9 +2,12 @@
 
 import contextlib
 import io
+import sys
 from pathlib import Path
 
-from bertjax.errors import InputError
+import pytest
+
+from bertjax.errors import InputError, run_command
 from bertjax.main import main as train_command
 
 
@@ -31,3 +34,14 @@ def in_this_process(arguments, environment, output):
         Path(output).write_text(f"bertjax.main: error: {error}\n")
         return Ended(2)
     return Ended(0)
+
+
+def refusal(command, args, monkeypatch, capsys):
+    """The one line with which a command that starts runs refuses its arguments, before it starts one."""
+    monkeypatch.setattr(sys, "argv", ["command", *args])
+    with pytest.raises(SystemExit) as stop:
+        run_command(lambda args: command(args, lambda *_: pytest.fail("something ran")))
+    error = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert error.count("\n") == 1
+    return error

@@ -22,9 +22,7 @@ from bertjax.trained_model import Trained
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 PICKLE = "pytorch_model.bin"
-_MULTI_LABEL = (
-    "multi_label_classification"  # a head here, and there a problem_type of the classifier of texts
-)
+_MULTI_LABEL = "multi_label_classification"  # a head here; there, a problem_type of the classifier of texts
 _MOST = 1_000_000  # of any size in config.json: more is absurd, and is not tried
 
 # Fields of config.model that are BertConfig's; the others say how it is computed here. Those with a value may
@@ -135,17 +133,19 @@ def _find_head(kind: str, fields: dict[str, Any], found: tuple[str, ...], where:
     exact = [head for head, parts in parts_of.items() if set(parts) == set(found) and head != _MULTI_LABEL]
     if named in heads:
         head = heads[named]
-        if head == "sequence_classification" and fields.get("problem_type") == _MULTI_LABEL:
-            return _MULTI_LABEL
         larger = [other for other in exact if set(parts_of[head]) < set(parts_of[other])]
-        return larger[0] if larger else head
-    if exact:
-        return exact[0]
-    return max(
-        (head for head, parts in parts_of.items() if set(parts) <= set(found)),
-        key=lambda head: len(parts_of[head]),
-        default="encoder",
-    )
+        head = larger[0] if larger else head
+    elif exact:
+        head = exact[0]
+    else:
+        head = max(
+            (head for head, parts in parts_of.items() if set(parts) <= set(found)),
+            key=lambda head: len(parts_of[head]),
+            default="encoder",
+        )
+    if head == "sequence_classification" and fields.get("problem_type") == _MULTI_LABEL:
+        return _MULTI_LABEL
+    return head
 
 
 def read_config(fields: dict[str, Any], where: str) -> ConfigDict:

@@ -179,7 +179,7 @@ def test_the_folder_is_complete(model, tmp_path):
     assert "workdir" not in card  # no path of this machine
     assert "| data.masked_lm_prob | 0.15 |" in card
     finished = {"data.tfrecord": "/home/files", "data.vocab": "/home/vocab.txt"}
-    meta = model.meta | {"config": model.meta["resolved_config"] | finished}
+    meta = model.meta | {"resolved_config": model.meta["resolved_config"] | finished}
     card = model_card(dataclasses.replace(model, meta=meta), "my-bert", 1)
     assert "/home" not in card
     assert "masked_lm_prob" not in card  # the files were masked before
@@ -192,6 +192,8 @@ def test_the_folder_is_complete(model, tmp_path):
         ("sequence_classification", ("no", "yes", "x"), 3, "BertForSequenceClassification", {}),
         ("sequence_classification", ("number",), 1, "BertForSequenceClassification",
          {"problem_type": "regression"}),
+        ("multi_label_classification", ("old", "new", "x"), 3, "BertForSequenceClassification",
+         {"problem_type": "multi_label_classification"}),
         ("token_classification", ("O", "B-X", "I-X"), 3, "BertForTokenClassification", {}),
         ("multiple_choice", (), 1, "BertForMultipleChoice", {}),
         ("question_answering", (), 2, "BertForQuestionAnswering", {}),

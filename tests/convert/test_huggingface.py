@@ -152,6 +152,20 @@ def test_labels(folder, tmp_path):
         load(folder)
 
 
+def test_the_problem_type_says_whether_any_number_of_labels_may_be_there(folder):
+    multi_label = "multi_label_classification"
+    classifier(folder, 3, problem_type=multi_label, id2label={"0": "old", "1": "new", "2": "red"})
+    model = load(folder)
+    assert (model.head, model.labels) == (multi_label, ("old", "new", "red"))
+    change(folder / "config.json", architectures=None)  # the weights alone name the class then
+    assert load(folder).head == multi_label
+    assert load(folder, head="sequence_classification").labels == ("old", "new", "red")
+    for other in (None, "single_label_classification", "regression"):
+        change(folder / "config.json", problem_type=other)
+        assert load(folder).head == "sequence_classification"
+        assert load(folder, head=multi_label).head == multi_label
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

@@ -53,6 +53,7 @@ HEAD_TENSORS = {
     "encoder": {"pooler.dense.weight": (32, 32), "pooler.dense.bias": (32,)},
     "next_sentence": {"cls.seq_relationship.weight": (2, 32), "cls.seq_relationship.bias": (2,)},
     "sequence_classification": {"classifier.weight": (3, 32), "classifier.bias": (3,)},
+    "multi_label_classification": {"classifier.weight": (3, 32), "classifier.bias": (3,)},
     "token_classification": {"classifier.weight": (3, 32), "classifier.bias": (3,)},
     "question_answering": {"qa_outputs.weight": (2, 32), "qa_outputs.bias": (2,)},
 }
@@ -66,7 +67,7 @@ def test_a_heads_tensors_are_hugging_faces(head):
     prefix = "" if head == "encoder" else "bert."
     others = {name for name in shapes.keys() - HEAD_TENSORS[head].keys() if "pooler" not in name}
     assert all(name.startswith((f"{prefix}embeddings.", f"{prefix}encoder.layer.")) for name in others)
-    assert ("bert.pooler.dense.bias" in shapes) == (head in ("next_sentence", "sequence_classification"))
+    assert ("bert.pooler.dense.bias" in shapes) == (prefix == "bert." and "pooler" in bert.KIND.heads[head])
 
 
 def test_parts_that_the_head_lacks_are_left_out():

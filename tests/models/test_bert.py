@@ -8,9 +8,13 @@ import numpy as np
 import pytest
 from store_fixture import make_batch, random_params, toy_config
 
-from bertjax.config import MODEL_SIZES, REMAT, VOCAB_MULTIPLE, default, padded_vocab_size, set_size
+from bertjax.config import default, set_size
+from bertjax.data.finetuning.sequences import Row
+from bertjax.data.pretraining.bert_examples import Batch as ExampleBatch
 from bertjax.models import bert
-from bertjax.models.layers import dropout_keys
+from bertjax.models.layers import VOCAB_MULTIPLE, dropout_keys, padded_vocab_size, take_positions
+from bertjax.models.transformer import REMAT
+from bertjax.tasks.example_rows import PackedRows
 from bertjax.tasks.pretrain import TASK as pretrain
 
 KEYS_SEED = jnp.array([7, 11], jnp.uint32)
@@ -129,7 +133,8 @@ def loss_of(config, batch):
     rows = jnp.arange(len(batch["input_ids"]))
 
     def loss(params):
-        sums = pretrain.batch_sums(config, params, batch, dropout_keys(KEYS_SEED, rows))
+        keys = dropout_keys(KEYS_SEED, rows)
+        sums = pretrain.batch_sums(config, params, batch, keys, config.train.remat)
         return pretrain.batch_loss(sums, pretrain.batch_weights(batch))
 
     return loss
@@ -216,7 +221,7 @@ def packed_and_apart():
     """A config of packed rows, a batch of one row of three sequences, and one with a sequence a row."""
     config = toy_config(**{"train.seq_length": 20, "data.pack": 3, "data.short_seq_prob": 0.0})
     rng = np.random.default_rng(3)
-    names = pretrain.Batch._fields
+    names = ExampleBatch._fields
     apart = {name: np.zeros((3, 20), np.int32) for name in names[:4]}
     apart |= {name: np.zeros((3, 2), np.int32) for name in names[4:6]}
     apart |= {"masked_lm_weights": np.zeros((3, 2), np.float32)}
@@ -278,10 +283,12 @@ def test_packed_rows_equal_the_same_sequences_apart():
 
 
 @pytest.mark.parametrize(
-    "fields", [{"scan_layers": True}, {"remat": "full"}, {"num_hidden_layers": 1}], ids=str
+    ("fields", "remat"),
+    [({"scan_layers": True}, "none"), ({}, "full"), ({"num_hidden_layers": 1}, "none")],
+    ids=str,
 )
 @pytest.mark.parametrize("packed", [False, True])
-def test_states_of_some_positions_are_those_of_all(packed, fields):
+def test_states_of_some_positions_are_those_of_all(packed, fields, remat):
     """Forward and gradient, through the one layer that computes nothing else."""
     config = toy_config(**{"model.scan_layers": False} | {f"model.{name}": x for name, x in fields.items()})
     params, batch = random_params(config), make_batch(config)
@@ -292,9 +299,9 @@ def test_states_of_some_positions_are_those_of_all(packed, fields):
     weights = np.random.default_rng(1).normal(size=(*positions.shape, config.model.hidden_size))
 
     def states(params, everything):
-        encoder = bert.KIND.bind(config.model, params).encoder
+        encoder = bert.KIND.bind(config.model, params, remat=remat).encoder
         if everything:
-            return bert.take_positions(encoder(batch, packed=packed), positions)
+            return take_positions(encoder(batch, packed=packed), positions)
         return encoder(batch, packed=packed, positions_BM=positions)
 
     def both(everything):
@@ -333,13 +340,13 @@ def test_no_position_of_a_causal_model_sees_a_later_one(packed):
     assert gradient[batch["position_ids"][0, 1]].any()
 
 
-def test_a_causal_model_is_told_by_its_last_token():
-    for causal in (False, True):
-        config = toy_config(**{"model.causal": causal})
-        batch = make_batch(config)
-        found = bert.KIND.bind(config.model, random_params(config)).class_positions(batch["segment_ids"])
-        lengths = (batch["segment_ids"] > 0).sum(1)
-        np.testing.assert_array_equal(found[:, 0], lengths - 1 if causal else 0 * lengths)
+def test_a_text_of_a_causal_model_is_read_at_its_last_token():
+    texts = [Row([5] * length, [0] * length) for length in (3, 6)]
+    for causal, positions in ((False, [0, 0]), (True, [2, 5])):
+        at_end = bert.KIND.class_at_end(toy_config(**{"model.causal": causal}).model)
+        rows, count, places = PackedRows(texts, 0, {}, {}, at_end, alone=True).once(toy_config())
+        found = rows(0, count)["class_positions"]
+        np.testing.assert_array_equal(found[places.rows, places.slots], positions)
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -377,28 +384,35 @@ def count(params):
     return sum(x.size for x in jax.tree.leaves(params))
 
 
+def initial_params(config):
+    """Shapes of a pre-training model's."""
+    parts = bert.KIND.heads["pretraining"]
+    return jax.eval_shape(lambda: bert.KIND.init_params(config, jax.random.key(0), parts))
+
+
 # Parameters of Google's two releases with both heads (vocabulary of 30522, without padding).
 @pytest.mark.parametrize(("size", "released"), [("base", 110_106_428), ("large", 336_226_108)])
 def test_parameter_counts(size, released):
     config = set_size(default(), size).model
-    params = jax.eval_shape(lambda: bert.KIND.init_params(config, jax.random.key(0)))
+    params = initial_params(config)
     padding = padded_vocab_size(config.vocab_size) - config.vocab_size
     assert padding == 70
     assert count(params) == released + padding * (config.hidden_size + 1)
 
 
-@pytest.mark.parametrize("size", MODEL_SIZES)
+@pytest.mark.parametrize("size", bert.KIND.sizes)
 def test_every_size_has_its_layers(size):
     config = set_size(default(), size).model
-    layers, hidden, heads = MODEL_SIZES[size]
-    params = jax.eval_shape(lambda: bert.KIND.init_params(config, jax.random.key(0)))["encoder"]["layers"]
+    layers, hidden, heads, _ = bert.KIND.sizes[size].values()
+    params = initial_params(config)["encoder"]["layers"]
     assert params["attention"]["output_kernel"].shape == (layers, heads, hidden // heads, hidden)
     assert params["intermediate_kernel"].shape == (layers, hidden, 4 * hidden)
 
 
 def test_initial_parameters():
     config = toy_config(**{"model.hidden_size": 64, "model.vocab_size": 500}).model
-    params = jax.jit(lambda: bert.KIND.init_params(config, jax.random.key(0)))()
+    parts = bert.KIND.heads["pretraining"]
+    params = jax.jit(lambda: bert.KIND.init_params(config, jax.random.key(0), parts))()
     flat = {jax.tree_util.keystr(p, simple=True, separator="/"): np.asarray(x)
             for p, x in jax.tree_util.tree_leaves_with_path(params)}  # fmt: skip
     # Cutting a normal distribution at two deviations leaves 0.8796 of its deviation.
@@ -424,7 +438,7 @@ def test_initial_parameters():
 
 def test_initial_parameters_follow_from_the_key_alone():
     config = toy_config().model
-    init = jax.jit(lambda seed: bert.KIND.init_params(config, jax.random.key(seed)))
+    init = jax.jit(lambda seed: bert.KIND.init_params(config, jax.random.key(seed), ("mlm",)))
     one, same, other = init(0), init(0), init(1)
     jax.tree.map(np.testing.assert_array_equal, one, same)
     assert (one["mlm_kernel"] != other["mlm_kernel"]).any()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bertjax import sharding
-from bertjax.models import crf
+from bertjax.models import crf, elmo
 
 LABELS = ("O", "B-X", "I-X", "I-Y")
 # A whole row, padding, words with gaps between them, no word.
@@ -115,5 +115,5 @@ def test_iob2_only_forbids_what_no_file_has():
 
 def test_parameters_have_rows_in_the_table():
     params = crf.init_params(3)
-    found = sharding.state_shardings(params, jax.make_mesh((1, 1, 1), sharding.AXES))
+    found = sharding.state_shardings(elmo.KIND.sharding, params, jax.make_mesh((1, 1, 1), sharding.AXES))
     assert jax.tree.structure(found) == jax.tree.structure(params)

@@ -12,8 +12,8 @@ from plain_lstm import lstm, sigmoid
 from bertjax import sharding
 from bertjax.config import default
 from bertjax.data.tokenizers.characters import sentence_characters
-from bertjax.models import elmo
-from bertjax.models.layers import cross_entropy, dropout_keys
+from bertjax.models import elmo, elmo_layers
+from bertjax.models.layers import bind_module, cross_entropy, dropout_keys, init_module
 
 SENTENCES = (("The", "cat", "sat"), ("né",), ("a", "b", "internationalisation"))
 WORDS = 40
@@ -21,20 +21,29 @@ KEYS = dropout_keys(jnp.array([7, 11], jnp.uint32), jnp.arange(len(SENTENCES)))
 
 
 def toy_config(**fields):
-    config = default()
-    config.model.dtype = "float32"
-    config.elmo.update(
+    config = default("bidirectional_lm").model
+    config.update(
         vocab_size=WORDS, characters=9, character_size=4, filters=((1, 3), (2, 2), (5, 4)), cells=6,
-        projection=5, clip=0.2, samples=7,
+        projection=5, clip=0.2, dtype="float32",
     )  # fmt: skip
-    config.elmo.update(fields)
+    config.update(fields)
     return config
+
+
+def init_params(config, key, parts=elmo_layers.PARTS):
+    return init_module(lambda rngs: elmo_layers.LanguageModels(config, rngs, parts), key)
+
+
+def bind(config, params, norm=False):
+    return bind_module(
+        lambda rngs: elmo_layers.LanguageModels(config, rngs, elmo_layers.PARTS, norm), params
+    )
 
 
 @functools.cache
 def parameters():
     """Larger than they begin, so that clipping and every gate count, and the mix is not the mean."""
-    params = jax.jit(lambda key: elmo.init_params(toy_config(), key))(jax.random.key(0))
+    params = jax.jit(lambda key: init_params(toy_config(), key))(jax.random.key(0))
     params["mix_bias"] += jnp.array([0.5, -1.0, 2.0])
     params["mix_scale"] *= 1.7
     params["characters"] = {
@@ -47,7 +56,7 @@ def parameters():
 @functools.cache
 def batch(packed=False, more=0):
     """The sentences, one a row, or all in one row with padding between them."""
-    most = toy_config().elmo.characters
+    most = toy_config().characters
     characters = [sentence_characters(words, most) for words in SENTENCES]
     rng = np.random.default_rng(1)
     words = [rng.integers(0, WORDS, len(each)) for each in characters]
@@ -73,34 +82,33 @@ def places(packed):
 @jax.jit
 def states_and_mixes(params, batch):
     """All layers, their mix, and the mix of normalised layers."""
-    states = elmo.bind(toy_config(), params).states(batch)
-    return states, [elmo.bind(toy_config(mix_norm=norm), params).mix(states) for norm in (False, True)]
+    states = bind(toy_config(), params).states(batch)
+    return states, [bind(toy_config(), params, norm).mix(states) for norm in (False, True)]
 
 
 def expected_states(config, params, ids):
     """The layers of one sentence, each [S, 2, P], float64."""
-    c = config.elmo
     p = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
     read = p["characters"]
     x = []
     for word in ids:
         letters, found = read["embedding"][word], []
-        for width, count in c.filters:
+        for width, count in config.filters:
             kernel, bias = read[f"width_{width}_kernel"], read[f"width_{width}_bias"]
             for n in range(count):
                 at = [(letters[i : i + width] * kernel[:, :, n]).sum() for i in range(len(word) - width + 1)]
                 found.append(max(max(at) + bias[n], 0.0))
         y = np.array(found)
-        for i in range(c.highway_layers):
+        for i in range(config.highway_layers):
             kernel, bias = read["highway_kernel"][i], read["highway_bias"][i]
             carry = sigmoid(y @ kernel[:, 0] + bias[0])
             y = carry * np.maximum(y @ kernel[:, 1] + bias[1], 0) + (1 - carry) * y
         x.append(y @ read["projection_kernel"] + read["projection_bias"])
     x = np.array(x)
     layers = [np.stack([x, x], 1)]
-    for i in range(c.layers):
+    for i in range(config.layers):
         below = layers[-1]
-        h = np.stack([lstm(p["lstm"][f"layer_{i}"], r, below[:, r], c.clip) for r in (0, 1)], 1)
+        h = np.stack([lstm(p["lstm"][f"layer_{i}"], r, below[:, r], config.clip) for r in (0, 1)], 1)
         layers.append(h + below if i else h)
     return layers
 
@@ -119,7 +127,7 @@ def expected_mix(params, layers, norm):
 def test_states_and_mix_equal_the_equations(packed):
     config, params = toy_config(), parameters()
     found, mixes = states_and_mixes(params, batch(packed))
-    assert np.abs(found[1]).max() == np.float32(config.elmo.clip)
+    assert np.abs(found[1]).max() == np.float32(config.clip)
     for place in places(packed):
         expected = expected_states(config, params, batch(packed)["character_ids"][place])
         for layer, right in zip(found, expected, strict=True):
@@ -138,7 +146,7 @@ def test_a_direction_depends_on_no_word_behind_its_state(packed):
     at = place.start + 2 if place.start else 2
 
     def top(params, ids):
-        return elmo.bind(config, params).states({**whole, "character_ids": ids})[-1]
+        return bind(config, params).states({**whole, "character_ids": ids})[-1]
 
     model_ids = jnp.asarray(whole["character_ids"])
     run = jax.jit(top)
@@ -157,10 +165,10 @@ def test_a_direction_depends_on_no_word_behind_its_state(packed):
 
     def of_vectors(x_BSP, direction):
         x = jnp.stack([x_BSP, x_BSP], axis=2)
-        states = elmo.bind(config, params).lstm(x, jnp.asarray(whole["segment_ids"]))
+        states = bind(config, params).lstm(x, jnp.asarray(whole["segment_ids"]))
         return jnp.sin(states[-1][row, at, direction]).sum()
 
-    x_BSP = np.random.default_rng(0).normal(size=(*inside.shape, config.elmo.projection)).astype(np.float32)
+    x_BSP = np.random.default_rng(0).normal(size=(*inside.shape, config.projection)).astype(np.float32)
     graded = jax.jit(jax.grad(of_vectors))
     for direction, unseen in sides:
         gradient = np.asarray(graded(x_BSP, direction))
@@ -170,9 +178,9 @@ def test_a_direction_depends_on_no_word_behind_its_state(packed):
 
 def losses(config, params, batch, negatives=None, keys=None):
     """(sum, weight) of a batch, exact or among negatives."""
-    model = elmo.bind(config, params)
+    model = bind(config, params)
     top = model.states(batch, keys)[-1]
-    targets, weights = elmo.next_words(batch["word_ids"], batch["segment_ids"])
+    targets, weights = elmo_layers.next_words(batch["word_ids"], batch["segment_ids"])
     if negatives is None:
         loss, _ = model.losses(top, targets)
     else:
@@ -205,7 +213,7 @@ def test_negatives_are_drawn_one_by_one_without_repeats():
     """The first ones' shares against draws with repeats left out, by chi-square (mean 39, deviation 8.8)."""
     samples, draws = 7, 4000
     keys = jax.random.split(jax.random.key(0), draws)
-    drawn = jax.vmap(lambda key: elmo.draw_negatives(key, WORDS, samples))(keys)
+    drawn = jax.vmap(lambda key: elmo_layers.draw_negatives(key, WORDS, samples))(keys)
     ids = np.asarray(drawn.ids_K)
     assert ids.shape == (draws, samples + 1)
     assert all(len(set(row)) == samples + 1 for row in ids)
@@ -239,8 +247,8 @@ def test_the_sampled_gradient_is_unbiased_where_the_full_one_is():
     draws = 20_000
 
     def loss(x, kernel, bias, label, key):
-        negatives = elmo.draw_negatives(key, WORDS, 7)
-        return elmo.sampled_cross_entropy(x, kernel, bias, label, negatives, WORDS)
+        negatives = elmo_layers.draw_negatives(key, WORDS, 7)
+        return elmo_layers.sampled_cross_entropy(x, kernel, bias, label, negatives, WORDS)
 
     @jax.jit
     def moments(labels, keys):
@@ -262,8 +270,8 @@ def test_with_nearly_all_words_the_sampled_gradient_is_nearly_the_full_one():
     draws, label = 2000, jnp.int32(3)
 
     def sampled(x, key):
-        negatives = elmo.draw_negatives(key, WORDS, WORDS - 2)
-        return elmo.sampled_cross_entropy(x, kernel, bias, label, negatives, WORDS)
+        negatives = elmo_layers.draw_negatives(key, WORDS, WORDS - 2)
+        return elmo_layers.sampled_cross_entropy(x, kernel, bias, label, negatives, WORDS)
 
     each = jax.vmap(jax.grad(sampled), (None, 0))(x, jax.random.split(jax.random.key(0), draws))
     full = jax.grad(lambda x: cross_entropy(kernel @ x + bias, label)[0])(x)
@@ -272,7 +280,7 @@ def test_with_nearly_all_words_the_sampled_gradient_is_nearly_the_full_one():
 
 def test_a_label_among_the_negatives_is_not_its_own_rival():
     x, kernel, bias = softmax_problem()
-    negatives = elmo.draw_negatives(jax.random.key(0), WORDS, 7)
+    negatives = elmo_layers.draw_negatives(jax.random.key(0), WORDS, 7)
     p = np.log1p(1 / (np.arange(WORDS) + 1)) / math.log(WORDS + 1)
     first, spare = np.asarray(negatives.ids_K[:-1]), int(negatives.ids_K[-1])
     [absent] = [v for v in range(WORDS) if v not in first and v != spare][:1]
@@ -282,13 +290,13 @@ def test_a_label_among_the_negatives_is_not_its_own_rival():
         time = float(negatives.times[label in (*first, spare)])
         logits = np.asarray(kernel @ x + bias) - np.log(-np.expm1(-p * time))
         expected = np.log(np.exp(logits[[label, *rivals]]).sum()) - logits[label]
-        found = elmo.sampled_cross_entropy(x, kernel, bias, jnp.int32(label), negatives, WORDS)
+        found = elmo_layers.sampled_cross_entropy(x, kernel, bias, jnp.int32(label), negatives, WORDS)
         np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_dropout_follows_from_the_rows_keys_and_not_from_padding():
     config, params = toy_config(dropout_prob=0.4), parameters()
-    negatives = elmo.draw_negatives(jax.random.key(0), WORDS, 7)
+    negatives = elmo_layers.draw_negatives(jax.random.key(0), WORDS, 7)
 
     @jax.jit
     def loss(batch, keys):
@@ -303,12 +311,17 @@ def test_dropout_follows_from_the_rows_keys_and_not_from_padding():
 
 
 def test_parameters_have_the_published_number_and_rows_in_the_table():
-    config = default()
-    shapes = jax.eval_shape(lambda: elmo.init_params(config, jax.random.key(0), ()))
-    sizes = {name: sum(x.size for x in jax.tree.leaves(part)) for name, part in shapes.items()}
+    config = default("bidirectional_lm").model
+    shapes = jax.eval_shape(lambda: elmo.KIND.init_params(config, jax.random.key(0), ()))
+    assert shapes.keys() == {"encoder"}
+    sizes = {
+        name: sum(x.size for x in jax.tree.leaves(part)) for name, part in shapes["encoder"].items()
+    }
     # The paper's authors publish 93.6 million, without the softmax.
     assert sizes["lstm"] == 4 * (1024 * 16384 + 16384 + 4096 * 512)
     assert sum(sizes.values()) == 93_600_864
-    every = jax.eval_shape(lambda: elmo.init_params(config, jax.random.key(0)))
+    parts = elmo.KIND.parts
+    every = jax.eval_shape(lambda: elmo.KIND.init_params(config, jax.random.key(0), parts, 3))
     assert every["softmax_kernel"].shape == (793_472, 512)
-    sharding.state_shardings(every, jax.make_mesh((1, 1, 1), sharding.AXES))
+    assert elmo.KIND.parts_of(every) == parts
+    sharding.state_shardings(elmo.KIND.sharding, every, jax.make_mesh((1, 1, 1), sharding.AXES))

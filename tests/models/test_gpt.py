@@ -1,5 +1,7 @@
 """GPT: causality, packing, scanning and dropout; its numbers are compared with PyTorch's in tests/parity."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,9 +9,9 @@ import pytest
 from store_fixture import toy_config
 
 from bertjax import sharding
-from bertjax.config import REMAT
 from bertjax.models import bert, gpt
 from bertjax.models.layers import dropout_keys
+from bertjax.models.transformer import REMAT
 from bertjax.sharding import path_name
 
 LENGTH, CHANGED = 14, 9  # of a row, and the position of the token that is changed
@@ -17,8 +19,7 @@ KEYS = dropout_keys(jnp.array([7, 11], jnp.uint32), jnp.arange(3))
 
 
 def gpt_config(**fields):
-    return toy_config(**{"model.kind": "gpt", "model.layer_norm_eps": 1e-5,
-                          "model.type_vocab_size": 1, **fields}).model  # fmt: skip
+    return toy_config(task="language_model", **fields).model
 
 
 def random_params(config, parts=(), labels=0):
@@ -96,20 +97,23 @@ def test_packed_rows_equal_unpacked_ones():
 
 
 @pytest.mark.parametrize(
-    "fields", [{"scan_layers": False}, *({"remat": remat} for remat in REMAT if remat != "none")]
+    ("scan", "remat"), [(False, "none"), *((True, remat) for remat in REMAT if remat != "none")]
 )
-def test_options_change_no_loss_and_no_gradient(fields):
-    plain, other = gpt_config(), gpt_config(**{f"model.{name}": x for name, x in fields.items()})
+def test_options_change_no_loss_and_no_gradient(scan, remat):
+    plain, other = gpt_config(), gpt_config(**{"model.scan_layers": scan})
     params, batch = random_params(plain), make_batch(plain)
 
-    def loss(params, config):
-        module = gpt.KIND.bind(config, params)
+    def loss(params, config, remat):
+        module = gpt.KIND.bind(config, params, remat=remat)
         logits = module.language_model(module.encoder(batch, keys=KEYS))
         labels, weights = gpt.next_tokens(batch["input_ids"], batch["segment_ids"])
         chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[..., None], -1)[..., 0]
         return -(chosen * weights).sum() / weights.sum()
 
-    found = [jax.jit(jax.value_and_grad(lambda p, c=c: loss(p, c)))(params) for c in (plain, other)]
+    found = [
+        jax.jit(jax.value_and_grad(functools.partial(loss, config=config, remat=of_layers)))(params)
+        for config, of_layers in ((plain, "none"), (other, remat))
+    ]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *found)
 
 
@@ -151,9 +155,9 @@ def test_the_heads_and_their_sharding():
             module.class_logits(states)[0, 0], params["classifier_bias"] if bias else 0
         )
     for path, x in jax.tree_util.tree_leaves_with_path(params):
-        axes = sharding.spec(path_name(path), x.ndim)
+        axes = sharding.spec(gpt.KIND.sharding, path_name(path), x.ndim)
         assert len(axes) == x.ndim
-    assert sharding.spec("score_kernel", 2)[0] == "fsdp"
+    assert sharding.spec(gpt.KIND.sharding, "score_kernel", 2)[0] == "fsdp"
 
 
 def test_logits_are_the_tied_embeddings_without_the_padding():
@@ -176,23 +180,22 @@ def test_next_tokens():
 
 def test_initial_parameters_are_normal():
     config = gpt_config(**{"model.hidden_size": 64, "model.vocab_size": 1000})
-    params = gpt.KIND.init_params(config, jax.random.key(0))
+    params = gpt.KIND.init_params(config, jax.random.key(0), ())
     word = params["encoder"]["embeddings"]["word"]
     assert 0.0195 < word[:1000].std() < 0.0205
     assert np.abs(word).max() > 0.06  # beyond what BERT's truncation leaves
     assert not word[1000:].any()
     kernel = params["encoder"]["layers"]["intermediate_kernel"]
     assert np.abs(kernel).max() > 0.05
-    truncated = bert.KIND.init_params(config, jax.random.key(0), ())["encoder"]["layers"][
-        "intermediate_kernel"
-    ]
-    assert np.abs(truncated).max() <= 0.04
+    of_bert = toy_config(**{"model.hidden_size": 64, "model.vocab_size": 1000}).model
+    truncated = bert.KIND.init_params(of_bert, jax.random.key(0), ())["encoder"]["layers"]
+    assert np.abs(truncated["intermediate_kernel"]).max() <= 0.04
 
 
 def test_new_tokens_get_embeddings():
     config = gpt_config(**{"model.vocab_size": 127})
-    params = gpt.KIND.init_params(config, jax.random.key(0))
-    more = gpt.with_new_tokens(config, params, 130, jax.random.key(1))
+    params = gpt.KIND.init_params(config, jax.random.key(0), ())
+    more = gpt.with_new_embeddings(config, params, 130, jax.random.key(1))
     old, new = (p["encoder"]["embeddings"]["word"] for p in (params, more))
     np.testing.assert_array_equal(new[:127], old[:127])
     assert new.shape == (256, 32)
@@ -201,4 +204,4 @@ def test_new_tokens_get_embeddings():
     np.testing.assert_array_equal(params["encoder"]["embeddings"]["position"],
                                   more["encoder"]["embeddings"]["position"])  # fmt: skip
     with pytest.raises(ValueError, match="120 tokens are fewer"):
-        gpt.with_new_tokens(config, params, 120, jax.random.key(1))
+        gpt.with_new_embeddings(config, params, 120, jax.random.key(1))

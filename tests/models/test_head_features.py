@@ -1,4 +1,4 @@
-"""What heads stand on, against the encoder's layers and a plain telling in NumPy."""
+"""What heads read, against the encoder's layers and a plain telling in NumPy."""
 
 import functools
 
@@ -9,20 +9,20 @@ import pytest
 from plain_lstm import lstm
 from store_fixture import make_batch, random_params, toy_config
 
-from bertjax import config as config_lib
 from bertjax.models import bert
-from bertjax.models.head_features import lstm_products, same_features
+from bertjax.models.head_features import HEAD_LAYERS, lstm_products, same_features
 from bertjax.models.layers import dropout_keys
 
 SIZE = 6  # of the LSTM
 LAYERS = 5
-each_choice = pytest.mark.parametrize("layers", config_lib.HEAD_LAYERS)
+each_choice = pytest.mark.parametrize("layers", HEAD_LAYERS)
 KEYS = dropout_keys(jnp.array([7, 11], jnp.uint32), jnp.arange(8))
 
 
 def settings(layers, lstm_layers=0, **model):
     config = toy_config(**{f"model.{name}": value for name, value in model.items()})
     config.model.num_hidden_layers = LAYERS
+    config.head = bert.KIND.head_section()
     config.head.update(layers=layers, lstm_layers=lstm_layers, lstm_size=SIZE)
     return config
 
@@ -48,7 +48,8 @@ def computed(layers, lstm_layers=0, causal=False):
     @jax.jit
     def run(params):
         model = bert.KIND.bind(config.model, params, config.head)
-        positions = model.class_positions(batch["segment_ids"])
+        last = (batch["segment_ids"] > 0).sum(1, keepdims=True) - 1
+        positions = last * bert.KIND.class_at_end(config.model)
         every = model.encoder(batch, every_layer=True)
         return every, model.head_states(batch), model.head_states(batch, positions)[:, 0]
 
@@ -99,7 +100,7 @@ def test_the_lstm_reads_each_text_both_ways(layers, causal):
         np.testing.assert_allclose(sequences[row], whole, atol=2e-5)
 
 
-def test_a_causal_models_classes_stand_on_its_last_token():
+def test_a_causal_models_classes_read_its_last_token():
     _, _, batch, every, _, sequences = computed("second_to_last", 0, True)
     last = (batch["segment_ids"] > 0).sum(1) - 1
     np.testing.assert_allclose(sequences, np.asarray(every)[-2][np.arange(len(last)), last], atol=2e-5)
@@ -172,7 +173,7 @@ def test_packed_texts_are_as_alone(layers, causal):
 
 
 def test_what_fits_what():
-    one, other = config_lib.default().head, config_lib.default().head
+    one, other = bert.KIND.head_section(), bert.KIND.head_section()
     other.update(dropout_prob=0.5, lstm_size=12)
     assert same_features(one, other)
     one.lstm_layers = other.lstm_layers = 1

@@ -10,6 +10,7 @@ from jax.extend.core import jaxprs_in_params
 from plain_lstm import lstm
 
 from bertjax import sharding
+from bertjax.models import bert, elmo
 from bertjax.models.layers import bind_module, dropout_keys, init_module
 from bertjax.models.recurrent import Lstm
 
@@ -176,5 +177,6 @@ def test_a_layer_is_one_loop_with_one_product_for_all_gates(kind):
 def test_parameters_have_rows_in_the_table(kind):
     mesh = jax.make_mesh((1, 1, 1), sharding.AXES)
     params = parameters(kind)
-    found = sharding.state_shardings(params, mesh)
-    assert jax.tree.structure(found) == jax.tree.structure(params)
+    for table in (bert.KIND.sharding, elmo.KIND.sharding):
+        found = sharding.state_shardings(table, params, mesh)
+        assert jax.tree.structure(found) == jax.tree.structure(params)

@@ -8,6 +8,7 @@ import numpy as np
 from plain_lstm import lstm
 
 from bertjax import sharding
+from bertjax.models import elmo
 from bertjax.models.layers import bind_module, dropout_keys, init_module
 from bertjax.models.text_classifier import PairClassifier
 
@@ -89,5 +90,5 @@ def test_padding_counts_for_nothing_with_dropout_too_nor_in_the_gradient():
 
 def test_parameters_have_rows_in_the_table():
     params = parameters()
-    found = sharding.state_shardings(params, jax.make_mesh((1, 1, 1), sharding.AXES))
+    found = sharding.state_shardings(elmo.KIND.sharding, params, jax.make_mesh((1, 1, 1), sharding.AXES))
     assert jax.tree.structure(found) == jax.tree.structure(params)

@@ -4,17 +4,16 @@ import json
 import os
 import shutil
 import signal
-import sys
 import time
 from pathlib import Path
 
 import pytest
 from glue_fixture import ROWS, write_glue
-from runs_fixture import Ended, in_this_process
+from runs_fixture import Ended, in_this_process, refusal
 from store_fixture import TESTS, start
 from trained_fixture import make_trained
 
-from bertjax.errors import InputError, Interrupted, run_command
+from bertjax.errors import InputError, Interrupted
 from bertjax.logs import read_metrics
 from bertjax.sweep import devices, glue_submission
 from bertjax.sweep.__main__ import main
@@ -253,13 +252,8 @@ def test_finished_runs_of_another_config_or_other_files_are_refused(whole, made,
 )  # fmt: skip
 def test_what_is_wrong_is_said_before_anything_runs(made, tmp_path, monkeypatch, capsys, flags, message):
     monkeypatch.chdir(TESTS.parent)
-    monkeypatch.setattr(sys, "argv", ["sweep", *arguments(made, tmp_path / "out", *flags)])
-    with pytest.raises(SystemExit) as stop:
-        run_command(lambda args: main(args, lambda *_: pytest.fail("something ran")))
-    error = capsys.readouterr().err
-    assert stop.value.code == 2
-    assert message in error
-    assert error.count("\n") == 1
+    args = arguments(made, tmp_path / "out", *flags)
+    assert message in refusal(main, args, monkeypatch, capsys)
     assert not (tmp_path / "out").exists()
 
 

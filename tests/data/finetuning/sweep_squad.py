@@ -20,6 +20,7 @@ from bertjax import metrics
 from bertjax.data.finetuning.squad import DEV, TRAIN, read_questions
 from bertjax.data.finetuning.squad_answers import find_answer
 from bertjax.data.finetuning.squad_windows import LOST, Windows, encode_questions, find_answers
+from bertjax.data.row_form import RowForm
 from bertjax.data.tokenizers.tokenizer import load_tokenizer
 
 SETTINGS = {"seq_length": 384, "doc_stride": 128, "max_query_length": 64}
@@ -69,7 +70,8 @@ def compare(path, tokenizer, every=1, show=False, **settings):
     questions = read_questions(str(path), TRAIN if train else DEV, unanswerable)[::every]
     encoded = encode_questions(questions, tokenizer, sizes["max_query_length"])
     spans, exact = find_answers(encoded, tokenizer)
-    windows = Windows(encoded, tokenizer, sizes["seq_length"], sizes["doc_stride"])
+    form = RowForm(tokenizer.cls_id, (tokenizer.sep_id,), tokenizer.sep_id)
+    windows = Windows(encoded, form, sizes["seq_length"], sizes["doc_stride"])
     held = windows.positions(spans)
     rng = np.random.default_rng(0)
     right = {}

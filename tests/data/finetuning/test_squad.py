@@ -25,6 +25,7 @@ from bertjax.data.finetuning.squad_answers import (
     write_answers,
 )
 from bertjax.data.finetuning.squad_windows import LOST, Windows, encode_questions, find_answers
+from bertjax.data.row_form import RowForm
 from bertjax.data.tokenizers.tokenizer import SPECIAL_TOKENS, wordpiece_tokenizer
 from bertjax.errors import InputError
 
@@ -262,7 +263,8 @@ def test_realign(tokenised, original, found):
 def small(tmp_path, context="aa bb cc dd"):
     tokenizer = tokenizer_of([context])
     questions = read(tmp_path, one(context, context[:2]), DEV)
-    return Windows(encode_questions(questions, tokenizer, 4), tokenizer, 24, 8), tokenizer
+    form = RowForm(tokenizer.cls_id, (tokenizer.sep_id,), tokenizer.sep_id)
+    return Windows(encode_questions(questions, tokenizer, 4), form, 24, 8), tokenizer
 
 
 def test_where_there_is_no_answer_to_give(tmp_path):

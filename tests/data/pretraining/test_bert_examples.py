@@ -20,9 +20,11 @@ import pytest
 from bertjax.config import default
 from bertjax.data.pretraining import sentence_pairs
 from bertjax.data.pretraining.bert_examples import Batch, Examples, build, pad_rows, predictions_per_row
+from bertjax.data.row_form import RowForm
 from bertjax.errors import InputError
 
 PAD, CLS, SEP, MASK, FIRST = 0, 1, 2, 3, 5
+FORM = RowForm(CLS, (SEP,), SEP)
 
 
 def make_store(sentence_lengths, dtype=np.uint32, inputs=None):
@@ -49,25 +51,22 @@ def random_store(documents=60, most_sentences=20, most_tokens=25, seed=0, **kwar
     return make_store(lengths, **kwargs)
 
 
-def make_tokenizer(store, kind):
+def make_tokenizer(store, mask_id):
     size = FIRST + len(store.tokens)
     return SimpleNamespace(
-        kind=kind,
+        kind="made",
         vocab_size=size,
-        first_id=CLS,
-        sep_id=SEP,
-        last_id=SEP,
-        mask_id=MASK,
+        mask_id=mask_id,
         pad_id=PAD,
         continuation=np.arange(size) % 3 == 0,
     )
 
 
-def make(store, documents=None, seed=0, phase=0, seq_length=64, most=10, kind="wordpiece", **fields):
+def make(store, documents=None, seed=0, phase=0, seq_length=64, most=10, mask_id=MASK, **fields):
     config = default().data
     config.update({"dupe_factor": 2, **fields})
     return Examples(
-        store, make_tokenizer(store, kind), config, seed=seed, phase=phase, seq_length=seq_length,
+        store, make_tokenizer(store, mask_id), FORM, config, seed=seed, phase=phase, seq_length=seq_length,
         max_predictions_per_seq=most, documents=store.train_documents if documents is None else documents,
     )  # fmt: skip
 
@@ -340,8 +339,9 @@ def test_unfit_documents_are_refused():
         make(store, np.array([], np.int64))
     with pytest.raises(InputError, match="single sentence"):
         make(make_store([[5]] * 20))
-    with pytest.raises(InputError, match=r"\(words\) has no \[CLS\], \[SEP\] and \[MASK\]; prepare one"):
-        make(store, kind="words", masking="next_token", next_sentence=False)
+    with pytest.raises(InputError, match=r"store: its vocabulary \(made\) has no mask; prepare one"):
+        make(store, mask_id=-1)
+    assert make(store, mask_id=-1, masking="next_token", next_sentence=False).epoch_rows(0) > 0
     with pytest.raises(InputError, match="sequence length 7"):
         make(store, seq_length=7)
     with pytest.raises(InputError, match="no example"):

@@ -22,6 +22,7 @@ from plain_examples import CLS, FIRST, MASK, PAD, SEP, Recipe, examples_of
 
 from bertjax.config import default
 from bertjax.data.pretraining.bert_examples import Examples
+from bertjax.data.row_form import RowForm
 
 LIMIT = 1e-6  # of a p-value
 DATA = Path(os.environ.get("BERTJAX_DATA", Path(__file__).parents[4] / "shared" / "data"))
@@ -87,16 +88,13 @@ def rows_of_bertjax(corpus, recipe, passes, tokens, vocab_size, seed=0):
     tokenizer = SimpleNamespace(
         kind="wordpiece",
         pad_id=PAD,
-        first_id=CLS,
-        sep_id=SEP,
-        last_id=SEP,
         mask_id=MASK,
         continuation=corpus.continuation[:vocab_size],
     )
     config = default().data
     config.update(dupe_factor=passes, whole_word_mask=recipe.whole_word)
     examples = Examples(
-        store, tokenizer, config, seed=seed, phase=0, seq_length=recipe.seq_length,
+        store, tokenizer, RowForm(CLS, (SEP,), SEP), config, seed=seed, phase=0, seq_length=recipe.seq_length,
         max_predictions_per_seq=recipe.max_predictions, documents=np.arange(n),
     )  # fmt: skip
     return examples, examples.rows(0, examples.epoch_rows(0))

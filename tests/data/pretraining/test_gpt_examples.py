@@ -10,7 +10,7 @@ from bertjax.errors import InputError
 
 
 def make(store, documents=None, seed=0, phase=0, seq_length=16, shifted=True, **fields):
-    config = default().data
+    config = default("language_model").data
     config.update(fields)
     return Pieces(store, config, PAD, seed=seed, phase=phase, seq_length=seq_length, shifted=shifted,
                   documents=store.train_documents if documents is None else documents)  # fmt: skip

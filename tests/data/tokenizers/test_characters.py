@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 
-from bertjax.config import CHARACTER_IDS
-from bertjax.data.tokenizers.characters import sentence_characters, word_characters
+from bertjax.data.tokenizers.characters import CHARACTER_IDS, sentence_characters, word_characters
 from bertjax.errors import InputError
 
 # bilm-tf: the code of byte n is n, and 1 is added to all; 258 and 259 begin and end a word, 256 and 257 a

@@ -136,16 +136,16 @@ def test_save_and_load(tokenizer, folder):
 
 
 def test_task_tokens_are_added_once_and_are_in_no_text(tokenizer, tmp_path):
-    assert (tokenizer.start_id, tokenizer.sep_id, tokenizer.cls_id) == (-1, -1, -1)
+    assert (tokenizer.bos_id, tokenizer.sep_id, tokenizer.cls_id) == (-1, -1, -1)
     more = add_task_tokens(tokenizer)
     assert more.tokens == (*tokenizer.tokens, "_start_", "_delimiter_", "_classify_")
-    assert (more.start_id, more.sep_id, more.cls_id) == (300, 301, 302)
+    assert (more.bos_id, more.sep_id, more.cls_id) == (300, 301, 302)
     assert more.sha256 != tokenizer.sha256
     texts = [*TEXTS, "_start_ _delimiter_ _classify_"]
     assert more.encode_batch(texts) == tokenizer.encode_batch(texts)
     more.save(tmp_path)
     again = load_tokenizer(tmp_path)
-    assert (again.sha256, again.start_id, add_task_tokens(again).sha256) == (more.sha256, 300, more.sha256)
+    assert (again.sha256, again.bos_id, add_task_tokens(again).sha256) == (more.sha256, 300, more.sha256)
 
 
 def no_unknown(ids):

@@ -28,7 +28,8 @@ def test_words_are_those_of_the_2018_release():
     lower = word_tokenizer([*MARKS, "the", "naive"], lower_case=True)
     assert lower.encode_batch(["THE Naïve cat", "\u200b"]) == [[3, 4, 2], []]
     assert tokenizer.decode(ids) == " ".join(CUT)
-    assert (tokenizer.kind, tokenizer.mask_id, tokenizer.cls_id, tokenizer.sep_id) == ("words", -1, 0, 1)
+    assert (tokenizer.kind, tokenizer.bos_id, tokenizer.eos_id, tokenizer.unk_id) == ("words", 0, 1, 2)
+    assert (tokenizer.mask_id, tokenizer.cls_id, tokenizer.sep_id) == (-1, -1, -1)
 
 
 def test_order_and_file(tmp_path):
