@@ -9,14 +9,16 @@ The label is the right choice's number, from 0 in the order of examples.choices;
 --config.examples.labels="('A', 'B')" says what stands for each. --config.examples.text_b=COLUMN names a text
 that every choice begins with. docs/finetuning.md has the rest.
 
+choose.py:gpt fine-tunes an OpenAI GPT.
+
 Hardware: any. Time and score: as your data; not measured.
 """
 
 from bertjax.config import default
 
 
-def get_config():
-    c = default("choose")
+def get_config(kind="bert"):
+    c = default("choose", kind)
     c.examples.text_a = "context"
     c.examples.choices = ("choice0", "choice1")
     c.train.batch_examples = 16

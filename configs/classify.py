@@ -8,14 +8,16 @@
 --config.examples.metric=correlations predicts numbers. The labels are those of the training file, and are
 saved with the model. docs/finetuning.md has the rest.
 
+classify.py:gpt fine-tunes an OpenAI GPT, classify.py:elmo an ELMo.
+
 Hardware: any. Time and score: as your data; not measured.
 """
 
 from bertjax.config import default
 
 
-def get_config():
-    c = default("classify")
+def get_config(kind="bert"):
+    c = default("classify", kind)
     c.examples.text_a = "text"
     c.optim.learning_rate = 3e-5
     return c

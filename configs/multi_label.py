@@ -9,14 +9,16 @@ column of 0 and 1 each: --config.examples.label_columns="('toxic', 'insult')".
 --config.examples.positive_weights="(1.0, 8.5)" weighs the loss of rare labels where they are there.
 docs/finetuning.md has the rest.
 
+multi_label.py:gpt fine-tunes an OpenAI GPT, multi_label.py:elmo an ELMo.
+
 Hardware: any. Time and score: as your data; not measured.
 """
 
 from bertjax.config import default
 
 
-def get_config():
-    c = default("multi_label")
+def get_config(kind="bert"):
+    c = default("multi_label", kind)
     c.examples.text_a = "text"
     c.optim.learning_rate = 3e-5
     return c
