@@ -19,7 +19,15 @@ import pytest
 
 from bertjax.config import default
 from bertjax.data import pairs
-from bertjax.data.examples import Batch, Examples, build, pad_rows, predictions_per_row
+from bertjax.data.examples import (
+    Batch,
+    Examples,
+    build,
+    corpus_of,
+    document_weights,
+    pad_rows,
+    predictions_per_row,
+)
 from bertjax.errors import InputError
 
 PAD, CLS, SEP, MASK, FIRST = 0, 1, 2, 3, 5
@@ -324,6 +332,24 @@ def test_weights_are_passes_over_an_input():
     tokens = original_ids(batch)
     assert set(np.searchsorted(bounds, tokens[tokens >= FIRST] - FIRST, side="right")) == {2}
     assert max(contents(batch).values()) < 10
+
+
+def test_a_document_is_visited_exactly_as_often_as_its_weight_says():
+    """On average over passes: the shares of its visits add up to the weight."""
+    inputs = [
+        {"path": name, "weight": weight, "first_document": 10 * i, "end_document": 10 * (i + 1)}
+        for i, (name, weight) in enumerate({"a": 1.0, "b": 3.0, "c": 0.5, "d": 0.0, "e": 2.25}.items())
+    ]
+    store = random_store(50, inputs=inputs)
+    weights = document_weights(store, default().data)
+    np.testing.assert_array_equal(weights, np.repeat([1, 3, 0.5, 0, 2.25], 10))
+    documents = np.arange(3, 50)
+    corpus = corpus_of(store, documents, weights[documents])
+    visits = np.bincount(corpus.entry_document, weights=corpus.entry_share, minlength=50)
+    np.testing.assert_array_equal(visits[3:], weights[3:])
+    assert not visits[:3].any()
+    assert len(set(zip(corpus.entry_document, corpus.entry_copy, strict=True))) == len(corpus.entry_copy)
+    assert set(corpus.split) == set(documents[weights[documents] > 0])
 
 
 @pytest.mark.parametrize("weights", [(1.0, 2.0), (-1.0,), (0.0,), (float("nan"),)])
