@@ -301,11 +301,11 @@ def test_two_processes_agree_on_the_step(tmp_path):
 
 
 HOLDER = """
-import sys, time
+import signal, sys
 from bertjax.checkpoint import lock_workdir
 with lock_workdir(sys.argv[1]):
     print("held", flush=True)
-    time.sleep(60)
+    signal.pause()
 """
 
 
