@@ -108,3 +108,40 @@ def test_a_power_cut_at_any_moment_leaves_a_whole_step(tmp_path, disk):
     parents = {os.path.dirname(path) for path in paths[1:]}
     assert len(paths) > 8
     assert {path for path in {*paths, *parents} if ("sync", path) not in disk[:named]} == set()
+
+
+def test_what_a_killed_save_left_is_removed(tmp_path):
+    save_steps(tmp_path, 1)
+    (tmp_path / "saving-2").mkdir()
+    (tmp_path / "saving-2/part").write_text("half of it")
+    shutil.copy(tmp_path / "digests/1.json", tmp_path / "digests/2.json")
+    with opened(tmp_path) as checkpoints:
+        assert checkpoints.steps() == [1]
+    assert sorted(os.listdir(tmp_path)) == ["1", "digests"]
+    assert os.listdir(tmp_path / "digests") == ["1.json"]
+
+
+def test_a_damaged_step_that_was_saved_again_is_one_of_the_last(tmp_path):
+    save_steps(tmp_path, 1, 2)
+    flip_bit(tmp_path / "2/_METADATA")
+    with opened(tmp_path, keep_last=2) as checkpoints:
+        assert checkpoints.restore(target_of(make_state()))[2] == 1
+        for step in (2, 3):
+            checkpoints.save(step, make_state(step), {}, wait=True)
+        assert checkpoints.steps() == [2, 3]
+
+
+def test_a_manifest_that_was_edited_is_not_believed(tmp_path):
+    """Its facts are the run's own, which no file's checksum covers."""
+    save_steps(tmp_path, 1)
+    path = tmp_path / "digests/1.json"
+    assert path.read_text().count("0.5") == 1
+    path.write_text(path.read_text().replace("0.5", "0.1"))
+    with pytest.raises(DamagedError, match=r"digests/1\.json: its content changed"):
+        manifest.read_manifest(str(tmp_path), 1)
+
+
+def test_steps_are_folders_with_a_number_for_a_name(tmp_path):
+    for name in ("12", "3", "saving-4", "digests", "\u0663", "5.json"):
+        (tmp_path / name).mkdir()
+    assert manifest.steps_in(str(tmp_path)) == [3, 12]
