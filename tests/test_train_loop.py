@@ -16,9 +16,11 @@ from bertjax.data.examples import Examples
 from bertjax.errors import Interrupted
 from bertjax.logs import read_metrics
 from bertjax.tasks import pretrain
+from bertjax.throughput import Throughput
 from bertjax.train import Meter, init_state, train, train_step
 
-PHASES = {"train.steps": 3, "phase2.steps": 2, "model.num_hidden_layers": 1}
+PHASES = {"train.steps": 4, "phase2.steps": 2, "model.num_hidden_layers": 1, "train.log_every": 2,
+          "train.eval_every": 5, "eval.batch_size": 16}  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -31,17 +33,18 @@ def stopped_at(*steps):
 
 @pytest.fixture(scope="module")
 def run(store, tmp_path_factory, one_device):
-    """The workdir of a run of two phases that was asked to stop after its fourth step, went on, and was asked
+    """The workdir of a run of two phases that was asked to stop after its fifth step, went on, and was asked
     again after its last; and {sequence length: first rows of batches} of its first part and of its second."""
     workdir, asked, rows = tmp_path_factory.mktemp("run"), {}, Examples.rows
 
     def recorded(self, position, count):
-        asked.setdefault(self.seq_length, []).append(position)
+        if count == 8:  # of a training step
+            asked.setdefault(self.seq_length, []).append(position)
         return rows(self, position, count)
 
-    with pytest.MonkeyPatch.context() as patch, stopped_at(4, 5):
+    with pytest.MonkeyPatch.context() as patch, stopped_at(5, 6):
         patch.setattr(Examples, "rows", recorded)
-        with pytest.raises(Interrupted, match="step 4 of 5 is saved"):
+        with pytest.raises(Interrupted, match="step 5 of 6 is saved"):
             train(toy_config(store, workdir, **PHASES))
         before = dict(asked)
         asked.clear()
@@ -50,7 +53,7 @@ def run(store, tmp_path_factory, one_device):
 
 
 def test_each_phase_begins_with_its_own_first_row(run):
-    assert run[1] == {16: [0, 8, 16], 32: [0, 8]}
+    assert run[1] == {16: [0, 8, 16, 24], 32: [0, 8]}
 
 
 def test_a_run_goes_on_with_the_row_after_the_last_one(run):
@@ -58,8 +61,22 @@ def test_a_run_goes_on_with_the_row_after_the_last_one(run):
 
 
 def test_a_signal_at_the_last_step_does_not_interrupt_a_run_that_is_complete(run):
-    assert load_params(str(run[0]))[2] == 5
-    assert read_metrics(str(run[0] / "metrics.jsonl"))[-1]["step"] == 5
+    assert load_params(str(run[0]))[2] == 6
+    assert read_metrics(str(run[0] / "metrics.jsonl"))[-1]["step"] == 6
+
+
+def lines_with(run, name):
+    return [row["step"] for row in read_metrics(str(run[0] / "metrics.jsonl")) if name in row]
+
+
+def test_lines_are_logged_at_multiples_and_before_a_save(run):
+    """Of log_every=2, a phase's end, a stop and the end."""
+    assert lines_with(run, "loss") == [2, 4, 5, 6]
+
+
+def test_a_run_is_evaluated_when_it_is_due_but_not_when_it_is_to_stop(run):
+    """At each phase's end, and not at step 5, at which it stops: whoever stops it does not wait for that."""
+    assert lines_with(run, "eval/loss") == [4, 6]
 
 
 def root_task(parameter):
@@ -144,3 +161,19 @@ def test_the_host_waits_for_the_step_before_the_newest_two():
     for step in range(1, 6):
         meter.add(step, {"loss": Result(step)})
         assert waited == list(range(1, step - 1))
+
+
+def test_the_time_left_is_that_of_the_steps_left_in_each_phase():
+    """A step of phase 2 is worth three of phase 1 here, of which one is done in a second."""
+    meter, lines = make_meter(**{"train.steps": 10, "phase2.steps": 5})
+    meter.run.data.rows |= {
+        "train": types.SimpleNamespace(flops=1.0),
+        "phase2": types.SimpleNamespace(flops=3.0),
+    }
+    now = [0.0]
+    meter.throughput = Throughput(100.0, clock=lambda: now[0])
+    for step, seconds_left in ((4, 6 + 15), (10, 15), (12, 9)):
+        now[0] += 1
+        meter.add(step, measured(1.0))
+        meter.log()
+        assert lines[-1][1]["seconds_left"] == pytest.approx(seconds_left)
