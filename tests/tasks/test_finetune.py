@@ -1,12 +1,15 @@
-"""What the fine-tuning tasks share: the order of examples, and steps from epochs."""
+"""What the fine-tuning tasks share: the order of examples, steps from epochs, rows as batches."""
+
+import math
 
 import numpy as np
 import pytest
 
 from bertjax.config import default
+from bertjax.data.texts import Row
 from bertjax.errors import InputError
-from bertjax.tasks.common import with_epochs
-from bertjax.tasks.finetune import shuffled
+from bertjax.tasks.common import perplexity, with_epochs
+from bertjax.tasks.finetune import EncodedRows, shuffled
 
 
 def test_every_epoch_has_all_examples_in_an_order_of_its_own():
@@ -53,3 +56,40 @@ def test_fewer_examples_than_a_batch_are_refused():
     config.train.update(batch_size=4, epochs=1.0)
     with pytest.raises(InputError, match=r"epochs=1\.0: 3 examples give no batch of 4; lower --config"):
         with_epochs(config, 3, "examples")
+
+
+def toy_rows(count=20, most=128):
+    """Examples of 3, 10, 17, ... tokens, whose one array has their numbers."""
+    lengths = [3 + 7 * (7 * i % count) % (most - 3) for i in range(count)]
+    rows = [Row([100 + i] * n, [0] * n) for i, n in enumerate(lengths)]
+    return EncodedRows(rows, {"number": np.arange(1, count + 1)}, 0, most), np.array(lengths)
+
+
+def test_outputs_come_back_in_the_order_of_the_examples():
+    rows, lengths = toy_rows()
+    source = rows.sorted(8)
+    batches = [source(first, 8) for first in (0, 8, 16)]
+    found = np.concatenate([batch["number"] for batch in batches])
+    assert not found[20:].any()  # what fills up the last batch
+    np.testing.assert_array_equal(lengths[found[:20] - 1], np.sort(lengths))
+    back = rows.in_order({"number": found[:20]})
+    np.testing.assert_array_equal(back["number"], np.arange(1, 21))
+
+
+def test_a_part_of_a_batch_is_as_long_as_the_batch():
+    """Else the hosts that make the parts would compile programs of different shapes."""
+    rows, _ = toy_rows()
+    for source in (rows.shuffled(3, 8), rows.sorted(8)):
+        for first in (0, 8, 16):
+            whole = source(first, 8)
+            for i in range(8):
+                part = source(first + i, 1)
+                for name, x in part.items():
+                    np.testing.assert_array_equal(x, whole[name][i : i + 1])
+    lengths = {rows.shuffled(3, 8)(first, 8)["input_ids"].shape[1] for first in range(0, 160, 8)}
+    assert len(lengths) > 1
+
+
+def test_a_perplexity_is_a_number_however_large_the_loss():
+    assert perplexity(2.0) == pytest.approx(math.exp(2))
+    assert perplexity(1e6) == perplexity(700.0) < math.inf
