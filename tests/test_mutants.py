@@ -48,7 +48,7 @@ LARGEST = mutant("min(x, most)", "most", "test_clipped", "always the most")
 
 def outcome(project, *mutants, **options):
     lines = []
-    passed = run(mutants, project, "toy", tell=lines.append, **options)
+    passed = run(mutants, project, "toy", report=lines.append, **options)
     return passed, lines
 
 

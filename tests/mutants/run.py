@@ -84,9 +84,8 @@ def check(mutants: Sequence[Mutant], root: Path, package: str) -> None:
         for test in mutant.tests:
             file, _, function = test.partition("::")
             path = root / "tests" / file
-            if not path.is_file() or (
-                function and f"def {function.partition('[')[0]}(" not in path.read_text()
-            ):
+            definition = f"def {function.partition('[')[0]}(" if function else ""
+            if not path.is_file() or definition not in path.read_text(encoding="utf-8"):
                 faults.append(f"{mutant.name}: tests/{test}: no such test; mend the entry")
         try:
             mutated(mutant, root / package)
@@ -129,11 +128,10 @@ class Copy:
         Path(importlib.util.cache_from_source(str(path))).unlink(missing_ok=True)
 
     def _environment(self, kernels_changed: bool) -> dict[str, str]:
-        programs = str(
-            self.folder.parent / "jax"
-        )  # what one mutant's tests compile need not be compiled again
+        # What the tests of one mutant have compiled need not be compiled again.
+        programs = str(self.folder.parent / "jax")
         environment = os.environ | {"PYTHONPATH": str(self.folder), "JAX_COMPILATION_CACHE_DIR": programs}
-        if not kernels_changed:  # numba need not compile them again
+        if not kernels_changed:  # nor need numba's kernels
             environment["NUMBA_CACHE_DIR"] = str(self.folder / ".numba")
         return environment
 
@@ -157,15 +155,19 @@ class Copy:
             return status, output.read()
 
 
+def _print(line: str) -> None:
+    print(line, flush=True)
+
+
 def run(
     mutants: Sequence[Mutant],
     root: Path = ROOT,
     package: str = "bertjax",
     jobs: int = 1,
     seconds: float = 300.0,
-    tell: Callable[[str], None] = print,
+    report: Callable[[str], None] = _print,
 ) -> bool:
-    """Whether every mutant is noticed, and the tests pass without one. Tells a line for each.
+    """Whether tests notice every mutant, and pass without one. Reports a line for each.
 
     Args:
       seconds: of the tests of one mutant. One that exceeds them hangs, which is noticed too.
@@ -177,7 +179,7 @@ def run(
     wanted = [mutant for mutant in mutants if not mutant.equivalent]
     for mutant in mutants:
         if mutant.equivalent:
-            tell(f"equivalent  {mutant.name}: {mutant.equivalent}")
+            report(f"equivalent  {mutant.name}: {mutant.equivalent}")
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         copies: queue.SimpleQueue[Copy] = queue.SimpleQueue()
         for i in range(jobs):
@@ -193,9 +195,9 @@ def run(
         def attempt(mutant: Mutant) -> str:
             status, output = one(mutant.tests, mutant)
             result = {0: "SURVIVED", 1: "killed", None: "killed"}.get(status, "ERROR")
-            tell(f"{result:10}  {mutant.name}{' (time limit)' if status is None else ''}")
+            report(f"{result:10}  {mutant.name}{' (time limit)' if status is None else ''}")
             if result == "ERROR":
-                tell("\n".join(output.splitlines()[-_LAST_LINES:]))
+                report("\n".join(output.splitlines()[-_LAST_LINES:]))
             return result
 
         with ThreadPoolExecutor(jobs) as threads:
@@ -203,12 +205,12 @@ def run(
             groups = [every[i::jobs] for i in range(min(jobs, len(every)))]
             for status, output in threads.map(lambda tests: one(tests, None), groups):
                 if status != 0:
-                    tell("\n".join(output.splitlines()[-_LAST_LINES:]))
-                    tell("the tests do not pass without a change; mend them first")
+                    report("\n".join(output.splitlines()[-_LAST_LINES:]))
+                    report("the tests do not pass without a change; mend them first")
                     return False
             results = list(threads.map(attempt, wanted))
     killed, equivalent = results.count("killed"), len(mutants) - len(wanted)
-    tell(f"{killed} of {len(wanted)} killed, {len(wanted) - killed} not; {equivalent} equivalent")
+    report(f"{killed} of {len(wanted)} killed, {len(wanted) - killed} not; {equivalent} equivalent")
     return killed == len(wanted)
 
 
