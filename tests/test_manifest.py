@@ -12,11 +12,12 @@ from bertjax.manifest import DamagedError
 
 
 def test_keeps_the_last_and_the_multiples(tmp_path):
-    save_steps(tmp_path, 5, 10, 15, 20, 25, 30, keep_last=2, keep_every=10)
+    save_steps(tmp_path, 5, 10, 15, 25, 35, 45, keep_last=2, keep_every=10)
+    assert sorted(os.listdir(tmp_path)) == ["10", "35", "45", "digests"]
+    assert sorted(os.listdir(tmp_path / "digests")) == ["10.json", "35.json", "45.json"]
     with opened(tmp_path) as checkpoints:
-        assert checkpoints.steps() == [10, 20, 25, 30]
-    assert load_params(str(tmp_path), 20)[1] == {"loss": 10.0}
-    assert sorted(os.listdir(tmp_path / "digests")) == ["10.json", "20.json", "25.json", "30.json"]
+        assert checkpoints.steps() == [10, 35, 45]
+    assert load_params(str(tmp_path), 10)[1] == {"loss": 5.0}
 
 
 def test_a_damaged_newer_step_does_not_push_out_the_good_ones(tmp_path):
