@@ -98,3 +98,14 @@ def test_no_answer_is_a_candidate_even_where_it_is_not_among_the_best():
     without = answer_of(1.0, {"b": 6.0, "c": 2.0}, n_best_size=2, unanswerable=False)
     assert [candidate.text for candidate in without.candidates] == ["b", "c"]
     assert isinstance(without.candidates[0], Candidate)
+
+
+def test_an_answer_has_as_many_tokens_as_it_may_and_no_more():
+    windows = windows_of(4, 4, 4)
+    logits = np.full((2, 1, 8), -9.0, np.float32)
+    begin = windows.offset[0]
+    logits[0, 0, begin] = logits[1, 0, begin + 2] = 9.0  # from "a" to "c"
+    logits[0, 0, begin + 1] = 8.0  # from "b" is the next best
+    options = {"n_best_size": 20, "unanswerable": False}
+    for most, text in ((4, "a b c"), (3, "a b c"), (2, "b c")):
+        assert find_answer(windows, 0, *logits, TOKENIZER, max_answer_length=most, **options).text == text
