@@ -64,6 +64,8 @@ def test_an_answer_belongs_to_the_windows_that_hold_all_of_it():
     start, end = windows.positions(spans)
     # Behind [CLS], the question and [SEP]; "efgh" holds the end only.
     assert (start.tolist(), end.tolist()) == ([6, 4, 0], [7, 5, 0])
+    start, end = windows.positions(spans + 1)  # "e f", of which "abcde" holds the beginning only
+    assert (start.tolist(), end.tolist()) == ([0, 5, 3], [0, 6, 4])
     start, end = windows.positions(np.full((1, 2), NO_ANSWER, np.int32))
     assert not start.any()
     assert not end.any()
