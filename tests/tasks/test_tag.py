@@ -11,6 +11,7 @@ import bertjax
 from bertjax import predict
 from bertjax.convert.export import export
 from bertjax.data.conll import Sentence, read_conll
+from bertjax.data.texts import Row
 from bertjax.errors import InputError
 from bertjax.files import read_json
 from bertjax.tasks import packed, tag
@@ -64,6 +65,12 @@ def test_every_word_counts_once_at_its_first_wordpiece(folder, model, context, m
         assert all(len({word.sentence for word in window.words}) == 1 for window in windows)
     elif most == 64:
         assert any(len({word.sentence for word in window.words}) > 2 for window in windows)
+
+
+def test_nothing_weighs_but_the_first_pieces_of_words_that_count():
+    row = Row([2, 10, 11, 12, 13, 3], [0] * 6)
+    windows = [tag.Window(row, [tag.Word(0, 0, 1), tag.Word(0, 1, 3)]), tag.Window(row, [tag.Word(0, 2, 4)])]
+    assert [x.tolist() for x in tag.word_weights(windows)] == [[0, 1, 0, 1, 0, 0], [0, 0, 0, 0, 1, 0]]
 
 
 def test_a_word_counts_where_it_has_the_most_context(model):
