@@ -1,15 +1,19 @@
 import math
 import re
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from elmo_fixture import toy_elmo
 from jax.sharding import NamedSharding, PartitionSpec
 from store_fixture import make_batch, toy_config
 
 from bertjax import sharding, train
+from bertjax.config import padded_vocab_size
 from bertjax.errors import InputError
+from bertjax.evaluate import make_eval_step, make_predict_step
 from bertjax.models import crf, elmo
 from bertjax.sharding import path_name
 from bertjax.tasks import pretrain
@@ -55,6 +59,24 @@ def test_the_table_has_a_row_for_every_array_and_moments_follow_their_parameter(
             assert axes == {"fsdp", "tensor"}, name
 
 
+def test_heads_feed_forward_units_and_the_vocabulary_are_split_in_biases_as_in_kernels():
+    """In whatever array has a dimension of their number, which is no other dimension's here."""
+    config = toy_config(
+        **{"model.num_attention_heads": 6, "model.hidden_size": 48, "model.intermediate_size": 80}
+    )
+    words = toy_elmo()
+    shapes = flat(jax.eval_shape(lambda: train.init_state(config, pretrain, 0))["params"])
+    shapes |= flat(jax.eval_shape(lambda: elmo.init_params(words, jax.random.key(0))))
+    split = {6, 80, padded_vocab_size(config.model.vocab_size), padded_vocab_size(words.elmo.vocab_size)}
+    found = []
+    for name, x in shapes.items():
+        for size, axes in zip(x.shape, sharding.spec(name, x.ndim), strict=True):
+            if size in split:
+                assert "tensor" in axes_of(axes), name
+                found.append(name)
+    assert sum(name.endswith("bias") for name in found) == 4
+
+
 def test_every_row_of_the_table_is_used():
     key = jax.random.key(0)
     names = flat(jax.eval_shape(lambda: train.init_state(toy_config(), pretrain, 0)))
@@ -94,6 +116,27 @@ def compiled_step(**fields):
     }
     state = train.abstract_state(config, pretrain, shardings)
     return step.lower(state, batch, train.scalars(config, 0)).compile()
+
+
+@pytest.mark.parametrize("kind", ["train", "evaluate", "predict"])
+@pytest.mark.parametrize(("dtype", "exact"), [("float32", True), ("bfloat16", False)])
+def test_float32_is_float32_in_every_product(kind, dtype, exact):
+    """Of forward and backward pass: a TPU would multiply it in bfloat16, an H100 in TF32."""
+    config = toy_config(**{"model.dtype": dtype, "model.num_hidden_layers": 1})
+    mesh = sharding.make_mesh(config, jax.devices()[:1])
+    step, _, shardings = train.make_train_step(config, pretrain, mesh)
+    state, batch = train.abstract_state(config, pretrain, shardings), make_batch(config)
+    if kind == "train":
+        traced = step.trace(state, batch, train.scalars(config, 0))
+    elif kind == "evaluate":
+        traced = make_eval_step(config, pretrain, mesh, shardings["params"]).trace(state["params"], batch)
+    else:
+        task = SimpleNamespace(batch_outputs=lambda *args: pretrain.batch_sums(*args, None))
+        traced = make_predict_step(config, task, mesh, shardings["params"]).trace(state["params"], batch)
+    program = traced.lower().as_text()
+    products = [line for line in program.splitlines() if "stablehlo.dot_general" in line]
+    assert len(products) > 8
+    assert {"precision = [HIGHEST, HIGHEST]" in line for line in products} == {exact}
 
 
 @pytest.mark.parametrize("mesh", [(2, 2, 2), (2, 4, 1), (1, 4, 2)])
