@@ -4,7 +4,7 @@ BIN := .venv/bin
 TEST_BIN := .venv-test/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check parity wheel-test clean
+.PHONY: help venv demo test check mutants parity wheel-test clean
 
 help:
 	@echo 'make demo        train a small BERT on text that is on this machine, and export it (minutes, no download'
@@ -12,6 +12,7 @@ help:
 	@echo 'make venv        install bertjax and its test tools into .venv-test'
 	@echo 'make test        run the tests'
 	@echo 'make check       style, types, import order, shell scripts'
+	@echo 'make mutants     make small faults in the package, one at a time, and show that the tests notice each'
 	@echo 'make parity      compare models and training with PyTorch and transformers (in .venv-parity)'
 	@echo 'make wheel-test  build the wheel, install it elsewhere, and run its commands there'
 	@echo 'make clean       remove caches and environments; runs/ stays'
@@ -51,6 +52,9 @@ check: .venv-test/installed
 	$(TEST_BIN)/mypy
 	$(TEST_BIN)/shellcheck -x launch/*.sh tests/wheel/smoke.sh .ci/run
 	$(TEST_BIN)/python -m pytest tests/test_imports.py
+
+mutants: .venv-test/installed
+	$(TEST_BIN)/python tests/mutants/run.py --jobs 2
 
 parity: .venv-parity/installed
 	.venv-parity/bin/python -m pytest -n 2 tests/parity

@@ -16,7 +16,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 # can hold them all, each short of one device, until XLA aborts after 40 seconds.
 os.environ["NPROC"] = "64"
 os.environ["GLIBC_TUNABLES"] = ""  # bertjax.cpu_memory starts no program again where this is set
-if "PYTEST_XDIST_WORKER" not in os.environ:  # the workers have what this sets
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # xdist's workers have what this sets
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="bertjax-tests-")
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"

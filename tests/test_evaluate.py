@@ -1,12 +1,15 @@
+import types
+
 import jax
 import numpy as np
 import pytest
 from store_fixture import random_params, toy_config
 
 from bertjax import sharding
-from bertjax.evaluate import evaluate, make_eval_step
+from bertjax.evaluate import evaluate, make_eval_step, predict
 from bertjax.mesh import make_mesh
 from bertjax.models import bert
+from bertjax.tasks.interface import EvalSet
 from bertjax.tasks.pretrain import TASK as pretrain
 
 
@@ -60,3 +63,44 @@ def test_held_out_rows_do_not_depend_on_the_runs_seed_and_masking(store, at_once
 
 def test_no_rows_without_evaluation(store):
     assert pretrain.open_data(toy_config(store)).rows["train"].evals == ()
+
+
+class Result:
+    """What a step gives, which may still be computed; reading it is an event."""
+
+    def __init__(self, events, values):
+        self.events, self.values = events, values
+
+    def __array__(self, dtype=None, copy=None):
+        self.events.append("read")
+        return np.asarray(self.values)
+
+
+def made_rows(count):
+    """(a set of `count` rows, row i with the number i; the events of its evaluation in batches of 8)"""
+    events = []
+
+    def rows(first, number):
+        events.append("made")
+        return {"x": np.arange(first, first + number, dtype=np.int32)}
+
+    return EvalSet("eval", rows, count), events
+
+
+def test_outputs_are_of_every_row_in_order():
+    config = toy_config()
+    rows, events = made_rows(45)
+    mesh = sharding.make_mesh(config, jax.devices()[:1])
+    outputs = predict(config, mesh, lambda params, batch: {"y": 2 * batch["x"]}, None, rows)
+    np.testing.assert_array_equal(outputs["y"], 2 * np.arange(45))
+    assert events == ["made"] * 6
+
+
+def test_an_evaluation_is_three_batches_ahead_at_most():
+    config = toy_config()
+    rows, events = made_rows(80)
+    mesh = sharding.make_mesh(config, jax.devices()[:1])
+    task = types.SimpleNamespace(metrics=lambda totals: totals)
+    step = lambda params, batch: {"sum": Result(events, batch["x"].sum())}  # noqa: E731
+    assert evaluate(config, task, mesh, step, None, rows) == {"sum": 79 * 40.0}
+    assert events == ["made"] * 3 + ["read", "made"] * 7 + ["read"] * 3

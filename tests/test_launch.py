@@ -38,7 +38,7 @@ STAND_INS = {
             with open(".venv/bin/python", "w") as file:
                 file.write('#!/bin/bash\\ntrap "echo stopped; exit 75" TERM\\n'
                            'echo "args: $*"; echo "coordinator: $BERTJAX_COORDINATOR"\\n'
-                           'for i in $(seq 100); do sleep 0.1; done\\n')
+                           'for i in $(seq 6000); do sleep 0.1; done\\n')
             os.chmod(".venv/bin/python", 0o755)
     """,
     "sbatch": """
@@ -59,7 +59,7 @@ def launch(script, *args, env=None):
         [LAUNCH / script, *args],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=200,
         env={**os.environ, **(env or {})},
     )
 
@@ -181,15 +181,18 @@ def test_tpu_run_sends_the_commit_starts_refuses_a_second_and_stops(stand_ins, c
         [script, *TPU_FLAGS, "--config=c.py", "--config.workdir=a 'b"], env={**os.environ, **stand_ins},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     ) as first:  # fmt: skip
-        for _ in range(100):
-            if (home / "bertjax/run.log").exists() and "coordinator" in (
-                home / "bertjax/run.log"
-            ).read_text():
-                break
-            time.sleep(0.1)
-        second = launch(script, *TPU_FLAGS, "--config=c.py", env=stand_ins)
-        stopped = launch(script, *TPU_FLAGS, "--stop", env=stand_ins)
-        output = first.communicate(timeout=20)[0]
+        try:
+            log, end = home / "bertjax/run.log", time.monotonic() + 200
+            while not (log.exists() and "coordinator" in log.read_text()):
+                assert first.poll() is None
+                assert time.monotonic() < end
+                time.sleep(0.1)
+            second = launch(script, *TPU_FLAGS, "--config=c.py", env=stand_ins)
+            stopped = launch(script, *TPU_FLAGS, "--stop", env=stand_ins)
+            output = first.communicate(timeout=200)[0]
+        finally:
+            if first.poll() is None:
+                launch(script, *TPU_FLAGS, "--stop", env=stand_ins)
     assert second.returncode == 2
     assert second.stderr == "a run is already going here; follow it with --tail or end it with --stop\n"
     assert stopped.returncode == 0

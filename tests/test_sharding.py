@@ -1,15 +1,18 @@
 import math
 import re
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from elmo_fixture import toy_elmo
 from jax.sharding import NamedSharding, PartitionSpec
 from store_fixture import make_batch, toy_config
 
 from bertjax import sharding, train, train_state
 from bertjax.errors import InputError
+from bertjax.evaluate import make_eval_step, make_predict_step
 from bertjax.mesh import make_mesh
 from bertjax.models import KINDS, bert
 from bertjax.sharding import path_name
@@ -120,6 +123,24 @@ def test_statistics_over_axes_of_a_parameter_are_on_every_device():
     assert specs["optimizer/v/mlm_bias"].spec == specs["params/mlm_bias"].spec
 
 
+def test_heads_feed_forward_units_and_the_vocabulary_are_split_in_biases_as_in_kernels():
+    """In whatever array has a dimension of their number, which is no other dimension's here."""
+    config = toy_config(
+        **{"model.num_attention_heads": 6, "model.hidden_size": 48, "model.intermediate_size": 80}
+    )
+    words, found = toy_elmo().model, []
+    state = jax.eval_shape(lambda: train_state.init_state(config, pretrain, 0))
+    elmo = jax.eval_shape(lambda: KINDS["elmo"].init_params(words, jax.random.key(0), KINDS["elmo"].parts, 3))
+    for kind, params, model in ((bert.KIND, state["params"], config.model), (KINDS["elmo"], elmo, words)):
+        split = {6, 80, padded_vocab_size(model.vocab_size)}
+        for name, x in flat(params).items():
+            for size, axes in zip(x.shape, sharding.spec(kind.sharding, name, x.ndim), strict=True):
+                if size in split:
+                    assert "tensor" in axes_of(axes), name
+                    found.append(name)
+    assert sum(name.endswith("bias") for name in found) == 4
+
+
 def test_an_array_without_a_row_is_an_error():
     with pytest.raises(KeyError, match="no row of the sharding table is for params/novel_thing"):
         sharding.spec(TABLE, "params/novel_thing", 2)
@@ -151,6 +172,27 @@ def compiled_step(**fields):
     }
     state = train_state.abstract_state(config, pretrain, shardings)
     return step.lower(state, batch, train.scalars(config, 0)).compile()
+
+
+@pytest.mark.parametrize("kind", ["train", "evaluate", "predict"])
+@pytest.mark.parametrize(("dtype", "exact"), [("float32", True), ("bfloat16", False)])
+def test_float32_is_float32_in_every_product(kind, dtype, exact):
+    """Of forward and backward pass: a TPU would multiply it in bfloat16, an H100 in TF32."""
+    config = toy_config(**{"model.dtype": dtype, "model.num_hidden_layers": 1})
+    mesh = sharding.make_mesh(config, jax.devices()[:1])
+    step, _, shardings = train.make_train_step(config, pretrain, mesh)
+    state, batch = train.abstract_state(config, pretrain, shardings), make_batch(config)
+    if kind == "train":
+        traced = step.trace(state, batch, train.scalars(config, 0))
+    elif kind == "evaluate":
+        traced = make_eval_step(config, pretrain, mesh, shardings["params"]).trace(state["params"], batch)
+    else:
+        task = SimpleNamespace(batch_outputs=lambda *args: pretrain.batch_sums(*args, None))
+        traced = make_predict_step(config, task, mesh, shardings["params"]).trace(state["params"], batch)
+    program = traced.lower().as_text()
+    products = [line for line in program.splitlines() if "stablehlo.dot_general" in line]
+    assert len(products) > 8
+    assert {"precision = [HIGHEST, HIGHEST]" in line for line in products} == {exact}
 
 
 @pytest.mark.parametrize("mesh", [(2, 2, 2), (2, 4, 1), (1, 4, 2)])

@@ -94,6 +94,13 @@ def test_dropout_differs_from_step_to_step(one):
     assert len(set(losses)) == 3
 
 
+def test_dropout_differs_from_seed_to_seed(one):
+    mesh, step, init = one
+    batch = sharding.to_global(mesh, make_batch(toy_config()))
+    losses = [float(step(init(), batch, at(0, seed=seed))[1]["mlm_loss"]) for seed in (0, 1, 2)]
+    assert len(set(losses)) == 3
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_non_finite_update_is_left_out_and_counted(one, bad):
     leaves_out(*one, bad)
@@ -140,9 +147,10 @@ def test_the_vocabularys_padding_stays_zero(one, on_one_device):
 def test_what_a_step_measures(one):
     mesh, step, init = one
     batch = make_batch(toy_config())
+    batch["segment_ids"][:3, 5:] *= 2  # a second sequence in three of the eight rows
     _, measured = step(init(), sharding.to_global(mesh, batch), at(0))
-    assert measured["tokens"] == (batch["segment_ids"] > 0).sum()
-    assert measured["sequences"] == 8
+    assert measured["tokens"] == (batch["segment_ids"] > 0).sum() < batch["segment_ids"].size
+    assert measured["sequences"] == 8 + 3
     assert measured["mlm"] == batch["masked_lm_weights"].sum()
     assert measured["nsp"] == 8
     assert measured["learning_rate"] == 0

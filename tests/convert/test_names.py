@@ -178,3 +178,24 @@ def test_a_classifier_of_a_wrong_shape_takes_no_memory(shape):
         given["classifier.weight"] = weight
         with pytest.raises(InputError, match="has shape"):
             names.from_huggingface(config, given, bert.KIND.heads["sequence_classification"], "the file")
+            names.from_huggingface(config, given, bert.HEADS["sequence_classification"], "the file")
+
+
+def test_queries_keys_and_values_have_their_own_tensors():
+    config, params = random_model("encoder")
+    tensors = names.to_huggingface(config, params)
+    attention = params["encoder"]["layers"]["attention"]
+    for layer in range(config.num_hidden_layers):
+        for i, name in enumerate(("query", "key", "value")):
+            prefix = f"encoder.layer.{layer}.attention.self.{name}"
+            kernel_DD = attention["qkv_kernel"][layer, :, i].reshape(config.hidden_size, -1)
+            np.testing.assert_array_equal(tensors[f"{prefix}.weight"], kernel_DD.T)  # [out, in]
+            np.testing.assert_array_equal(tensors[f"{prefix}.bias"], attention["qkv_bias"][layer, i].ravel())
+
+
+def test_the_padding_of_the_vocabulary_stays_here():
+    config, params = random_model("pretraining")
+    assert len(params["mlm_output_bias"]) > config.vocab_size
+    tensors = names.to_huggingface(config, params)
+    assert len(tensors["bert.embeddings.word_embeddings.weight"]) == config.vocab_size
+    assert len(tensors["cls.predictions.bias"]) == config.vocab_size

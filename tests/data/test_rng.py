@@ -55,6 +55,22 @@ def test_permute_spreads_every_index_over_all_places():
     assert chi_square < 121 + 5 * np.sqrt(2 * 121)  # (n - 1)**2 degrees of freedom
 
 
+def test_permute_spreads_every_two_indices_over_all_pairs_of_places():
+    n, keys = 12, 12_000
+    counts = np.zeros((3, n, n))
+    for k in range(keys):
+        places = rng.permute_range(0, n, n, rng.root_key(k))
+        for i, (a, b) in enumerate(
+            ((0, 1), (0, 4), (5, 11))
+        ):  # in a row of the grid, in a column, in neither
+            counts[i, places[a], places[b]] += 1
+    expected = keys / (n * (n - 1))
+    apart = ~np.eye(n, dtype=bool)
+    assert not counts[:, ~apart].any()
+    chi_square = ((counts[:, apart] - expected) ** 2 / expected).sum(1)
+    assert (chi_square < 131 + 5 * np.sqrt(2 * 131)).all()  # n (n - 1) - 1 degrees of freedom
+
+
 def test_permute_of_a_large_range():
     n = 5_000_000_017
     places = rng.permute_range(n - 20_000, 20_000, n, KEY)

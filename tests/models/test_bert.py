@@ -128,6 +128,26 @@ def test_bfloat16_keeps_logits_in_float32_and_near():
         assert 0 < error.max() < 0.1 * np.abs(expected).max()
 
 
+def test_attention_has_float32_scores_under_bfloat16():
+    """Scores are some tens: in bfloat16 they are off by a tenth, and so are the probabilities."""
+    config = toy_config(
+        **{"model.dtype": "bfloat16", "model.num_attention_heads": 1, "model.hidden_size": 64}
+    )
+    rng = np.random.default_rng(0)
+    q, k, v = (jnp.asarray(rng.normal(0, scale, (1, 16, 1, 64)), jnp.bfloat16) for scale in (2, 2, 1))
+    layers = bert.bind(config.model, random_params(config)).encoder.layers
+    found = layers.attention.attend(q, k, v, jnp.zeros((1, 1, 1, 16)), None)
+    assert found.dtype == jnp.bfloat16
+    q, k, v = (np.asarray(x, np.float64)[0, :, 0] for x in (q, k, v))
+    scores = q @ k.T / 8
+    assert np.abs(scores).max() > 8
+    probs = np.exp(scores - scores.max(-1, keepdims=True))
+    probs /= probs.sum(-1, keepdims=True)
+    # The probabilities are rounded to bfloat16, to within 2**-9 of each, and so is the result.
+    most = 2**-8 * (probs @ np.abs(v)).max()
+    assert np.abs(np.asarray(found[0, :, 0], np.float64) - probs @ v).max() < most
+
+
 def loss_of(config, batch):
     """The loss as a function of the parameters, with dropout, as jitted training sees it."""
     rows = jnp.arange(len(batch["input_ids"]))
@@ -347,6 +367,18 @@ def test_a_text_of_a_causal_model_is_read_at_its_last_token():
         rows, count, places = PackedRows(texts, 0, {}, {}, at_end, alone=True).once(toy_config())
         found = rows(0, count)["class_positions"]
         np.testing.assert_array_equal(found[places.rows, places.slots], positions)
+def test_a_causal_models_position_sees_itself_and_all_before():
+    allowed = np.asarray(bert.causal_bias(5)[0, 0]) == 0
+    np.testing.assert_array_equal(allowed, np.tril(np.ones((5, 5), bool)))
+
+
+def test_a_causal_model_is_told_by_its_last_token():
+    for causal in (False, True):
+        config = toy_config(**{"model.causal": causal})
+        batch = make_batch(config)
+        found = bert.bind(config.model, random_params(config)).class_positions(batch["segment_ids"])
+        lengths = (batch["segment_ids"] > 0).sum(1)
+        np.testing.assert_array_equal(found[:, 0], lengths - 1 if causal else 0 * lengths)
 
 
 @pytest.mark.parametrize("packed", [False, True])

@@ -180,3 +180,14 @@ def test_parameters_have_rows_in_the_table(kind):
     for table in (bert.KIND.sharding, elmo.KIND.sharding):
         found = sharding.state_shardings(table, params, mesh)
         assert jax.tree.structure(found) == jax.tree.structure(params)
+    found = sharding.state_shardings(params, mesh)
+    assert jax.tree.structure(found) == jax.tree.structure(params)
+
+
+@each_kind
+def test_forget_gates_begin_open(kind):
+    """As in Jozefowicz et al. 2015: their bias is 1, and all others are 0."""
+    params = init_module(make(kind), jax.random.key(0))
+    for i in range(KINDS[kind]["layers"]):
+        bias_RGH = np.asarray(params[f"layer_{i}"]["bias"])
+        np.testing.assert_array_equal(bias_RGH, np.broadcast_to([[0.0], [1.0], [0.0], [0.0]], bias_RGH.shape))

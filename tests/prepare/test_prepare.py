@@ -20,7 +20,7 @@ from bertjax.data.pretraining.store import open_store
 from bertjax.data.tokenizers.tokenizer import load_tokenizer
 from bertjax.errors import InputError
 from bertjax.prepare import __main__ as prepare
-from bertjax.prepare import build
+from bertjax.prepare.__main__ import build
 
 ROOT = Path(__file__).parents[2]
 WORDS = "the old man and a young woman read books by night near rivers where green trees grow slowly".split()  # noqa: SIM905
@@ -70,7 +70,8 @@ def start(block_bytes, args):
 
 
 def wait_for_blocks(process, out, blocks):
-    for _ in range(3000):
+    end = time.monotonic() + 200
+    while time.monotonic() < end:
         if (out / "progress.json").exists():
             done = json.loads((out / "progress.json").read_text())["counts"]["blocks"]
             if done >= blocks:
@@ -157,11 +158,10 @@ def test_no_worker_outlives_a_killed_parent(tmp_path):
     assert len(children) >= 2
     process.kill()
     process.communicate()
-    for _ in range(500):
-        if not any(Path(f"/proc/{pid}").exists() for pid in children):
-            break
+    end = time.monotonic() + 200
+    while left := [pid for pid in children if Path(f"/proc/{pid}").exists()]:
+        assert time.monotonic() < end, left
         time.sleep(0.01)
-    assert [pid for pid in children if Path(f"/proc/{pid}").exists()] == []
 
 
 def test_full_disk_loses_nothing(tmp_path, monkeypatch):

@@ -219,6 +219,21 @@ def test_a_frozen_encoder_stays_as_it_is_and_has_no_moments(folder, model, tmp_p
     assert state["optimizer"]["mu"].keys() == state["optimizer"]["nu"].keys() == heads
 
 
+def test_numbers_are_learned_by_squared_errors():
+    config = config_lib.default()
+    batch = {"labels": np.array([[1.0], [2.0], [3.0]]), "label_weights": np.array([[1.0], [1.0], [0.0]])}
+    config.examples.number = True
+    sums = classify.sums_of(config, np.array([[[1.5]], [[5.0]], [[9.0]]]), batch)
+    assert {name: float(x) for name, x in sums.items()} == {"loss": 0.5**2 + 3.0**2}
+    assert classify.batch_loss(sums, classify.batch_weights(batch)) == (0.25 + 9) / 2
+    config.examples.number = False
+    batch["labels"] = np.array([[0], [0], [1]])
+    logits = np.log(np.array([[[3.0, 1.0]], [[1.0, 3.0]], [[1.0, 1.0]]], np.float32))
+    sums = classify.sums_of(config, logits, batch)
+    assert float(sums["loss"]) == pytest.approx(-np.log(3 / 4) - np.log(1 / 4))
+    assert sums["correct"] == 1.0
+
+
 def test_numbers(folder, model, tmp_path):
     write(tmp_path / "train.tsv", [f"{i % 5}\tw{12 + i % 5}\tw9" for i in range(40)])
     write(tmp_path / "dev.tsv", [f"{i % 5}.5\tw{12 + i % 5}\tw9" for i in range(10)])

@@ -99,6 +99,14 @@ def test_the_key_of_a_step_is_that_of_all_its_rows_and_of_no_other_step(words):
     assert all((x == x[0]).all() for x in first)
 
 
+def test_the_loss_is_the_mean_of_both_directions():
+    """Of the mean loss of a word in each, whatever their numbers of words."""
+    sums = {"forward_sampled_loss": 12.0, "backward_sampled_loss": 4.0}
+    assert task.DIRECTIONS == ("forward", "backward")
+    assert task.batch_loss(sums, {"forward": 4.0, "backward": 8.0}) == (3.0 + 0.5) / 2
+    assert task.batch_loss(sums, {"forward": 4.0, "backward": 0.0}) == (3.0 + 4.0) / 2
+
+
 def test_no_direction_sees_what_it_predicts(words):
     """Through the task's own packed batches: the loss of a word does not change with its own characters, nor
     with those of words further on in the direction, nor with another sentence."""

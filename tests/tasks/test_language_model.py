@@ -205,3 +205,14 @@ def test_a_wordpiece_store_has_no_tokens_for_pairs(store):
     )
     with pytest.raises(InputError, match=message):
         language_model.open_data(lm_config(store, **PAIRS))
+
+
+def test_held_out_documents_are_cut_from_their_beginnings_on(gpt_store):
+    """So their figures do not follow the seed: every piece but a document's last one fills its row."""
+    config = lm_config(gpt_store, **{"train.seq_length": 8, "train.eval_every": 1})
+    [held_out] = language_model.open_data(config).rows["train"].evals
+    store = open_store(gpt_store)
+    documents = store.heldout_documents
+    sizes = store.sentences[store.documents[documents + 1]] - store.sentences[store.documents[documents]]
+    assert (sizes > 16).any()
+    assert held_out.num_rows == (-(-(sizes - 1) // 7)).sum()

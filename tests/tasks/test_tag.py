@@ -8,11 +8,12 @@ import pytest
 from finetune_fixture import toy_settings
 
 import bertjax
+from bertjax.predict import __main__ as predict
 from bertjax.convert.export import export
 from bertjax.data.finetuning.conll import Sentence, read_conll
+from bertjax.data.finetuning.sequences import Row
 from bertjax.errors import InputError
 from bertjax.files import read_json
-from bertjax.predict import __main__ as predict
 from bertjax.tasks import example_rows, tag
 from bertjax.train import train
 from bertjax.trained_model import load_trained
@@ -64,6 +65,12 @@ def test_every_word_counts_once_at_its_first_wordpiece(folder, model, context, m
         assert all(len({word.sentence for word in window.words}) == 1 for window in windows)
     elif most == 64:
         assert any(len({word.sentence for word in window.words}) > 2 for window in windows)
+
+
+def test_nothing_weighs_but_the_first_pieces_of_words_that_count():
+    row = Row([2, 10, 11, 12, 13, 3], [0] * 6)
+    windows = [tag.Window(row, [tag.Word(0, 0, 1), tag.Word(0, 1, 3)]), tag.Window(row, [tag.Word(0, 2, 4)])]
+    assert [x.tolist() for x in tag.word_weights(windows)] == [[0, 1, 0, 1, 0, 0], [0, 0, 0, 0, 1, 0]]
 
 
 def test_a_word_counts_where_it_has_the_most_context(model):

@@ -19,7 +19,15 @@ import pytest
 
 from bertjax.config import default
 from bertjax.data.pretraining import sentence_pairs
-from bertjax.data.pretraining.bert_examples import Batch, Examples, build, pad_rows, predictions_per_row
+from bertjax.data.pretraining.bert_examples import (
+    Batch,
+    Examples,
+    build,
+    corpus_of,
+    document_weights,
+    pad_rows,
+    predictions_per_row,
+)
 from bertjax.data.row_form import RowForm
 from bertjax.errors import InputError
 
@@ -202,6 +210,30 @@ def test_invariants_of_rows(options):
     assert masks == batch["masked_lm_weights"].sum()
 
 
+def test_both_texts_of_a_pair_are_trimmed_by_draws_of_their_own():
+    """Sentences as long as a row: A and B each lose half of theirs, at random from either end."""
+    store = make_store([[60, 60]] * 300)
+    examples = make(store, np.arange(300), short_seq_prob=0.0, dupe_factor=1)
+    fronts = []
+    for original, *_ in sequences(examples.rows(0, examples.epoch_rows(0))):
+        first_end, last_end = np.flatnonzero(original == SEP)
+        texts = original[1:first_end] - FIRST, original[first_end + 1 : last_end] - FIRST
+        if {len(text) for text in texts} == {30, 31}:
+            fronts.append([text[0] % 60 for text in texts])
+    a, b = np.transpose(fronts)
+    assert len(a) > 200
+    np.testing.assert_allclose([a.var(), b.var()], 29.5 / 4, rtol=0.5)  # of so many coin flips
+    assert abs(np.corrcoef(a, b)[0, 1]) < 5 / np.sqrt(len(a))
+
+
+def test_a_text_alone_fills_its_row():
+    """Without a second text there is one [SEP] less, so one token more."""
+    examples = make(make_store([[100]] * 20), next_sentence=False, short_seq_prob=0.0, seq_length=32)
+    batch = examples.rows(0, examples.epoch_rows(0))
+    assert (batch["segment_ids"] > 0).all()
+    assert ((original_ids(batch) >= FIRST).sum(1) == 30).all()
+
+
 @pytest.mark.parametrize("pack", [1, 3])
 def test_every_next_token_is_predicted_inside_its_sequence(pack):
     examples = make(random_store(), masking="next_token", next_sentence=False, pack=pack, seq_length=96)
@@ -242,6 +274,22 @@ def test_every_sequence_occurs_once_an_epoch(pack, masking):
         assert not np.array_equal(epochs[0]["input_ids"][:50], epochs[1]["input_ids"][:50])
     else:
         assert sum(common.values()) < 0.02 * len(contents(epochs[0]))
+
+
+def test_the_order_follows_from_the_seed_and_the_phase():
+    """Of the same sequences: where none is cut, seed and phase decide no more than order and masks."""
+    store = make_store([[8] * 7] * 120)
+    same = {"next_sentence": False, "short_seq_prob": 0.0, "dupe_factor": 1}
+
+    def firsts(**seeds):
+        examples = make(store, **same, **seeds)
+        return original_ids(examples.rows(0, examples.epoch_rows(0)))[:, 1]
+
+    orders = [firsts(), firsts(seed=1), firsts(phase=1), firsts(seed=1, phase=1)]
+    for i, order in enumerate(orders):
+        np.testing.assert_array_equal(np.sort(order), np.sort(orders[0]))
+        for other in orders[:i]:
+            assert (order == other).mean() < 0.1
 
 
 def test_order_is_random_over_the_whole_epoch():
@@ -325,6 +373,24 @@ def test_weights_are_passes_over_an_input():
     assert max(contents(batch).values()) < 10
 
 
+def test_a_document_is_visited_exactly_as_often_as_its_weight_says():
+    """On average over passes: the shares of its visits add up to the weight."""
+    inputs = [
+        {"path": name, "weight": weight, "first_document": 10 * i, "end_document": 10 * (i + 1)}
+        for i, (name, weight) in enumerate({"a": 1.0, "b": 3.0, "c": 0.5, "d": 0.0, "e": 2.25}.items())
+    ]
+    store = random_store(50, inputs=inputs)
+    weights = document_weights(store, default().data)
+    np.testing.assert_array_equal(weights, np.repeat([1, 3, 0.5, 0, 2.25], 10))
+    documents = np.arange(3, 50)
+    corpus = corpus_of(store, documents, weights[documents])
+    visits = np.bincount(corpus.entry_document, weights=corpus.entry_share, minlength=50)
+    np.testing.assert_array_equal(visits[3:], weights[3:])
+    assert not visits[:3].any()
+    assert len(set(zip(corpus.entry_document, corpus.entry_copy, strict=True))) == len(corpus.entry_copy)
+    assert set(corpus.split) == set(documents[weights[documents] > 0])
+
+
 @pytest.mark.parametrize("weights", [(1.0, 2.0), (-1.0,), (0.0,), (float("nan"),)])
 def test_unfit_weights_are_refused(weights):
     with pytest.raises(InputError, match=r"--config.data.weights=\(.*\): "):
@@ -375,7 +441,7 @@ def digest():
 
 def test_without_numba_rows_are_the_same():
     code = f"import runpy; print(runpy.run_path({__file__!r})['digest']())"
-    root = str(Path(__file__).parents[3])
+    root = str(Path(__file__).parents[2])
     env = os.environ | {"NUMBA_DISABLE_JIT": "1", "PYTHONPATH": root, "PYTHONWARNINGS": "ignore"}
     done = subprocess.run([sys.executable, "-c", code], env=env, check=True, capture_output=True, text=True)
     assert done.stdout.strip() == digest()

@@ -222,9 +222,17 @@ def test_no_store_and_unfinished_store(tmp_path):
         open_store(tmp_path)
 
 
-def test_write_json_replaces_at_once(tmp_path):
+def test_write_json_replaces_at_once(tmp_path, monkeypatch):
     path = tmp_path / "x.json"
     write_json(path, {"a": 1})
     with pytest.raises(TypeError):
         write_json(path, {"a": object()})
+    assert json.loads(path.read_text()) == {"a": 1}
+
+    def cut(*_):  # the power, before the new file has its name
+        raise OSError
+
+    monkeypatch.setattr(os, "replace", cut)
+    with pytest.raises(OSError):  # noqa: PT011
+        write_json(path, {"a": 2})
     assert json.loads(path.read_text()) == {"a": 1}

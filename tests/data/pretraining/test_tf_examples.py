@@ -4,6 +4,7 @@ import contextlib
 import gzip
 import struct
 import zlib
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -186,6 +187,9 @@ def test_order_is_a_pure_function_of_seed_phase_and_position(tmp_path, features)
     assert len({tuple(epoch) for epoch in epochs}) == 3
     for position, count in ((0, 1), (49, 2), (13, 150), (99, 0), (170, 5)):
         assert keys(opened(*reversed(paths)).rows(position, count)) == whole[position : position + count]
+    renamed = [path.rename(tmp_path / f"renamed {9 - i}") for i, path in enumerate(map(Path, paths))]
+    assert keys(opened(*renamed).rows(0, 50)) == epochs[0]
+    paths = renamed
     assert keys(opened(*paths, seed=1).rows(0, 50)) != epochs[0]
     assert keys(opened(*paths, phase=1).rows(0, 50)) != epochs[0]
     # Neighbours of a file do not stay neighbours.

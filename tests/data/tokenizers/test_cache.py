@@ -32,7 +32,9 @@ def test_texts_are_tokenised_once(tokenizer, tmp_path):
     assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".npz"]
 
 
-@pytest.mark.parametrize("texts", [[*TEXTS, ""], TEXTS[::-1], ["the ca", "b", *TEXTS[1:]]])
+@pytest.mark.parametrize(
+    "texts", [[*TEXTS, ""], TEXTS[::-1], ["the ca", "b", *TEXTS[1:]], ["the ca", "b", *TEXTS[2:]]]
+)
 def test_other_texts_are_not_what_is_there(texts, tokenizer, tmp_path):
     plain, seen = tokenizer
     cached = token_cache.cached(plain, str(tmp_path / "cache"))
