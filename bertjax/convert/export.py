@@ -25,13 +25,13 @@ def export(model: Trained, folder: str) -> None:
     """Writes the folder: all of it or nothing. A folder that `export` wrote before is replaced.
 
     Raises:
-      InputError: the folder holds anything else; the head stands on other layers than the last, or on an
-        LSTM; the tokenizer is not of the kind that Hugging Face's class has; see
-        bertjax.convert.names.to_huggingface and bertjax.convert.openai_gpt.config_fields.
+      InputError: the folder holds anything else; the head reads other layers than the last, or an LSTM; the
+        tokenizer is not of the kind that Hugging Face's class has; see bertjax.convert.names.to_huggingface
+        and bertjax.convert.openai_gpt.config_fields.
     """
     kind = model.config.kind
     if kind not in _TOKENIZERS:
-        raise InputError(f"{folder}: Hugging Face has no {kind.upper()}; it is not exported")
+        raise InputError(f"{folder}: Hugging Face has no {model.kind.title}; it is not exported")
     if model.tokenizer.kind != _TOKENIZERS[kind]:
         raise InputError(
             f"{folder}: the model's tokenizer is of kind {model.tokenizer.kind}, which Hugging Face's "

@@ -1,4 +1,4 @@
-"""Reads Hugging Face's OpenAI GPT folders, and tells what one has beside the weights."""
+"""Reads Hugging Face's OpenAI GPT folders, and gives what one holds beside the weights."""
 
 from pathlib import Path
 from typing import Any

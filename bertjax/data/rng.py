@@ -28,8 +28,8 @@ def jit(function: Callable[..., Any]) -> Any:
     """`function` compiled by numba without the GIL and kept on disk.
 
     numba checks a kept kernel against the kernel's own file only, not against the files of the functions that
-    it calls. So the folder's name holds a digest of the sources of bertjax/data: a change to any of them compiles
-    anew.
+    it calls. So the folder's name holds a digest of the sources of bertjax/data: a change to any of them
+    compiles anew.
     """
     config: Any = numba.config
     before = config.CACHE_DIR

@@ -1,4 +1,4 @@
-"""What a fine-tuned head stands on: the states of chosen layers, and an LSTM over them.
+"""What a fine-tuned head reads: the states of chosen layers, and an LSTM over them.
 
 By default that is the encoder's last layer, and all of the encoder is trained. The rest is of the paper's
 feature-based approach (Devlin et al. 2018, section 5.3: two layers of a BiLSTM on states of a frozen encoder)
@@ -9,8 +9,8 @@ are the softmax of a learned number for each layer, equal at first, and the sum 
 scale, 1 at first. "All 12 layers" are the layers without the embeddings. The paper's "two-layer
 768-dimensional BiLSTM" is taken to have 768 units in each direction; its second layer reads both.
 
-A sequence is told as a whole by the state at its position, as without an LSTM; with one, by the forward state
-at its last token and the backward state at its first, each of which has read all of it.
+Without an LSTM, the state at one position stands for the whole of a sequence; with one, the forward state at
+its last token and the backward state at its first, each of which has read all of it.
 
 Shapes: B batch, S sequence, M positions, K chosen layers, D hidden, H units of each direction, W what a head
 reads: D, 4 D of the last four side by side, 2 H of an LSTM.
@@ -111,7 +111,7 @@ def read_layers(
 
 
 class Features(nnx.Module):
-    """batch -> what a head stands on. By default it has no parameters."""
+    """batch -> what a head reads. By default it has no parameters."""
 
     def __init__(self, config: ConfigDict, head: ConfigDict, rngs: nnx.Rngs):
         """Args:

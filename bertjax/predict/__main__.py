@@ -104,10 +104,10 @@ def _commands() -> dict[str, tuple[Callable[[argparse.Namespace], None], str, st
 
 
 def _add_command(
-    commands: Any, name: str, run: Callable[[argparse.Namespace], None], text: str, given: str, *told: str
+    commands: Any, name: str, run: Callable[[argparse.Namespace], None], text: str, given: str, *about: str
 ) -> argparse.ArgumentParser:
     """A sub-command with the flags that all have."""
-    help_line, description = told
+    help_line, description = about
     command: argparse.ArgumentParser = commands.add_parser(name, help=help_line, description=description)
     add = command.add_argument
     add("--model", required=True, metavar="PATH",

@@ -285,8 +285,9 @@ class Predictor:
           pooling: "mean" over the row's tokens, [CLS] and [SEP] among them: [D]; "cls", that of [CLS]: [D];
             "pooled", the pooler's output: [D]; "tokens", all of them: [tokens, D].
           layer: 0 the embeddings, 1 to L the layers; or from the end, -1 the last; or one of
-            bertjax.models.head_features.HEAD_LAYERS, what a head on a frozen encoder is trained on: D is then 4 times as
-            large for "concat_last_four". Sums have the weights of a model that learned them, else equal ones.
+            bertjax.models.head_features.HEAD_LAYERS, what a head on a frozen encoder reads: D is then 4
+            times as large for "concat_last_four". Sums have the weights of a model that learned them, else
+            equal ones.
 
         Raises:
           InputError: no such layer or pooling, no pooler; see encode.
@@ -334,7 +335,7 @@ class Predictor:
         most: int | None = None,
         **of_tokens: Sequence[np.ndarray],
     ) -> list[Any]:
-        """take(result [...] of a row, row) for every row, in order; `compute` gives those of a batch, [B, ...].
+        """take(result [...] of a row, row) for every row, in order; `compute` gives a batch's, [B, ...].
 
         Rows of like length go together, and every batch of one length has one shape.
 

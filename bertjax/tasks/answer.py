@@ -4,7 +4,7 @@ over the positions of the row (Devlin et al. 2018, sections 4.2 and 4.3; run_squ
 As in the release there is no dropout before the head, "no answer" is the span of [CLS], and the softmax goes
 over padding too, unless config.examples.padding_logits is False.
 
-Shapes: B rows, S sequence, W windows, Q questions.
+Shapes: B rows, S sequence.
 """
 
 import jax
@@ -14,8 +14,7 @@ from ml_collections import ConfigDict
 
 from bertjax.data.finetuning.squad import Question, read_questions
 from bertjax.data.finetuning.squad_answers import Prediction, answer_all, score_answers, write_answers
-from bertjax.data.finetuning.squad_windows import Windows, encode_questions, training_windows
-from bertjax.models import kind_of
+from bertjax.data.finetuning.squad_windows import Windows, encode_questions, file_windows, training_windows
 from bertjax.models.interface import Batch, ModelKind, Params, Reader, Sums
 from bertjax.models.layers import cross_entropy
 from bertjax.sections import batch_size
@@ -23,11 +22,12 @@ from bertjax.tasks.example_rows import EncodedRows, Places
 from bertjax.tasks.finetuning import TRAIN, Examples, FineTuning, files_section
 from bertjax.tasks.interface import Outputs, Require, Shapes, bind
 
+Asked, Answers = Examples[list[Question]], dict[str, Prediction]
 _NO_LOGIT = -1e9  # at padding that takes no part
 
 
 class Answer(FineTuning[list[Question]]):
-    name, head, unit = "answer", "question_answering", "windows"
+    name, head, unit, reads_every_state = "answer", "question_answering", "windows", True
 
     def examples(self, kind: ModelKind) -> ConfigDict:
         """The defaults of the 2018 release's run_squad.py; lengths are in tokens."""
@@ -39,9 +39,7 @@ class Answer(FineTuning[list[Question]]):
         c.n_best_size = 20
         c.unanswerable = False  # SQuAD v2.0: some questions have no answer
         c.null_threshold = 0.0  # log odds of "no answer" to the best answer above which it is given
-        # Whether padding can be an answer as far as the loss knows, as in the release, where every row is as
-        # long as train.seq_length. False: rows are as long as they need be.
-        c.padding_logits = True
+        c.padding_logits = True  # False: padding takes no part, and rows are as long as they need be
         return c
 
     def check(self, config: ConfigDict, require: Require) -> None:
@@ -66,7 +64,7 @@ class Answer(FineTuning[list[Question]]):
             windows, arrays, note = training_windows(encoded, tokenizer, reader.form, most, c.doc_stride)
             notes.append(f"{c.train}: {note}")
         else:
-            windows = Windows(encoded, reader.form, most, c.doc_stride)
+            windows = file_windows(encoded, reader.form, most, c.doc_stride)
         count = len(windows.encoded.questions)
         rows = EncodedRows(windows, arrays, tokenizer.pad_id, most, c.padding_logits, count)
         return rows, (windows, reader)
@@ -83,17 +81,9 @@ class Answer(FineTuning[list[Question]]):
     def batch_outputs(self, config: ConfigDict, params: Params, batch: Batch) -> Batch:
         """float32 logits of a beginning and an end at each position, [B, config.train.seq_length]."""
         logits_BS2 = _span_logits(config, params, batch, None, "none")
-        fill = ((0, 0), (0, config.train.seq_length - logits_BS2.shape[1]))
-        return {
-            name: jnp.pad(logits_BS2[..., i], fill, constant_values=_NO_LOGIT)
-            for i, name in enumerate(("start", "end"))
-        }
-
-    def step_flops(self, config: ConfigDict, lengths: np.ndarray) -> float:
-        kind, frozen = kind_of(config.model.kind), config.train.freeze_encoder
-        return batch_size(config.train) * kind.encoder_flops(
-            config.model, config.head, lengths, frozen=frozen
-        )
+        fill = ((0, 0), (0, config.train.seq_length - logits_BS2.shape[1]), (0, 0))
+        logits_BS2 = jnp.pad(logits_BS2, fill, constant_values=_NO_LOGIT)
+        return {"start": logits_BS2[..., 0], "end": logits_BS2[..., 1]}
 
     def batch_labels(self, config: ConfigDict, phase: ConfigDict) -> Shapes:
         ids, weights = (jax.ShapeDtypeStruct((batch_size(phase),), x) for x in (jnp.int32, jnp.float32))
@@ -102,27 +92,17 @@ class Answer(FineTuning[list[Question]]):
     def figures(self, config: ConfigDict) -> list[str]:
         return list(score_answers({}, {}, config.examples.unanswerable, config.examples.null_threshold))
 
-    def predictions(
-        self, config: ConfigDict, examples: Examples[list[Question]], outputs: Outputs, places: Places
-    ) -> dict[str, Prediction]:
+    def predictions(self, config: ConfigDict, examples: Asked, outputs: Outputs, places: Places) -> Answers:
         """The answer to each question, by its id."""
         windows, reader = examples.more
         in_order = {name: x[places.rows] for name, x in outputs.items()}
         return answer_all(windows, in_order, reader.tokenizer, config.examples)
 
-    def score(
-        self, config: ConfigDict, examples: Examples[list[Question]], found: dict[str, Prediction]
-    ) -> dict[str, float]:
+    def score(self, config: ConfigDict, examples: Asked, found: Answers) -> dict[str, float]:
         golds = {question.id: [answer.text for answer in question.answers] for question in examples.records}
         return score_answers(golds, found, config.examples.unanswerable, config.examples.null_threshold)
 
-    def write(
-        self,
-        config: ConfigDict,
-        examples: Examples[list[Question]],
-        found: dict[str, Prediction],
-        folder: str,
-    ) -> None:
+    def write(self, config: ConfigDict, examples: Asked, found: Answers, folder: str) -> None:
         c = config.examples
         write_answers(folder, examples.stem, found, c.unanswerable, c.null_threshold)
 

@@ -2,8 +2,8 @@
 
 In training each direction's loss is a sampled softmax; held-out perplexities are over all predicted words.
 
-The negatives of a step, words that stand for all others, follow from config.seed and the step alone: each row of
-a batch carries the step's key. So they are the same on every mesh, and in each part of an accumulated batch.
+The negatives of a step, words that stand for all others, follow from config.seed and the step alone: each row
+of a batch carries the step's key. So they are the same on every mesh, and in each part of a batch.
 
 Shapes: B rows, S words of a row, R directions.
 """
@@ -14,7 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from bertjax import sections
-from bertjax.data.pretraining.elmo_examples import Sentences, Words, step_keys
+from bertjax.data.pretraining.elmo_examples import Sentences, Words, with_step_keys
 from bertjax.data.pretraining.store import Store
 from bertjax.data.pretraining.stream import Stream
 from bertjax.data.tokenizers.tokenizer import Tokenizer
@@ -48,8 +48,7 @@ class BidirectionalLm(Pretraining):
     def batch_sums(
         self, config: ConfigDict, params: Params, batch: Batch, keys: jax.Array | None, remat: str = "none"
     ) -> Sums:
-        """Losses of both directions: with keys for dropout, in training, of the sampled softmax; without, of
-        the full one, with the words that were the likeliest."""
+        """Losses of both directions: in training, with keys, of the sampled softmax; else of the full one."""
         model = bind(config, params, remat).language_models
         top_BSRP = model.states(batch, keys)[-1]
         targets_BSR, weights_BSR = next_words(batch["input_ids"], batch["segment_ids"])
@@ -71,24 +70,18 @@ class BidirectionalLm(Pretraining):
         return (of_words[0] + of_words[1]) / 2
 
     def metrics(self, totals: dict[str, float]) -> dict[str, float]:
-        """`perplexity` is the mean of both directions' perplexities, as the paper gives it. Losses of the
-        sampled softmax are no estimates of the others."""
+        """`perplexity` is the mean of both directions', as in the paper; sampled losses estimate no other."""
 
         def mean(name: str) -> list[float]:
             return [totals[f"{d}_{name}"] / max(totals[d], 1.0) for d in DIRECTIONS]
 
-        if f"{DIRECTIONS[0]}_loss" not in totals:
-            of_words = mean("sampled_loss")
-            named = {f"{d}_sampled_loss": x for d, x in zip(DIRECTIONS, of_words, strict=True)}
-            return {"sampled_loss": sum(of_words) / 2, **named}
-        losses, accuracies = mean("loss"), mean("correct")
-        perplexities = [perplexity(loss) for loss in losses]
-        return {
-            "loss": sum(losses) / 2,
-            "accuracy": sum(accuracies) / 2,
-            "perplexity": sum(perplexities) / 2,
-            **{f"{d}_perplexity": x for d, x in zip(DIRECTIONS, perplexities, strict=True)},
-        }
+        if "forward_loss" in totals:
+            shown, losses = "perplexity", mean("loss")
+            figures = {"loss": losses, "accuracy": mean("correct"), shown: list(map(perplexity, losses))}
+        else:
+            shown, figures = "sampled_loss", {"sampled_loss": mean("sampled_loss")}
+        of_each = {f"{d}_{shown}": x for d, x in zip(DIRECTIONS, figures[shown], strict=True)}
+        return {name: sum(both) / 2 for name, both in figures.items()} | of_each
 
     def flops_per_step(self, config: ConfigDict, phase: ConfigDict) -> float:
         """Each direction's state meets the sampled words alone."""
@@ -98,13 +91,9 @@ class BidirectionalLm(Pretraining):
 
     def batch_shapes(self, config: ConfigDict, phase: ConfigDict) -> Shapes:
         b, s = phase.batch_rows, phase.seq_length
-        inputs = kind_of(config.model.kind).further_inputs(config.model, b, s)
-        return {
-            "input_ids": jax.ShapeDtypeStruct((b, s), jnp.int32),
-            "segment_ids": jax.ShapeDtypeStruct((b, s), jnp.int32),
-            "character_ids": inputs["character_ids"],
-            "step_key": jax.ShapeDtypeStruct((b, 2), jnp.uint32),
-        }
+        characters = kind_of(config.model.kind).further_inputs(config.model, b, s)["character_ids"]
+        ids, key = jax.ShapeDtypeStruct((b, s), jnp.int32), jax.ShapeDtypeStruct((b, 2), jnp.uint32)
+        return {"input_ids": ids, "segment_ids": ids, "character_ids": characters, "step_key": key}
 
     def check_vocabulary(self, config: ConfigDict, tokenizer: Tokenizer, path: str) -> None:
         """A model may predict fewer words than the store has: see `shared`."""
@@ -116,21 +105,15 @@ class BidirectionalLm(Pretraining):
         return shared.unigram_entropy()
 
     def training_rows(self, config: ConfigDict, rows: RowSource, number: int) -> RowSource:
-        size = config[sections.phases(config)[number]].batch_rows
-
-        def keyed(first: int, count: int) -> dict[str, np.ndarray]:
-            return rows(first, count) | {"step_key": step_keys(config.seed, number, first // size, count)}
-
-        return keyed
+        return with_step_keys(rows, config.seed, number, config[sections.phases(config)[number]].batch_rows)
 
     def stream(self, wanted: Wanted, notes: list[str]) -> Stream:
-        length = wanted.phase.seq_length
-        found = Sentences(wanted.shared, wanted.data, seed=wanted.seed, phase=wanted.number, seq_length=length,
-                          documents=wanted.documents)  # fmt: skip
+        length, name = wanted.phase.seq_length, sections.phases(wanted.config)[wanted.number]
+        found = Sentences(wanted.shared, wanted.data, seed=wanted.seed, phase=wanted.number,
+                          seq_length=length, documents=wanted.documents)  # fmt: skip
         if found.cut:
-            name = sections.phases(wanted.config)[wanted.number]
-            notes.append(f"{wanted.store.path}: {found.cut} sentences have more than {length - 2} words and are "
-                         f"cut ({name})")  # fmt: skip
+            cut = f"{found.cut} sentences have more than {length - 2} words and are cut ({name})"
+            notes.append(f"{wanted.store.path}: {cut}")
         return found
 
 

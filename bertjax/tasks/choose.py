@@ -1,6 +1,6 @@
-"""Which of several texts goes on from a text (SWAG; Devlin et al. 2018, section 4.4): each choice is a sequence
-of the context and the choice, one dense unit on the state that stands for it scores it, and softmax goes over
-the choices.
+"""Which of several texts goes on from a text (SWAG; Devlin et al. 2018, section 4.4): each choice is a
+sequence of the context and the choice, one dense unit on the state that stands for it scores it, and softmax
+goes over the choices.
 
 Shapes: B rows, N examples that a row has room for, C choices.
 """

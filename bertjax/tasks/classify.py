@@ -1,6 +1,7 @@
 """A class or a number for each text or pair of texts: a dense layer on the state that stands for the text
-(Devlin et al. 2018, section 4.1; run_classifier.py of the 2018 release). GPT's similarity adds the states of a
-pair's two orders (Radford et al. 2018, section 3.3); ELMo's classifier is GLUE's baseline (Wang et al. 2018).
+(Devlin et al. 2018, section 4.1; run_classifier.py of the 2018 release). GPT's similarity adds the states of
+a pair's two orders (Radford et al. 2018, section 3.3). ELMo's classifier is GLUE's baseline (Wang et al.
+2018).
 
 Shapes: N examples that a row has room for, C labels; C is 1 for a number.
 """
@@ -18,7 +19,6 @@ from bertjax.data.finetuning.records import (
     find_labels,
     read_label,
     read_number,
-    read_text,
     write_predictions,
 )
 from bertjax.data.finetuning.sequences import Text
@@ -26,9 +26,8 @@ from bertjax.errors import InputError
 from bertjax.models import kind_of
 from bertjax.models.interface import NUMBER, Batch, ModelKind, Sums
 from bertjax.models.layers import cross_entropy
-from bertjax.sections import batch_size
 from bertjax.tasks.finetuning import TEST, Examples
-from bertjax.tasks.interface import Require, Shapes
+from bertjax.tasks.interface import Require
 from bertjax.tasks.text_examples import TextTask, table_section, write_per_class
 
 
@@ -48,8 +47,8 @@ class Classify(TextTask):
         super().check(config, require)
         c = config.examples
         self.figures(config)
-        require((c.metric == "correlations") == c.number, "examples.metric", "numbers "
-                "(--config.examples.number=True) are measured by correlations, classes by another metric")  # fmt: skip
+        rule = "numbers (examples.number=True) are measured by correlations, classes by another metric"
+        require((c.metric == "correlations") == c.number, "examples.metric", rule)
         require(self.sequences(config) == 1 or bool(c.text_b), "examples.both_orders",
                 "is of pairs; name examples.text_b")  # fmt: skip
 
@@ -57,9 +56,6 @@ class Classify(TextTask):
         return 2 if kind_of(config.model.kind).reads_both_orders and config.examples.both_orders else 1
 
     added = sequences
-
-    def pairs(self, config: ConfigDict) -> bool:
-        return bool(config.examples.text_b)
 
     def find_labels(self, config: ConfigDict, records: list[Record]) -> tuple[str, ...]:
         c = config.examples
@@ -71,7 +67,7 @@ class Classify(TextTask):
         return labels
 
     def texts(self, config: ConfigDict, record: Record) -> list[Text]:
-        text = read_text(record, config.examples.text_a, config.examples.text_b)
+        [text] = super().texts(config, record)
         return [text] if self.sequences(config) == 1 else [text, text[::-1]]
 
     def label(self, config: ConfigDict, record: Record) -> int | float:
@@ -87,10 +83,6 @@ class Classify(TextTask):
             return {"loss": (jnp.square(logits_BNC[..., 0] - batch["labels"]) * weights_BN).sum()}
         loss_BN, correct_BN = cross_entropy(logits_BNC, batch["labels"])
         return {"loss": (loss_BN * weights_BN).sum(), "correct": (correct_BN * weights_BN).sum()}
-
-    def batch_labels(self, config: ConfigDict, phase: ConfigDict) -> Shapes:
-        labels = jax.ShapeDtypeStruct((batch_size(phase), 1), self.label_type(config))
-        return super().batch_labels(config, phase) | {"labels": labels}
 
     def figures(self, config: ConfigDict) -> list[str]:
         metric = config.examples.metric

@@ -39,9 +39,9 @@ class PackedRows:
     """Encoded examples as rows that hold one or several of them.
 
     A batch has the encoder's arrays, in which example n of a row is segment n + 1; `class_positions` [B, N],
-    of the token that stands for the whole of it; what belongs to an example [B, N, ...]; what belongs to its tokens [B, S]. Where
-    nothing lies it is 0. Where an example is K sequences, they are segments K n + 1 to K n + K, and
-    class_positions is [B, N * K].
+    of the token that stands for the whole of it; what belongs to an example [B, N, ...]; what belongs to its
+    tokens [B, S]. Where nothing lies it is 0. Where an example is K sequences, they are segments K n + 1 to
+    K n + K, and class_positions is [B, N * K].
 
     Args:
       rows: the token ids of each example, or of its sequences, one after the other.

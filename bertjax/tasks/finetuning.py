@@ -1,5 +1,5 @@
-"""What every fine-tuning task does: the model that it begins from, the files of config.examples, batches, evaluation
-sets. A task says what is its own: how a file is read, encoded, predicted, scored and written.
+"""What every fine-tuning task does: the model that it begins from, the files of config.examples, batches,
+evaluation sets. A task says what is its own: how a file is read, encoded, predicted, scored and written.
 
 Shapes: B rows, S sequence, N examples that a row has room for, C labels.
 """
@@ -66,6 +66,7 @@ class FineTuning(Task, Generic[R]):
     fine_tunes = True
     evaluates = "outputs"
     unit = "examples"  # what batches are made of; "windows" where a text may be cut into several
+    reads_every_state = False  # whether the head reads each token's state, not one that stands for the text
 
     # What a task says.
 
@@ -139,8 +140,8 @@ class FineTuning(Task, Generic[R]):
                 f"examples.folder={c.folder}")  # fmt: skip
         require(t.epochs > 0 or t.steps > 0, "train.steps", "must be positive where train.epochs is 0")
         if t.freeze_encoder and kind.stacked_layers:
-            require(config.optim.layer_decay == 1 and not t.reinit_layers, "train.freeze_encoder",
-                    "nothing of the encoder changes; set neither optim.layer_decay nor train.reinit_layers")  # fmt: skip
+            rule = "nothing of the encoder changes; set neither optim.layer_decay nor train.reinit_layers"
+            require(config.optim.layer_decay == 1 and not t.reinit_layers, "train.freeze_encoder", rule)
         for loss in kind.further_losses(config.head):
             require(not t.freeze_encoder, "train.freeze_encoder",
                     f"leaves nothing to change for {loss}; set head.lm_weight to 0.0")  # fmt: skip
@@ -153,8 +154,8 @@ class FineTuning(Task, Generic[R]):
 
     def init_params(self, config: ConfigDict, key: jax.Array) -> Params:
         kind = kind_of(config.model.kind)
-        return kind.init_params(config.model, key, kind.heads[self.head], self.num_outputs(config), config.head,
-                                self.pairs(config))  # fmt: skip
+        parts, labels = kind.heads[self.head], self.num_outputs(config)
+        return kind.init_params(config.model, key, parts, labels, config.head, self.pairs(config))
 
     def batch_weights(self, batch: Batch) -> Sums:
         return {"examples": batch["label_weights"].sum()}
@@ -201,7 +202,8 @@ class FineTuning(Task, Generic[R]):
     def step_flops(self, config: ConfigDict, lengths: np.ndarray) -> float:
         """Of a training step whose sequences have these lengths on average."""
         kind, frozen = kind_of(config.model.kind), config.train.freeze_encoder
-        of_text = kind.text_flops(config.model, config.head, lengths, frozen=frozen)
+        flops = kind.encoder_flops if self.reads_every_state else kind.text_flops
+        of_text = flops(config.model, config.head, lengths, frozen=frozen)
         return batch_size(config.train) * self.sequences(config) * of_text
 
     def flops_per_step(self, config: ConfigDict, phase: ConfigDict) -> float:

@@ -1,7 +1,7 @@
 """What a task gives to the training loop.
 
-Everything but `open_data` sees arrays only, so it can be traced. Losses and metrics are sums and weights, added
-up over the whole batch (or evaluation) and divided once.
+Everything but `open_data` sees arrays only, so it can be traced. Losses and metrics are sums and weights,
+added up over the whole batch (or evaluation) and divided once.
 """
 
 import abc

@@ -23,8 +23,9 @@ from bertjax.models import gpt
 from bertjax.models.interface import Batch, ModelKind, Params, Sums
 from bertjax.models.layers import cross_entropy
 from bertjax.models.transformer import encoder_products
+from bertjax.tasks.bert_data import bert_examples
 from bertjax.tasks.interface import Require, Shapes, bind, perplexity
-from bertjax.tasks.pretraining import Pretraining, Wanted, bert_examples
+from bertjax.tasks.pretraining import Pretraining, Wanted
 
 # How BERT's pairs are made where nothing is masked.
 _PAIRS = {"masking": "next_token", "next_sentence": False, "dupe_factor": 1, "masked_lm_prob": 0.15,
@@ -32,7 +33,7 @@ _PAIRS = {"masking": "next_token", "next_sentence": False, "dupe_factor": 1, "ma
 
 
 class LanguageModel(Pretraining):
-    name, head = "language_model", "causal_lm"
+    name, head, any_tokens = "language_model", "causal_lm", True  # plain text has no marks
 
     def config(self, kind: ModelKind) -> ConfigDict:
         d = sections.store_data()

@@ -1,5 +1,5 @@
-"""Any number of labels for each text or pair of texts: as in classification, but each label by a sigmoid and a
-binary cross-entropy of its own, as of Hugging Face's problem_type "multi_label_classification".
+"""Any number of labels for each text or pair of texts: as in classification, but each label by a sigmoid and
+a binary cross-entropy of its own, as of Hugging Face's problem_type "multi_label_classification".
 
 Shapes: N examples that a row has room for, C labels.
 """
@@ -12,8 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from bertjax import metrics as official
-from bertjax.data.finetuning.records import Record, read_flags, read_text, split_labels, write_predictions
-from bertjax.data.finetuning.sequences import Text
+from bertjax.data.finetuning.records import Record, read_flags, split_labels, write_predictions
 from bertjax.errors import InputError
 from bertjax.models.interface import Batch, ModelKind, Sums
 from bertjax.sections import batch_size
@@ -41,22 +40,15 @@ class MultiLabel(TextTask):
                 "examples.label_columns names the labels; leave one of them out")  # fmt: skip
         require(bool(c.separator), "examples.separator", "must not be empty")
         labels = c.label_columns or c.labels
-        require(not c.positive_weights or len(c.positive_weights) == len(labels), "examples.positive_weights",
-                f"give one for each of the {len(labels)} labels of examples.labels or label_columns")  # fmt: skip
-        require(
-            all(weight > 0 for weight in c.positive_weights), "examples.positive_weights", "must be positive"
-        )
+        field, weights = "examples.positive_weights", c.positive_weights
+        rule = f"give one for each of the {len(labels)} labels of examples.labels or label_columns"
+        require(not weights or len(weights) == len(labels), field, rule)
+        require(min(weights, default=1) > 0, field, "must be positive")
 
     def void(self, config: ConfigDict) -> dict[str, str]:
-        void, named = super().void(config), "examples.label_columns holds the labels here; leave it out"
-        return void | (
-            dict.fromkeys(("examples.label", "examples.separator"), named)
-            if config.examples.label_columns
-            else {}
-        )
-
-    def pairs(self, config: ConfigDict) -> bool:
-        return bool(config.examples.text_b)
+        unread = ("examples.label", "examples.separator") if config.examples.label_columns else ()
+        why = "examples.label_columns holds the labels here; leave it out"
+        return super().void(config) | dict.fromkeys(unread, why)
 
     def find_labels(self, config: ConfigDict, records: list[Record]) -> tuple[str, ...]:
         c = config.examples
@@ -67,9 +59,6 @@ class MultiLabel(TextTask):
             raise InputError(f"{records[0].where}: neither this example nor any other has a label in column "
                              f"{c.label!r}; there is nothing to learn")  # fmt: skip
         return tuple(sorted(found))
-
-    def texts(self, config: ConfigDict, record: Record) -> list[Text]:
-        return [read_text(record, config.examples.text_a, config.examples.text_b)]
 
     def label(self, config: ConfigDict, record: Record) -> np.ndarray:
         """float32 [C], 1 for the labels that are there."""
@@ -94,10 +83,8 @@ class MultiLabel(TextTask):
         losses_BNC -= (1 - there_BNC) * jax.nn.log_sigmoid(-logits_BNC)
         right_BNC = (logits_BNC > 0) == (there_BNC > 0)
         weights_BN = batch["label_weights"]
-        return {
-            name: (x.mean(-1) * weights_BN).sum()
-            for name, x in (("loss", losses_BNC), ("correct", right_BNC))
-        }
+        return {name: (x_BNC.mean(-1) * weights_BN).sum()
+                for name, x_BNC in (("loss", losses_BNC), ("correct", right_BNC))}  # fmt: skip
 
     def batch_labels(self, config: ConfigDict, phase: ConfigDict) -> Shapes:
         shape = batch_size(phase), 1, len(config.examples.labels)
@@ -119,9 +106,8 @@ class MultiLabel(TextTask):
         write_predictions(f"{path}_predictions.tsv", examples.records, c.id, shown)
         if examples.use == TEST:
             return None
-        return write_per_class(
-            f"{path}_per_class.tsv", official.per_label(self.gold(examples), found > 0, c.labels)
-        )
+        table = official.per_label(self.gold(examples), found > 0, c.labels)
+        return write_per_class(f"{path}_per_class.tsv", table)
 
 
 TASK = MultiLabel()

@@ -12,15 +12,14 @@ from bertjax import sections
 from bertjax.data.pretraining.bert_examples import Batch as ExampleBatch
 from bertjax.data.pretraining.bert_examples import Examples, predictions_per_row
 from bertjax.data.pretraining.stream import Stream
-from bertjax.models.interface import Batch, ModelKind, Params, Sums, check_choice
+from bertjax.models.interface import Batch, ModelKind, Params, Sums
 from bertjax.models.layers import cross_entropy
 from bertjax.models.transformer import encoder_products
-from bertjax.tasks import tfrecord_data
+from bertjax.tasks import bert_data, tfrecord_data
+from bertjax.tasks.bert_data import bert_examples
 from bertjax.tasks.interface import Data, Require, Shapes, bind, perplexity
-from bertjax.tasks.pretraining import Pretraining, Wanted, bert_examples
+from bertjax.tasks.pretraining import Pretraining, Wanted
 from bertjax.trained_model import Trained
-
-MASKING = ("static", "dynamic", "next_token")
 
 
 class Pretrain(Pretraining):
@@ -30,15 +29,7 @@ class Pretrain(Pretraining):
         """The paper's recipe."""
         d = sections.store_data()
         d.update(tfrecord_data.section())
-        # "static": dupe_factor masked passes, then repeated; "dynamic": new in each epoch; "next_token": every
-        # token is predicted from those before it, and none is masked.
-        d.masking = "static"
-        d.dupe_factor = 10
-        d.short_seq_prob = 0.1
-        d.masked_lm_prob = 0.15
-        d.mask_split = (0.8, 0.1, 0.1)  # [MASK], random token, unchanged
-        d.whole_word_mask = False
-        d.next_sentence = True  # False: contiguous text only, no NSP labels
+        d.update(bert_data.section())
         c = sections.pretraining_config(self.name, kind, d)
         c.train.max_predictions_per_seq, c.phase2.max_predictions_per_seq = 20, 77
         c.phase2.steps = 100_000
@@ -46,17 +37,9 @@ class Pretrain(Pretraining):
 
     def check(self, config: ConfigDict, require: Require) -> None:
         super().check(config, require)
-        d, model = config.data, config.model
-        check_choice("data.masking", d.masking, MASKING)
-        require(len(d.mask_split) == 3 and min(d.mask_split) >= 0 and abs(sum(d.mask_split) - 1) < 1e-6,
-                "data.mask_split", "must be three shares (mask, random, unchanged) that add up to 1")  # fmt: skip
-        require(
-            model.type_vocab_size >= 2, "model.type_vocab_size", "tokens are of type 0 and 1; it must be 2"
-        )
-        require(d.masking != "next_token" or model.causal, "data.masking",
-                "a token that is predicted must not be seen; set model.causal=True")  # fmt: skip
-        require(not (model.causal and d.next_sentence), "data.next_sentence",
-                "[CLS] sees nothing of a causal model; set it to False")  # fmt: skip
+        require(config.model.type_vocab_size >= 2, "model.type_vocab_size",
+                "tokens are of type 0 and 1; it must be 2")  # fmt: skip
+        bert_data.check(config, require)
         tfrecord_data.check(config, require)
 
     def void(self, config: ConfigDict) -> dict[str, str]:
@@ -108,16 +91,12 @@ class Pretrain(Pretraining):
 
     def batch_shapes(self, config: ConfigDict, phase: ConfigDict) -> Shapes:
         widths = {"masked_lm": _predictions(config, phase), "next_sentence": config.data.pack}
-        return {
-            name: jax.ShapeDtypeStruct(
-                (
-                    phase.batch_rows,
-                    next((n for start, n in widths.items() if name.startswith(start)), phase.seq_length),
-                ),
-                jnp.float32 if name.endswith("weights") else jnp.int32,
-            )
-            for name in ExampleBatch._fields
-        }
+        shapes: Shapes = {}
+        for name in ExampleBatch._fields:
+            width = next((n for start, n in widths.items() if name.startswith(start)), phase.seq_length)
+            dtype = jnp.float32 if name.endswith("weights") else jnp.int32
+            shapes[name] = jax.ShapeDtypeStruct((phase.batch_rows, width), dtype)
+        return shapes
 
     def open_data(self, config: ConfigDict, source: Trained | None = None) -> Data:
         if config.data.tfrecord:

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from bertjax.data.pretraining.bert_examples import Examples, pad_rows
+from bertjax.data.pretraining.bert_examples import pad_rows
 from bertjax.data.pretraining.store import Store, open_store
 from bertjax.data.pretraining.stream import Stream
 from bertjax.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
@@ -49,6 +49,7 @@ class Pretraining(Task):
     """The skeleton of a task that pre-trains on a token store."""
 
     fine_tunes = False
+    any_tokens = False  # whether a store may have tokens of another kind than ModelKind.tokenizers
 
     @abc.abstractmethod
     def stream(self, wanted: Wanted, notes: list[str]) -> Stream:
@@ -113,7 +114,7 @@ class Pretraining(Task):
                 "run bertjax.prepare again"
             )
         kind = kind_of(config.model.kind)
-        if tokenizer.kind not in kind.tokenizers:
+        if tokenizer.kind not in kind.tokenizers and not self.any_tokens:
             raise InputError(
                 f"{store.path}: a store of {tokenizer.kind} tokens; {kind.title} is trained on those of "
                 f"--tokenizer={' or '.join(kind.tokenizers)}"
@@ -144,21 +145,6 @@ class Pretraining(Task):
             constants={"unigram_entropy": self.unigram_entropy(store, shared)},
             notes=tuple(notes),
         )
-
-
-def bert_examples(wanted: Wanted, data: ConfigDict, kind: type[Examples], predictions: int) -> Examples:
-    """BERT's examples by `data`, a config.data, as `kind`, with so many masked tokens in a sequence at most."""
-    return kind(
-        wanted.store,
-        wanted.tokenizer,
-        kind_of(wanted.config.model.kind).row_form(wanted.tokenizer),
-        data,
-        seed=wanted.seed,
-        phase=wanted.number,
-        seq_length=wanted.phase.seq_length,
-        max_predictions_per_seq=predictions,
-        documents=wanted.documents,
-    )
 
 
 def padded(rows: RowSource, total: int) -> RowSource:

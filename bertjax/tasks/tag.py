@@ -1,5 +1,6 @@
-"""A tag for each word, such as named entities (Devlin et al. 2018, section 5.3): BERT has a dense layer on the
-state of each word's first WordPiece, ELMo a BiLSTM and a conditional random field (Peters et al. 2018, section 4).
+"""A tag for each word, such as named entities (Devlin et al. 2018, section 5.3): BERT has a dense layer on
+the state of each word's first WordPiece, ELMo a BiLSTM and a conditional random field (Peters et al. 2018,
+section 4).
 
 Shapes: B rows, S sequence, C tags.
 """
@@ -8,7 +9,6 @@ import os
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from ml_collections import ConfigDict
 
 from bertjax import metrics as official
@@ -24,9 +24,11 @@ from bertjax.tasks.finetuning import DEV, TEST, Examples, FineTuning, file_paths
 from bertjax.tasks.interface import Outputs, Shapes, bind
 from bertjax.tasks.text_examples import write_per_class
 
+Tagged = Examples[list[Sentence]]
+
 
 class Tag(FineTuning[list[Sentence]]):
-    name, head, unit = "tag", "token_classification", "windows"
+    name, head, unit, reads_every_state = "tag", "token_classification", "windows", True
 
     def examples(self, kind: ModelKind) -> ConfigDict:
         c = files_section()
@@ -44,23 +46,15 @@ class Tag(FineTuning[list[Sentence]]):
 
     def find_labels(self, config: ConfigDict, records: list[Sentence]) -> tuple[str, ...]:
         types = sorted({tag[2:] for sentence in records for tag in sentence.tags if tag != "O"})
-        labels = tuple(config.examples.labels) or (
-            "O",
-            *(f"{place}-{name}" for name in types for place in "BI"),
-        )
+        labels = config.examples.labels or ("O", *(f"{b_or_i}-{x}" for x in types for b_or_i in "BI"))
         if len(labels) == 1:
             raise InputError(f"{config.examples.train}: every tag is O; there is nothing to learn")
-        return labels
+        return tuple(labels)
 
     def encode(
-        self,
-        config: ConfigDict,
-        reader: Reader,
-        records: list[Sentence],
-        path: str,
-        use: str,
+        self, config: ConfigDict, reader: Reader, records: list[Sentence], path: str, use: str,
         notes: list[str],
-    ) -> tuple[PackedRows, list[Window]]:
+    ) -> tuple[PackedRows, list[Window]]:  # fmt: skip
         most = config.train.seq_length
         windows = cut_windows(records, reader.tokenizer, reader.form, most, _context(config))
         arrays = {"label_weights": word_weights(windows)}
@@ -82,12 +76,6 @@ class Tag(FineTuning[list[Sentence]]):
         model, labels = bind(config, params), config.examples.labels
         return {"tags": model.best_tags(batch, labels, packed=is_packed(batch))[0]}
 
-    def step_flops(self, config: ConfigDict, lengths: np.ndarray) -> float:
-        kind, frozen = kind_of(config.model.kind), config.train.freeze_encoder
-        return batch_size(config.train) * kind.encoder_flops(
-            config.model, config.head, lengths, frozen=frozen
-        )
-
     def batch_labels(self, config: ConfigDict, phase: ConfigDict) -> Shapes:
         shape = batch_size(phase), phase.seq_length
         labels = jax.ShapeDtypeStruct(shape, jnp.int32)
@@ -95,13 +83,12 @@ class Tag(FineTuning[list[Sentence]]):
 
     def figures(self, config: ConfigDict) -> list[str]:
         """The F1 of each type in config.examples.dev among them."""
-        gold = [
-            sentence.tags for path in file_paths(config.examples)[DEV] for sentence in read_conll(path, True)
-        ]
+        dev = (read_conll(path, True) for path in file_paths(config.examples)[DEV])
+        gold = [sentence.tags for sentences in dev for sentence in sentences]
         return list(official.entities(gold, gold))
 
     def predictions(
-        self, config: ConfigDict, examples: Examples[list[Sentence]], outputs: Outputs, places: Places
+        self, config: ConfigDict, examples: Tagged, outputs: Outputs, places: Places
     ) -> list[list[str]]:
         """The tag of each word of each sentence."""
         tags = [["O"] * len(sentence.words) for sentence in examples.records]
@@ -110,14 +97,10 @@ class Tag(FineTuning[list[Sentence]]):
                 tags[sentence][word] = config.examples.labels[outputs["tags"][row, start + position]]
         return tags
 
-    def score(
-        self, config: ConfigDict, examples: Examples[list[Sentence]], found: list[list[str]]
-    ) -> dict[str, float]:
+    def score(self, config: ConfigDict, examples: Tagged, found: list[list[str]]) -> dict[str, float]:
         return official.entities([sentence.tags for sentence in examples.records], found)
 
-    def write(
-        self, config: ConfigDict, examples: Examples[list[Sentence]], found: list[list[str]], folder: str
-    ) -> str | None:
+    def write(self, config: ConfigDict, examples: Tagged, found: list[list[str]], folder: str) -> str | None:
         path = os.path.join(folder, examples.stem)
         with open(f"{path}_predictions.conll", "w", encoding="utf-8") as file:
             file.writelines(conll_lines(examples.records, found))

@@ -7,17 +7,19 @@ import abc
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from bertjax.data.finetuning.records import Record, read_table
+from bertjax.data.finetuning.records import Record, read_table, read_text
 from bertjax.data.finetuning.sequences import Text, encode
 from bertjax.metrics import ClassFigures, class_table
 from bertjax.models import kind_of
 from bertjax.models.interface import Reader
+from bertjax.sections import batch_size
 from bertjax.tasks.example_rows import PackedRows, Places
 from bertjax.tasks.finetuning import TEST, Examples, FineTuning, files_section
-from bertjax.tasks.interface import Outputs
+from bertjax.tasks.interface import Outputs, Shapes
 
 _SHOWN = 20  # classes of a table on the terminal
 
@@ -26,16 +28,23 @@ class TextTask(FineTuning[list[Record]]):
     """The skeleton of such a task."""
 
     @abc.abstractmethod
-    def texts(self, config: ConfigDict, record: Record) -> list[Text]:
-        """The record's texts or pairs of texts, as many as `sequences`. Raises InputError."""
-
-    @abc.abstractmethod
     def label(self, config: ConfigDict, record: Record) -> Any:
         """The record's label as a number, or an array of numbers. Raises InputError."""
 
     def label_type(self, config: ConfigDict) -> type:
         """Of the numbers of `label`."""
         return np.int32
+
+    def pairs(self, config: ConfigDict) -> bool:
+        return bool(config.examples.text_b)
+
+    def texts(self, config: ConfigDict, record: Record) -> list[Text]:
+        """The record's texts or pairs of texts, as many as `sequences`. Raises InputError."""
+        return [read_text(record, config.examples.text_a, config.examples.text_b)]
+
+    def batch_labels(self, config: ConfigDict, phase: ConfigDict) -> Shapes:
+        labels = jax.ShapeDtypeStruct((batch_size(phase), 1), self.label_type(config))
+        return super().batch_labels(config, phase) | {"labels": labels}
 
     def read(self, config: ConfigDict, path: str, use: str) -> list[Record]:
         return read_table(path, config.examples.columns if use != TEST else ())

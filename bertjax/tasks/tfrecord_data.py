@@ -1,5 +1,5 @@
-"""Pre-training on the finished examples of the 2018 release's create_pretraining_data.py, whose pairs and masks no
-field decides."""
+"""Pre-training on the finished examples of the 2018 release's create_pretraining_data.py, whose pairs and
+masks no field decides."""
 
 from ml_collections import ConfigDict
 

@@ -35,9 +35,7 @@ def init_params(config, key, parts=elmo_layers.PARTS):
 
 
 def bind(config, params, norm=False):
-    return bind_module(
-        lambda rngs: elmo_layers.LanguageModels(config, rngs, elmo_layers.PARTS, norm), params
-    )
+    return bind_module(lambda rngs: elmo_layers.LanguageModels(config, rngs, elmo_layers.PARTS, norm), params)
 
 
 @functools.cache
@@ -314,9 +312,7 @@ def test_parameters_have_the_published_number_and_rows_in_the_table():
     config = default("bidirectional_lm").model
     shapes = jax.eval_shape(lambda: elmo.KIND.init_params(config, jax.random.key(0), ()))
     assert shapes.keys() == {"encoder"}
-    sizes = {
-        name: sum(x.size for x in jax.tree.leaves(part)) for name, part in shapes["encoder"].items()
-    }
+    sizes = {name: sum(x.size for x in jax.tree.leaves(part)) for name, part in shapes["encoder"].items()}
     # The paper's authors publish 93.6 million, without the softmax.
     assert sizes["lstm"] == 4 * (1024 * 16384 + 16384 + 4096 * 512)
     assert sum(sizes.values()) == 93_600_864

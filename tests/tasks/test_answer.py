@@ -7,7 +7,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from finetune_fixture import toy_settings
+from finetune_fixture import open_data, toy_settings
 from trained_fixture import with_classifier
 
 import bertjax
@@ -16,10 +16,13 @@ from bertjax.errors import InputError
 from bertjax.evaluate import make_predict_step
 from bertjax.evaluate import predict as outputs_of
 from bertjax.mesh import make_mesh
+from bertjax.models import bert
 from bertjax.predict import __main__ as predict
 from bertjax.tasks.answer import TASK as answer
 from bertjax.train import train
 from bertjax.trained_model import load_trained, save_trained
+
+SAVED = {"train__save_every": 50, "train__keep_last": 2}
 
 
 def questions(seed, count, unanswerable=False):
@@ -73,7 +76,7 @@ def settings(folder, model, workdir="", version=1, **fields):
 def run(folder, model, tmp_path_factory):
     """(workdir, figures) of a run with unanswerable questions."""
     workdir = tmp_path_factory.mktemp("run")
-    return workdir, train(settings(folder, model, workdir, 2, train__save_every=50))
+    return workdir, train(settings(folder, model, workdir, 2, **SAVED))
 
 
 def test_it_learns_and_writes_the_releases_files(folder, run):
@@ -106,7 +109,7 @@ def test_a_run_that_was_stopped_ends_like_one_that_was_not(folder, model, run, t
     for path in (parts / "checkpoints/digests/96.json", *parts.glob("*predictions.json")):
         path.unlink()
     assert load_trained(str(parts)).step == 50
-    train(settings(folder, "/nowhere", parts, 2, train__save_every=50, init_from=model))
+    train(settings(folder, "/nowhere", parts, 2, init_from=model, **SAVED))
     one, two = (load_trained(str(workdir)) for workdir in (whole, parts))
     assert two.step == 96
     jax.tree.map(np.testing.assert_array_equal, one.params, two.params)
@@ -137,9 +140,9 @@ def test_padding_and_devices_change_nothing(folder, model, padding):
     """Loss, gradient and logits of a batch on one device and on eight; where padding takes no part, padded
     to its longest row and to the end. Where it does, rows are always padded to the end."""
     config = settings(
-        folder, model, examples__padding_logits=padding, train__seq_length=64, train__batch_size=16
+        folder, model, examples__padding_logits=padding, train__seq_length=64, train__batch_windows=16
     )
-    data = answer.open_data(config, bertjax.load(model))
+    data = open_data(config, bertjax.load(model))
     config = data.config
     config.model.update(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     params = answer.init_params(config, jax.random.key(0))
@@ -161,7 +164,7 @@ def test_padding_and_devices_change_nothing(folder, model, padding):
     found = step(params, batch)
     (value, outputs), _ = found
     mesh = make_mesh(config, jax.devices())
-    shardings = sharding.state_shardings(params, mesh)
+    shardings = sharding.state_shardings(bert.KIND.sharding, params, mesh)
     spread = step(jax.device_put(params, shardings), sharding.to_global(mesh, batch))
     logits_BS2 = np.stack([outputs["start"], outputs["end"]], -1)
     np.testing.assert_allclose(value, plain_loss(logits_BS2, batch), atol=1e-5)
@@ -180,11 +183,11 @@ def test_predictions_do_not_depend_on_devices_and_batches(folder, run, padding):
     params = load_trained(str(run[0])).params
     found = []
     for devices, size in ((8, 16), (1, 5)):
-        config = settings(folder, run[0], version=2, eval__batch_size=size,
+        config = settings(folder, run[0], version=2, eval__batch_rows=size,
                           examples__padding_logits=padding)  # fmt: skip
-        data = answer.open_data(config, bertjax.load(str(run[0])))
+        data = open_data(config, bertjax.load(str(run[0])))
         mesh = make_mesh(data.config, jax.devices()[:devices])
-        shardings = sharding.state_shardings(params, mesh)
+        shardings = sharding.state_shardings(bert.KIND.sharding, params, mesh)
         dev = data.rows["train"].evals[0]
         step = make_predict_step(data.config, answer, mesh, shardings)
         outputs = outputs_of(data.config, mesh, step, jax.device_put(params, shardings), dev)
@@ -211,9 +214,9 @@ def test_what_cannot_be_trained(folder, model):
         ),
     ):
         with pytest.raises(InputError, match=message):
-            answer.open_data(settings(folder, model, **fields), source)
+            open_data(settings(folder, model, **fields), source)
     with pytest.raises(InputError, match=r"--config\.init_from is empty"):
-        answer.open_data(settings(folder, ""), None)
+        open_data(settings(folder, ""), None)
 
 
 def test_what_is_cut_and_left_out_is_counted(folder, model, tmp_path):
@@ -225,7 +228,7 @@ def test_what_is_cut_and_left_out_is_counted(folder, model, tmp_path):
         paragraphs[i]["qas"][0]["answers"] = [{"text": text, "answer_start": context.index(text)}]
     (tmp_path / "train-v1.json").write_text(json.dumps(data))
     config = settings(tmp_path, model, examples__dev=(), examples__test=(), train__epochs=8.0)
-    opened = answer.open_data(config, bertjax.load(model))
+    opened = open_data(config, bertjax.load(model))
     assert opened.config.train.steps == 7  # the question that is left out does not count
     [note] = opened.notes
     assert "windows of 8 questions" in note

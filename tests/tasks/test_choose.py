@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from finetune_fixture import refusal, toy_settings
+from finetune_fixture import open_data, refusal, toy_settings
 from safetensors.numpy import load_file
 from trained_fixture import make_trained
 
@@ -25,7 +25,8 @@ from bertjax.files import read_json
 from bertjax.logs import read_metrics
 from bertjax.mesh import make_mesh
 from bertjax.models import bert
-from bertjax.tasks import choose, example_rows
+from bertjax.tasks import example_rows
+from bertjax.tasks.choose import TASK as choose
 from bertjax.train import make_train_step, scalars, train
 from bertjax.trained_model import load_trained
 
@@ -65,7 +66,7 @@ def settings(folder, model, workdir="", **fields):
 
 
 def opened(folder, model, **fields):
-    return choose.open_data(settings(folder, model, **fields), bertjax.load(model))
+    return open_data(settings(folder, model, **fields), bertjax.load(model))
 
 
 def examples_of(batch, choices=3):
@@ -159,9 +160,9 @@ def test_features_of_real_files(model, folder, train_file, count):
     source = dataclasses.replace(bertjax.load(model), tokenizer=tokenizer)
     source.config.max_position_embeddings = 512
     config.examples.update(folder=str(DATA / folder), train=train_file, dev=(train_file,), test=())
-    config.train.update(batch_size=2, seq_length=512)
+    config.train.update(batch_examples=2, seq_length=512)
     config.eval.batch_rows = 1
-    [dev] = choose.open_data(config, source).rows["train"].evals
+    [dev] = open_data(config, source).rows["train"].evals
     batch = dev.rows(0, dev.num_rows)
     seen = []
     for row, examples in enumerate(examples_of(batch, choices=4)):
@@ -183,7 +184,7 @@ def test_features_of_real_files(model, folder, train_file, count):
 
 def test_sharing_rows_and_devices_change_nothing(folder, model, monkeypatch):
     """Loss and gradient of examples that share rows, of each in a row of its own, and on eight devices."""
-    fields = {"train__batch_size": 32, "mesh__fsdp": 8}
+    fields = {"train__batch_examples": 32, "mesh__fsdp": 8}
     data = opened(folder, model, **fields)
     config, batch = data.config, first_batch(data)
     with monkeypatch.context() as patch:
@@ -199,7 +200,7 @@ def test_sharing_rows_and_devices_change_nothing(folder, model, monkeypatch):
     step = jax.jit(jax.value_and_grad(loss))
     found = step(params, batch)
     mesh = make_mesh(config, jax.devices())
-    shardings = sharding.state_shardings(params, mesh)
+    shardings = sharding.state_shardings(bert.KIND.sharding, params, mesh)
     spread = step(jax.device_put(params, shardings), sharding.to_global(mesh, batch))
     for other in (step(params, alone), spread):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, other)
@@ -231,22 +232,26 @@ def test_each_choice_has_dropout_of_its_own(model, tmp_path):
     params, batch = choose.init_params(data.config, jax.random.key(0)), first_batch(data)
     assert batch["labels"].shape == (8, 1)
     keys = np.arange(16, dtype=np.uint32).reshape(8, 2)
-    scores = np.asarray(choose._logits(data.config, params, batch, keys, lm=False)[0])[:, 0]
+
+    def scores_of(batch, keys):
+        logits, _ = choose._logits(data.config, params, batch, keys, "none", further=False)
+        return np.asarray(logits).reshape(len(logits), 3)
+
+    scores = scores_of(batch, keys)
     assert (np.abs(np.diff(scores[:, [0, 1, 2, 0]], axis=1)) > 1e-6).all()
-    plain = np.asarray(choose._logits(data.config, params, batch, None, lm=False)[0])[:, 0]
+    plain = scores_of(batch, None)
     np.testing.assert_allclose(plain[:, 1:], plain[:, :2], atol=1e-6)
     # A row's masks do not depend on its place in the batch.
     part = {name: x[4:6] for name, x in batch.items()}
-    found, _ = choose._logits(data.config, params, part, keys[4:6], lm=False)
-    np.testing.assert_allclose(found[:, 0], scores[4:6], atol=1e-5)
+    np.testing.assert_allclose(scores_of(part, keys[4:6]), scores[4:6], atol=1e-5)
 
 
 @pytest.mark.parametrize(("devices", "size"), [(8, 8), (1, 5)])
 def test_predictions_are_in_order_and_none_is_lost(folder, model, tmp_path, devices, size):
-    data = opened(folder, model, eval__batch_size=size, mesh__fsdp=devices)
+    data = opened(folder, model, eval__batch_rows=size, mesh__fsdp=devices)
     params = choose.init_params(data.config, jax.random.key(3))
     mesh = make_mesh(data.config, jax.devices()[:devices])
-    shardings = sharding.state_shardings(params, mesh)
+    shardings = sharding.state_shardings(bert.KIND.sharding, params, mesh)
     dev = data.rows["train"].evals[0]
     step = make_predict_step(data.config, choose, mesh, shardings)
     outputs = predict(data.config, mesh, step, jax.device_put(params, shardings), dev)
@@ -264,10 +269,10 @@ def test_predictions_are_in_order_and_none_is_lost(folder, model, tmp_path, devi
     assert len(wanted) == 21
     dev.write(outputs, str(tmp_path))
     lines = (tmp_path / "dev_predictions.tsv").read_text().splitlines()[1:]
-    right = 0
+    right, form = 0, bert.KIND.row_form(data.tokenizer)
     for i, line in enumerate(lines):
         label, context, *choices = question(100 + 2 * i, 25 if i % 4 == 0 else 4)
-        rows = encode(data.tokenizer, [(context, choice) for choice in choices], 48)
+        rows = encode(data.tokenizer, form, [(context, choice) for choice in choices], 48)
         answer = wanted[tuple(tuple(row.ids) for row in rows)]
         assert line == f"{i}\t{answer}"
         right += str(answer) == label
@@ -322,18 +327,16 @@ def test_bad_lines(model, tmp_path, row, message):
         ({"examples__choices": ("a", "a")}, "name the columns of two choices or more"),
         ({"examples__choices": ("a", "b", "d")}, "train.csv:2: no column 'd'; the nearest is"),
         ({"examples__labels": ("A", "B")}, "labels=('A', 'B'): give each of 3 choices its own"),
-        ({"examples__metric": "f1"}, "metric=f1: choices are measured by accuracy"),
-        ({"examples__number": True}, "number=True: choices have labels, not numbers; leave it out"),
         ({"examples__test": ("x/dev.csv",)}, "two files are named dev, which names their predictions"),
         ({"examples__text_b": "start"}, "train.csv:2: no column 'start'"),
         ({"init_from": ""}, "--config.init_from is empty"),
     ],
 )
 def test_bad_fields(folder, model, fields, message):
-    assert message in refusal(choose, settings(folder, model, **fields))
+    assert message in refusal(settings(folder, model, **fields))
 
 
 def test_a_model_of_one_token_type_is_refused(folder, tmp_path):
     make_trained(str(tmp_path / "model"), **{"model.type_vocab_size": 1})
-    with pytest.raises(InputError, match="has one token type, so it takes no pairs; name another model"):
+    with pytest.raises(InputError, match="has one token type, so it takes no pairs; give single texts"):
         opened(folder, str(tmp_path / "model"))

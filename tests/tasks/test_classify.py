@@ -6,7 +6,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from finetune_fixture import refusal, toy_settings
+from finetune_fixture import open_data, refusal, toy_settings
 from trained_fixture import make_trained
 
 import bertjax
@@ -25,7 +25,7 @@ from bertjax.models.layers import dropout_keys
 from bertjax.sections import fields
 from bertjax.tasks import example_rows as packed_lib
 from bertjax.tasks.classify import TASK as classify
-from bertjax.tasks.finetuning import write_per_class
+from bertjax.tasks.text_examples import write_per_class
 from bertjax.train import train
 from bertjax.train_state import init_state
 from bertjax.trained_model import load_trained
@@ -89,7 +89,7 @@ def test_a_run_that_was_stopped_ends_like_one_that_was_not(folder, model, tmp_pa
     train(whole)
     moved = tmp_path / "moved"
     make_trained(str(moved))
-    first = settings(folder, moved, tmp_path / "parts", train__save_every=10)
+    first = settings(folder, moved, tmp_path / "parts", train__save_every=10, train__keep_last=3)
     train(first)
     for step in (40, 30):
         shutil.rmtree(tmp_path / f"parts/checkpoints/{step}")
@@ -104,11 +104,11 @@ def test_sharing_rows_padding_and_devices_change_nothing(folder, model, monkeypa
     """Loss and gradient of a batch with examples that share rows, on one device and on eight; with each in a
     row of its own; and padded."""
     trained, size = bertjax.load(model), 32
-    fields = {"train__batch_size": size, "mesh__data": 2, "mesh__fsdp": 4, "train__epochs": 2.0}
-    shared = classify.open_data(settings(folder, model, **fields), trained)
+    fields = {"train__batch_examples": size, "mesh__data": 2, "mesh__fsdp": 4, "train__epochs": 2.0}
+    shared = open_data(settings(folder, model, **fields), trained)
     with monkeypatch.context() as patch:
         patch.setattr(packed_lib, "_FILLED", 0.0)
-        alone = classify.open_data(settings(folder, model, **fields), trained)
+        alone = open_data(settings(folder, model, **fields), trained)
     config = shared.config
     config.model.update(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     params = classify.init_params(config, jax.random.key(0))
@@ -123,7 +123,7 @@ def test_sharing_rows_padding_and_devices_change_nothing(folder, model, monkeypa
     step = step_of(config)
     found = step(params, packed)
     mesh = make_mesh(config, jax.devices())
-    on_mesh = jax.device_put(params, sharding.state_shardings(params, mesh))
+    on_mesh = jax.device_put(params, sharding.state_shardings(bert.KIND.sharding, params, mesh))
     others = step(on_mesh, sharding.to_global(mesh, packed)), step(params, single), step(params, padded)
     for other in others:
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, other)
@@ -143,8 +143,8 @@ def step_of(config, seed=None):
 def test_dropout_is_the_same_however_a_batch_is_divided(folder, model):
     trained, found = bertjax.load(model), []
     for parts in (1, 8):
-        fields = {"mesh__data": parts, "mesh__fsdp": 1, "train__batch_size": 16}
-        data = classify.open_data(settings(folder, model, **fields), trained)
+        fields = {"mesh__data": parts, "mesh__fsdp": 1, "train__batch_examples": 16}
+        data = open_data(settings(folder, model, **fields), trained)
         rows = data.rows["train"]
         params = classify.init_params(data.config, jax.random.key(0))
         batch = rows.train(rows.batch_rows, rows.batch_rows)
@@ -155,11 +155,11 @@ def test_dropout_is_the_same_however_a_batch_is_divided(folder, model):
 
 @pytest.mark.parametrize(("devices", "size"), [(8, 8), (8, 16), (1, 5), (1, 64)])
 def test_predictions_are_in_order_and_none_is_lost(folder, model, tmp_path, devices, size):
-    config = settings(folder, model, eval__batch_size=size, mesh__fsdp=devices)
-    data = classify.open_data(config, bertjax.load(model))
+    config = settings(folder, model, eval__batch_rows=size, mesh__fsdp=devices)
+    data = open_data(config, bertjax.load(model))
     params = classify.init_params(data.config, jax.random.key(3))
     mesh = make_mesh(data.config, jax.devices()[:devices])
-    shardings = sharding.state_shardings(params, mesh)
+    shardings = sharding.state_shardings(bert.KIND.sharding, params, mesh)
     dev = data.rows["train"].evals[0]
     step = make_predict_step(data.config, classify, mesh, shardings)
     outputs = predict(data.config, mesh, step, jax.device_put(params, shardings), dev)
@@ -172,7 +172,9 @@ def test_predictions_are_in_order_and_none_is_lost(folder, model, tmp_path, devi
     module = bert.KIND.bind(data.config.model, params)
     texts = [line.split("\t")[1:] for line in (folder / "dev.tsv").read_text().splitlines()[1:]]
     for line, [row] in zip(
-        lines, ([*encode(data.tokenizer, [tuple(pair)], 48)] for pair in texts), strict=True
+        lines,
+        ([*encode(data.tokenizer, bert.KIND.row_form(data.tokenizer), [tuple(pair)], 48)] for pair in texts),
+        strict=True,
     ):
         hidden = module.encoder(make_batch([row], 0, len(row.ids)))
         logits = module.classify(module.pool(hidden[:, 0]))[0]
@@ -182,8 +184,7 @@ def test_predictions_are_in_order_and_none_is_lost(folder, model, tmp_path, devi
 
 def test_batches_follow_from_the_seed_and_the_step(folder, model):
     data = [
-        classify.open_data(settings(folder, model, seed=seed), bertjax.load(model)).rows["train"]
-        for seed in (0, 0, 1)
+        open_data(settings(folder, model, seed=seed), bertjax.load(model)).rows["train"] for seed in (0, 0, 1)
     ]
     same, again, other = (rows.train(16, 8)["input_ids"] for rows in data)
     np.testing.assert_array_equal(same, again)
@@ -193,7 +194,7 @@ def test_batches_follow_from_the_seed_and_the_step(folder, model):
 def test_kept_token_ids_change_nothing(folder, model, tmp_path, monkeypatch):
     monkeypatch.setattr(token_cache, "_LEAST", 1)
     rows = [
-        classify.open_data(config, load_source(config, classify)).rows["train"]
+        open_data(config, load_source(config, classify)).rows["train"]
         for cache in ("", str(tmp_path), str(tmp_path))
         for config in [settings(folder, model, examples__cache=cache)]
     ]
@@ -207,12 +208,12 @@ def test_kept_token_ids_change_nothing(folder, model, tmp_path, monkeypatch):
 @pytest.mark.usefixtures("eight_devices")
 def test_a_frozen_encoder_stays_as_it_is_and_has_no_moments(folder, model, tmp_path, accumulation):
     config = settings(folder, model, tmp_path / "run", train__freeze_encoder=True, train__epochs=1.0,
-                      train__accumulation=accumulation, train__batch_size=16)  # fmt: skip
+                      train__accumulation=accumulation, train__batch_examples=16)  # fmt: skip
     train(config)
     before, after = bertjax.load(model).params, load_trained(str(tmp_path / "run")).params
     jax.tree.map(np.testing.assert_array_equal, before["encoder"], after["encoder"])
     assert (before["pooler_kernel"] != after["pooler_kernel"]).any()
-    data = classify.open_data(config, bertjax.load(model))
+    data = open_data(config, bertjax.load(model))
     state = jax.eval_shape(lambda: init_state(data.config, classify, 0))
     assert "encoder" in state["params"]
     heads = {"pooler_kernel", "pooler_bias", "classifier_kernel", "classifier_bias"}
@@ -273,7 +274,7 @@ def test_bad_files(model, tmp_path, train_rows, dev_rows, message):
     write(tmp_path / "dev.tsv", dev_rows or ["no\ta\tb"])
     config = settings(tmp_path, model, examples__test=(), train__epochs=1.0)
     with pytest.raises(InputError) as error:
-        classify.open_data(config, bertjax.load(model))
+        open_data(config, bertjax.load(model))
     assert message in str(error.value)
 
 
@@ -296,15 +297,15 @@ def test_bad_files(model, tmp_path, train_rows, dev_rows, message):
     ],
 )
 def test_bad_fields(folder, model, fields, message):
-    assert message in refusal(classify, settings(folder, model, **fields))
+    assert message in refusal(settings(folder, model, **fields))
 
 
 def test_a_model_of_one_token_type_takes_no_pairs(folder, tmp_path):
     make_trained(str(tmp_path / "model"), **{"model.type_vocab_size": 1})
     source = bertjax.load(tmp_path / "model")
-    with pytest.raises(InputError, match="has one token type, so it takes no pairs; name another model"):
-        classify.open_data(settings(folder, tmp_path / "model"), source)
-    classify.open_data(settings(folder, tmp_path / "model", examples__text_b=""), source)
+    with pytest.raises(InputError, match="has one token type, so it takes no pairs; give single texts"):
+        open_data(settings(folder, tmp_path / "model"), source)
+    open_data(settings(folder, tmp_path / "model", examples__text_b=""), source)
 
 
 def test_the_table_of_many_classes_is_in_its_file_only(tmp_path):
@@ -327,10 +328,10 @@ def test_mnli_answers_the_diagnostic_set(model, tmp_path):
     config = files.load("configs/glue.py:mnli+ax")
     config.examples.folder, config.init_from = str(tmp_path / "MNLI"), model
     config.workdir = str(tmp_path / "run")
-    config.train.update(epochs=1.0, batch_size=8, seq_length=16)
+    config.train.update(epochs=1.0, batch_examples=8, seq_length=16)
     config.eval.batch_rows = 8
     with pytest.raises(InputError, match=r"diagnostic/diagnostic.tsv: no such file"):
-        classify.open_data(config, bertjax.load(model))
+        open_data(config, bertjax.load(model))
     write(tmp_path / "diagnostic/diagnostic.tsv", ["0\tw8\tw9", "1\tw9\tw10"], "index\tsentence1\tsentence2")
     figures = train(config)
     assert figures.keys() == {"eval/accuracy", "eval_dev_mismatched/accuracy"}

@@ -19,9 +19,9 @@ EXAMPLES = PackedRows(
 )
 
 
-def settings(batch_size=20, **train):
-    config = config_lib.default()
-    config.train.update(batch_size=batch_size, **train)
+def settings(batch_examples=20, **train):
+    config = config_lib.default("classify")
+    config.train.update(batch_examples=batch_examples, **train)
     config.mesh.data = 1  # of the mesh's axes only the product is looked at
     return config
 
@@ -91,15 +91,17 @@ def test_a_part_of_a_batch_is_that_part():
 
 
 def test_the_class_is_told_at_the_end_where_it_is_asked_for():
-    rows, count, places = EXAMPLES.once()
-    at_end = PackedRows(EXAMPLES.rows, 3, EXAMPLES.of_example, EXAMPLES.of_token, at_end=True).once()[0]
+    rows, count, places = EXAMPLES.once(settings())
+    at_end = PackedRows(EXAMPLES.rows, 3, EXAMPLES.of_example, EXAMPLES.of_token, at_end=True).once(
+        settings()
+    )[0]
     found, ends = rows(0, count)["class_positions"], at_end(0, count)["class_positions"]
     here = places.rows, places.slots
     np.testing.assert_array_equal(ends[here], found[here] + LENGTHS - 1)
 
 
 def test_once_has_all_in_rows_of_one_length_and_empty_rows_behind():
-    rows, count, places = EXAMPLES.once()
+    rows, count, places = EXAMPLES.once(settings())
     batch = rows(0, count + 3)
     assert sorted(examples_of(batch)) == list(range(COUNT))
     assert batch["input_ids"].shape == (count + 3, 128)
@@ -115,9 +117,9 @@ def test_the_sequences_of_an_example_lie_side_by_side():
     pairs = PackedRows(
         EXAMPLES.rows, 3, {"labels": np.arange(COUNT // 2, dtype=np.int32)}, {}, at_end=True, each=2
     )
-    assert len(pairs) == COUNT // 2
+    assert pairs.count == COUNT // 2
     np.testing.assert_array_equal(pairs.lengths, LENGTHS[::2] + LENGTHS[1::2])
-    rows, count, places = pairs.once()
+    rows, count, places = pairs.once(settings())
     batch = rows(0, count)
     assert batch["class_positions"].shape[1] == 2 * batch["labels"].shape[1] > 2
     for i, (row, slot, start) in enumerate(zip(*places, strict=True)):

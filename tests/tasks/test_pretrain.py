@@ -6,12 +6,14 @@ import jax
 import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
+from finetune_fixture import open_data
 from store_fixture import make_batch, make_store, random_params, toy_config
 
 from bertjax.data.pretraining.store import open_store
 from bertjax.errors import InputError
 from bertjax.models import bert
-from bertjax.tasks import pretrain, pretraining
+from bertjax.tasks import pretraining
+from bertjax.tasks.pretrain import TASK as pretrain
 
 
 def test_sums_are_of_the_weighted_positions():
@@ -70,15 +72,15 @@ def test_metrics_are_means():
 
 @pytest.mark.parametrize("pack", [1, 3])
 def test_shapes_are_those_of_the_examples(store, pack):
-    fields = {"phase2.steps": 4, "phase2.batch_rows": 6, "train.eval_every": 1, "data.pack": pack}
+    fields = {"phase2.steps": 4, "phase2.batch_rows": 6, "eval.enabled": True, "data.pack": pack}
     config = toy_config(store, **fields)
-    data = pretrain.open_data(config)
+    data = open_data(config)
     assert data.rows.keys() == {"train", "phase2"}
     for section, rows in data.rows.items():
         shapes = pretrain.batch_shapes(config, config[section])
         for batch in (
-            rows.train(3, config[section].batch_size),
-            rows.evals[0].rows(0, config[section].batch_size),
+            rows.train(3, config[section].batch_rows),
+            rows.evals[0].rows(0, config[section].batch_rows),
         ):
             assert batch.keys() == shapes.keys()
             for name, x in batch.items():
@@ -89,7 +91,7 @@ def test_the_phases_have_other_examples(store):
     config = toy_config(
         store, **{"phase2.steps": 4, "phase2.seq_length": 16, "phase2.max_predictions_per_seq": 3}
     )
-    rows = pretrain.open_data(config).rows
+    rows = open_data(config).rows
     assert (rows["train"].train(0, 8)["input_ids"] != rows["phase2"].train(0, 8)["input_ids"]).any()
 
 
@@ -104,10 +106,10 @@ def test_training_never_sees_a_held_out_document(tmp_path):
     object.__setattr__(changed, "tokens", tokens)
     heldout = {50 + d for d in opened.heldout_documents}
     assert len(heldout) == 4
-    config = toy_config(folder, **{"train.eval_every": 1, "data.mask_split": (1.0, 0.0, 0.0)})
+    config = toy_config(folder, **{"eval.enabled": True, "data.mask_split": (1.0, 0.0, 0.0)})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pretraining, "open_store", lambda path: changed)
-        rows = pretrain.open_data(config).rows["train"]
+        rows = open_data(config).rows["train"]
     seen = {int(i) for i in np.unique(rows.train(0, 2000)["input_ids"]) if i >= 50}
     assert seen == {50 + d for d in range(45)} - heldout
     assert {
@@ -150,13 +152,13 @@ def test_what_does_not_fit_the_store_is_one_line(store, tmp_path):
         (toy_config(store, **{"model.type_vocab_size": 1}), "type_vocab_size=1: .* it must be 2"),
     ):
         with pytest.raises(InputError, match=message) as error:
-            pretrain.open_data(config)
+            open_data(config)
         assert "\n" not in str(error.value)
 
 
 def test_the_fingerprint_is_of_what_decides_the_rows(tmp_path):
     opened = open_store(make_store(tmp_path))
-    same = pretrain.open_data(toy_config(tmp_path)).fingerprints
+    same = open_data(toy_config(tmp_path)).fingerprints
     assert same == {"data.store sha256": opened.sha256}
 
     def changed(inputs=None, **manifest):
@@ -178,11 +180,11 @@ def test_a_store_without_its_own_vocabulary_is_refused(tmp_path):
     folder = make_store(tmp_path)
     (folder / "vocab.txt").write_text((folder / "vocab.txt").read_text().replace("w7", "v7"))
     with pytest.raises(InputError, match=r"vocab.txt: bytes 0 to \d+ are not what was written"):
-        pretrain.open_data(toy_config(folder))
+        open_data(toy_config(folder))
 
 
 def test_the_entropy_of_the_store_goes_with_the_held_out_figures(store):
     manifest = json.loads(open_store(store).path.joinpath("store.json").read_text())
-    constants = pretrain.open_data(toy_config(store)).constants
+    constants = open_data(toy_config(store)).constants
     assert constants == {"unigram_entropy": manifest["summary"]["unigram_entropy"]}
     assert 3 < constants["unigram_entropy"] < math.log(96)

@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from finetune_fixture import open_data
 from store_fixture import VOCAB, toy_config
 from tfrecord_fixture import make_features, write_file, write_vocab
 
@@ -39,7 +40,8 @@ def files(tmp_path_factory):
         "data.vocab": write_vocab(folder / "vocab.txt"),
         "train.steps": 4,
         "phase2.steps": 4,
-        "train.eval_every": 4,
+        "eval.enabled": True,
+        "train.eval_every": 0,
     }
 
 
@@ -67,7 +69,7 @@ def test_a_run_trains_evaluates_and_resumes_bit_for_bit(files, tmp_path):
 
 
 def test_held_out_rows_are_every_record_once(files):
-    data = pretrain.open_data(toy_config(**files))
+    data = open_data(toy_config(**files))
     for name, (total, s) in {"train": (20, 16), "phase2": (10, 32)}.items():
         rows = data.rows[name]
         assert rows.evals[0].num_rows == total
@@ -75,19 +77,19 @@ def test_held_out_rows_are_every_record_once(files):
         assert batch["input_ids"].shape == (total + 4, s)
         assert len({row.tobytes() for row in batch["input_ids"][:total]}) == total
         assert not any(x[total:].any() for x in batch.values())
-    few = pretrain.open_data(toy_config(**files, **{"eval.max_rows": 4})).rows["train"]
+    few = open_data(toy_config(**files, **{"eval.max_rows": 4})).rows["train"]
     assert few.evals[0].num_rows == 4
     assert not few.evals[0].rows(4, 4)["segment_ids"].any()
-    for none in ({"data.tfrecord_heldout": ""}, {"train.eval_every": 0}):
-        assert pretrain.open_data(toy_config(**files | none)).rows["train"].evals == ()
+    for none in ({"data.tfrecord_heldout": ""}, {"eval.enabled": False}):
+        assert open_data(toy_config(**files | none)).rows["train"].evals == ()
 
 
 def test_batches_have_the_shapes_that_the_step_is_compiled_for(files):
     config = toy_config(**files)
-    data = pretrain.open_data(config)
+    data = open_data(config)
     for section, rows in data.rows.items():
         shapes = pretrain.batch_shapes(config, config[section])
-        batch = rows.train(3, config[section].batch_size)
+        batch = rows.train(3, config[section].batch_rows)
         assert {n: (x.shape, x.dtype) for n, x in batch.items()} == {
             n: (x.shape, x.dtype) for n, x in shapes.items()
         }
@@ -96,7 +98,7 @@ def test_batches_have_the_shapes_that_the_step_is_compiled_for(files):
 def test_rows_do_not_depend_on_who_asks_for_which(files):
     """A process of several asks for parts of a batch; a mesh of eight devices has the rows of one."""
     config = toy_config(**files)
-    rows = pretrain.open_data(config).rows["train"].train
+    rows = open_data(config).rows["train"].train
     whole = rows(40, 16)
     mesh = make_mesh(config, jax.devices())
     on_mesh = sharding.make_global(mesh, rows, 40, 16)
@@ -112,7 +114,7 @@ def test_the_run_is_bound_to_the_content_of_its_files(files, tmp_path):
 
     def fingerprints(*paths, vocab=files["data.vocab"]):
         fields = {"phase2.steps": 0, "data.tfrecord": ",".join(paths), "data.tfrecord_heldout": ""}
-        return pretrain.open_data(toy_config(**files | fields | {"data.vocab": str(vocab)})).fingerprints
+        return open_data(toy_config(**files | fields | {"data.vocab": str(vocab)})).fingerprints
 
     bound = fingerprints(one, two)
     assert bound.keys() == {"data.tfrecord sha256", "data.vocab sha256"}
@@ -130,7 +132,7 @@ def test_the_run_is_bound_to_the_content_of_its_files(files, tmp_path):
 def test_what_does_not_fit_is_one_line(files, store, tmp_path):
     other = write_vocab(tmp_path / "vocab.txt", VOCAB + 1)
     for change, message in (
-        ({"data.store": store}, "data.store and --config.data.tfrecord are both set; leave one"),
+        ({"data.store": store}, "data.store=.*: --config.data.tfrecord is set too; leave one of"),
         ({"data.vocab": ""}, "data.vocab is empty; name the vocab.txt"),
         ({"data.vocab": other}, "vocab_size=96: the vocabulary of .* has 97 tokens; set"),
         ({"data.tfrecord": "/nowhere"}, "/nowhere: no such file"),
@@ -144,7 +146,7 @@ def test_what_does_not_fit_is_one_line(files, store, tmp_path):
         ({"data.tfrecord": "", "data.tfrecord_heldout": "", "data.store": store}, "vocab=.* is read"),
     ):  # fmt: skip
         with pytest.raises(InputError, match=message) as error:
-            pretrain.open_data(toy_config(**files | change))
+            open_data(toy_config(**files | change))
         assert "\n" not in str(error.value)
     with pytest.raises(
         InputError, match=r"data.pack=2: examples of data.tfrecord are not packed; set it to 1"

@@ -5,16 +5,19 @@ import random
 import jax
 import numpy as np
 import pytest
-from finetune_fixture import toy_settings
+from finetune_fixture import open_data, toy_settings
 
 import bertjax
 from bertjax.predict import __main__ as predict
 from bertjax.convert.export import export
 from bertjax.data.finetuning.conll import Sentence, read_conll
 from bertjax.data.finetuning.sequences import Row
+from bertjax.data.finetuning.word_windows import cut_windows
 from bertjax.errors import InputError
 from bertjax.files import read_json
-from bertjax.tasks import example_rows, tag
+from bertjax.models import bert
+from bertjax.tasks import example_rows
+from bertjax.tasks.tag import TASK as tag
 from bertjax.train import train
 from bertjax.trained_model import load_trained
 
@@ -51,7 +54,7 @@ def settings(folder, model, workdir="", **fields):
 def test_every_word_counts_once_at_its_first_wordpiece(folder, model, context, most):
     tokenizer = bertjax.load(model).tokenizer
     sentences = read_conll(str(folder / "train.txt"), tagged=True)
-    windows = tag.cut_windows(sentences, tokenizer, most, context)
+    windows = cut_windows(sentences, tokenizer, bert.KIND.row_form(tokenizer), most, context)
     seen = []
     for window in windows:
         assert len(window.row.ids) <= most
@@ -76,7 +79,9 @@ def test_nothing_weighs_but_the_first_pieces_of_words_that_count():
 def test_a_word_counts_where_it_has_the_most_context(model):
     tokenizer = bertjax.load(model).tokenizer
     path_words = tuple(f"w{12 + i}" for i in range(40))
-    [*windows] = tag.cut_windows([Sentence(path_words, (), 1, 0)], tokenizer, 22, False)
+    [*windows] = cut_windows(
+        [Sentence(path_words, (), 1, 0)], tokenizer, bert.KIND.row_form(tokenizer), 22, False
+    )
     assert [len(window.row.ids) for window in windows] == [22, 22, 22]
     counted = [[word.word for word in window.words] for window in windows]
     assert counted == [list(range(15)), list(range(15, 25)), list(range(25, 40))]
@@ -110,10 +115,10 @@ def test_it_learns_and_writes_predictions(folder, model, tmp_path, capsys, conte
 
 def test_sharing_rows_changes_nothing(folder, model, monkeypatch):
     """Loss, gradient and tags of sentences that share rows, and of each in a row of its own."""
-    fields = {"train__batch_size": 16, "eval__batch_size": 64}
-    shared = tag.open_data(settings(folder, model, **fields), bertjax.load(model))
+    fields = {"train__batch_windows": 16, "eval__batch_rows": 64}
+    shared = open_data(settings(folder, model, **fields), bertjax.load(model))
     monkeypatch.setattr(example_rows, "_FILLED", 0.0)
-    alone = tag.open_data(settings(folder, model, **fields), bertjax.load(model))
+    alone = open_data(settings(folder, model, **fields), bertjax.load(model))
     config = shared.config
     config.model.update(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     params = tag.init_params(config, jax.random.key(0))
@@ -135,12 +140,12 @@ def test_sharing_rows_changes_nothing(folder, model, monkeypatch):
 def test_bad_files(folder, model, tmp_path):
     (tmp_path / "train.txt").write_text("w8 O\nw9 O\n")
     with pytest.raises(InputError, match="every tag is O"):
-        tag.open_data(settings(tmp_path, model, examples__dev=(), examples__test=()), bertjax.load(model))
+        open_data(settings(tmp_path, model, examples__dev=(), examples__test=()), bertjax.load(model))
     (tmp_path / "train.txt").write_text((folder / "train.txt").read_text())
     (tmp_path / "dev.txt").write_text("w8 O\nw9 B-Y\n")
     with pytest.raises(InputError, match=r"dev.txt:2: unknown tag 'B-Y'; known are O, B-X, I-X"):
-        tag.open_data(settings(tmp_path, model, examples__test=()), bertjax.load(model))
+        open_data(settings(tmp_path, model, examples__test=()), bertjax.load(model))
     with pytest.raises(InputError, match="two files are named dev, which names their predictions"):
-        tag.open_data(settings(folder, model, examples__test=("dev.conll",)), bertjax.load(model))
+        open_data(settings(folder, model, examples__test=("dev.conll",)), bertjax.load(model))
     with pytest.raises(InputError, match=r"--config.init_from is empty"):
-        tag.open_data(settings(folder, ""), None)
+        open_data(settings(folder, ""), None)

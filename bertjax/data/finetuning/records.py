@@ -56,8 +56,8 @@ def split_labels(record: Record, column: str, separator: str) -> list[str]:
     text = record[column]
     labels = [label.strip() for label in text.split(separator)] if text.strip() else []
     if not all(labels) or len(set(labels)) < len(labels):
-        raise InputError(f"{record.where}: {column}={text!r}: expected labels with {separator!r} between them, "
-                         "each once")  # fmt: skip
+        raise InputError(f"{record.where}: {column}={text!r}: expected labels with {separator!r} between "
+                         "them, each once")  # fmt: skip
     return labels
 
 
@@ -84,7 +84,7 @@ def read_text(record: Record, text_a: str, text_b: str) -> str | tuple[str, str]
 
 
 def find_labels(records: Sequence[Record], column: str) -> tuple[str, ...]:
-    """The labels of a column, sorted. Raises InputError if there is one only, or if they look like numbers."""
+    """The labels of a column, sorted. Raises InputError if there is only one, or they look like numbers."""
     labels = tuple(sorted({record[column] for record in records}))
     if len(labels) == 1:
         raise InputError(f"{records[0].where}: all labels are {labels[0]!r}; there is nothing to learn")

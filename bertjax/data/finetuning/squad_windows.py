@@ -199,7 +199,7 @@ def file_windows(encoded: Encoded, form: RowForm, seq_length: int, doc_stride: i
 def training_windows(
     encoded: Encoded, tokenizer: Tokenizer, form: RowForm, seq_length: int, doc_stride: int
 ) -> tuple[Windows, dict[str, np.ndarray], str]:
-    """The windows of the questions whose answers are found, their labels, and a line on what is cut or left out.
+    """The windows of the questions whose answers are found, their labels, and a line on what is left out.
 
     Labels are start_positions and end_positions, int32 [W], and label_weights, float32 [W].
 

@@ -1,7 +1,7 @@
 """Sentences and documents as windows of tokens, each as long as a model takes, for tags of words.
 
-A unit of text, a sentence or a whole document, is cut into windows, each half a window after the one before. A
-word counts in the one window where it has the most context.
+A unit of text, a sentence or a whole document, is cut into windows, each half a window after the one before.
+A word counts in the one window where it has the most context.
 """
 
 from collections.abc import Iterator, Sequence
@@ -60,8 +60,8 @@ def _cut(unit: Sequence[tuple[int, int, list[int]]], form: RowForm, room: int) -
         firsts.append(min(firsts[-1] + room // 2, len(ids) - room))
     words: list[list[Word]] = [[] for _ in firsts]
     for (sentence, word, _), start in zip(unit, starts, strict=False):
-        # The context of a word's first token is what lies before and behind it, and the smaller of both counts.
-        # Only windows that begin less than their length before it hold it.
+        # The context of a word's first token is what lies before and behind it, and the smaller of both
+        # counts. Only windows that begin less than their length before it hold it.
         near = min(int(start) // (room // 2), len(firsts) - 1)
         context = {
             i: min(start - firsts[i], firsts[i] + room - 1 - start)

@@ -5,6 +5,7 @@ row has room for is cut into several, each with both marks. Content and order ar
 phase, position); each epoch has all sentences once, in another order and other company.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ from bertjax.data.tokenizers.tokenizer import Tokenizer
 from bertjax.errors import InputError
 
 _MARKS = 2  # of a sentence
+Rows = Callable[[int, int], dict[str, np.ndarray]]  # (first row, count) -> a batch
 
 
 class Words:
@@ -149,7 +151,12 @@ class Sentences(Stream):
         }
 
 
-def step_keys(seed: int, phase: int, step: int, count: int) -> np.ndarray:
-    """uint32 [count, 2]: the same random key in each of `count` rows, another one in every step."""
-    key = int(root_key(seed, phase, 3, step))
-    return np.tile(np.array([key >> 32, key & 0xFFFFFFFF], np.uint32), (count, 1))
+def with_step_keys(rows: Rows, seed: int, phase: int, batch_rows: int) -> Rows:
+    """The rows with "step_key", uint32 [B, 2]: a random key, the same in all rows of a step."""
+
+    def keyed(first: int, count: int) -> dict[str, np.ndarray]:
+        key = int(root_key(seed, phase, 3, first // batch_rows))
+        words = np.array([key >> 32, key & 0xFFFFFFFF], np.uint32)
+        return rows(first, count) | {"step_key": np.tile(words, (count, 1))}
+
+    return keyed
