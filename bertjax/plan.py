@@ -62,7 +62,7 @@ gpu_device_info {{
 
 
 @dataclass(frozen=True)
-class Figures:
+class PhaseCost:
     """What one phase's train step needs of each device. Sizes are bytes; None where it did not compile: then
     the total is what the compiler names, which may leave out the arguments."""
 
@@ -108,8 +108,8 @@ def main(args: Sequence[str]) -> None:
 
 
 def _complete(config: ConfigDict, model_size: str) -> ConfigDict:
-    """The config of a fine-tuning run with the architecture of its model and the labels of its data, as far as
-    they are known without reading examples. Raises InputError."""
+    """The config of a fine-tuning run with the architecture of its model and the labels of its data, as
+    far as they are known without reading examples. Raises InputError."""
     task = task_of(config.task)
     if not task.fine_tunes:
         if model_size:
@@ -207,7 +207,7 @@ def state_sizes(config: ConfigDict, task: Task, mesh: Mesh) -> tuple[int, int]:
     return sharding.bytes_on_a_device(state["params"]), sharding.bytes_on_a_device(state["optimizer"])
 
 
-def plan_phase(config: ConfigDict, mesh: Mesh, phase: str, memory: int) -> Figures:
+def plan_phase(config: ConfigDict, mesh: Mesh, phase: str, memory: int) -> PhaseCost:
     """Compiles the train step of a phase for the mesh and says what it needs.
 
     Args:
@@ -226,7 +226,7 @@ def plan_phase(config: ConfigDict, mesh: Mesh, phase: str, memory: int) -> Figur
         aliased, temporaries = stats.alias_size_in_bytes, stats.temp_size_in_bytes
         code = stats.generated_code_size_in_bytes
     total = (arguments or 0) + (outputs or 0) - (aliased or 0) + temporaries + code
-    return Figures(
+    return PhaseCost(
         phase=phase,
         rows=batch_size(section),
         seq_length=section.seq_length,
@@ -253,7 +253,7 @@ def _refused(error: jax.errors.JaxRuntimeError) -> tuple[int, int]:
     return int(float(sizes[1]) * GIB), int(float(sizes[2]) * GIB)
 
 
-def require_fit(config: ConfigDict, mesh: Mesh, figures: Sequence[Figures]) -> None:
+def require_fit(config: ConfigDict, mesh: Mesh, figures: Sequence[PhaseCost]) -> None:
     """Raises InputError, with what to change, for the phase that lacks the most memory."""
     worst = max(figures, key=lambda each: each.total / each.memory)
     if worst.fits:
@@ -278,7 +278,7 @@ def _least_factor(n: int) -> int:
     return next(k for k in range(2, n + 1) if n % k == 0)
 
 
-def _line(figures: Figures, first: bool, mesh: Mesh) -> str:
+def _line(figures: PhaseCost, first: bool, mesh: Mesh) -> str:
     device = mesh.devices.flat[0].device_kind
     axes = " x ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
     head = f"{mesh.size} {device} ({axes}), GiB on each device:\n"
@@ -295,7 +295,7 @@ def _line(figures: Figures, first: bool, mesh: Mesh) -> str:
     return (head if first else "") + line
 
 
-def _optimizer_line(config: ConfigDict, figures: Figures) -> str:
+def _optimizer_line(config: ConfigDict, figures: PhaseCost) -> str:
     each = 4 * figures.optimizer / figures.parameters  # a parameter has 4 bytes
     return (
         f"of the arguments: parameters {figures.parameters / GIB:.2f}, the state of {config.optim.name} "

@@ -1,7 +1,8 @@
-"""The sections of a config that several tasks read, with their defaults: the only place where these are written.
+"""The sections of a config that several tasks read, with their defaults, which are written only here.
 
-A task and a kind of model compose a run's config of sections (bertjax.tasks.interface.Task.config), so it has no
-field that the run does not read. A phase is a section with a batch: "train", and "phase2" where it has steps.
+A task and a kind of model compose a run's config of sections (bertjax.tasks.interface.Task.config), so that
+it has no field that the run does not read. A phase is a section with a batch: "train", and "phase2" where it
+has steps.
 """
 
 from collections.abc import Iterator

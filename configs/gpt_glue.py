@@ -21,7 +21,7 @@ SIMILARITY = ("mrpc", "qqp", "stsb")
 
 
 def recipe(config):
-    """The config by GPT's recipe (Radford et al. 2018, section 4.1), which configs/gpt_swag.py follows too."""
+    """GPT's recipe (Radford et al. 2018, section 4.1), which configs/gpt_swag.py follows too."""
     config.train.batch_examples, config.train.epochs, config.head.lm_weight = 32, 3.0, 0.5
     config.optim.name, config.optim.eps = "adamw", 1e-8
     config.optim.learning_rate, config.optim.warmup_proportion = 6.25e-5, 0.002

@@ -7,7 +7,7 @@ from pathlib import Path
 from glue_fixture import write_glue
 from runs_fixture import Ended
 
-from bertjax.tables.rows import FEATURES, MNLI, Column, Row, Table
+from bertjax.tables.rows import FEATURES, MNLI, Column, Table, TableRow
 
 SQUAD = {
     "data": [
@@ -31,7 +31,7 @@ SENTENCES = "".join(f"w{20 + i} O\nw40 B-{kind}\nw41 I-{kind}\n\n" for i, kind i
 TWO_ROWS = Table(
     "Two rows",
     (Column("perplexity", "", "eval/perplexity"), MNLI),
-    (Row("BERT", paper={"MNLI-m": 84.4}), Row("frozen", fine_tuning=FEATURES, share=0.4)),
+    (TableRow("BERT", paper={"MNLI-m": 84.4}), TableRow("frozen", fine_tuning=FEATURES, share=0.4)),
 )
 
 

@@ -51,7 +51,9 @@ def test_arguments_are_one_field():
     assert dict(fields(config))["optim.args"] == {"b1": 0.95, "weight_decay": 1}
     assert type(config.copy_and_resolve_references().optim.args) is dict
     assert "b1: 0.95" in str(config)
-    fails("--config.optim.args.b1: no such field of .*; the nearest is --config.optim.args", "optim.args.b1=0.9")
+    fails(
+        "--config.optim.args.b1: no such field of .*; the nearest is --config.optim.args", "optim.args.b1=0.9"
+    )
     fails(r"--config.optim.args=0.9: expected dict, such as \{\}", "optim.args=0.9")
     assert default().optim.args is not default().optim.args
 

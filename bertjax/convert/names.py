@@ -62,7 +62,7 @@ LAYOUTS = {
 }
 
 
-class Row(NamedTuple):
+class TensorName(NamedTuple):
     """One parameter in both worlds.
 
     An array stacked over layers here is one tensor per {layer} there; queries, keys and values, which are one
@@ -75,13 +75,13 @@ class Row(NamedTuple):
 
 
 TABLE = (
-    Row("encoder/embeddings/word", "bert.embeddings.word_embeddings.weight", "vocabulary"),
-    Row("encoder/embeddings/position", "bert.embeddings.position_embeddings.weight"),
-    Row("encoder/embeddings/token_type", "bert.embeddings.token_type_embeddings.weight"),
-    Row("encoder/embeddings/norm/scale", "bert.embeddings.LayerNorm.weight"),
-    Row("encoder/embeddings/norm/bias", "bert.embeddings.LayerNorm.bias"),
+    TensorName("encoder/embeddings/word", "bert.embeddings.word_embeddings.weight", "vocabulary"),
+    TensorName("encoder/embeddings/position", "bert.embeddings.position_embeddings.weight"),
+    TensorName("encoder/embeddings/token_type", "bert.embeddings.token_type_embeddings.weight"),
+    TensorName("encoder/embeddings/norm/scale", "bert.embeddings.LayerNorm.weight"),
+    TensorName("encoder/embeddings/norm/bias", "bert.embeddings.LayerNorm.bias"),
     *(
-        Row(_LAYERS + ours, f"bert.encoder.layer.{{layer}}.{theirs}", layout)
+        TensorName(_LAYERS + ours, f"bert.encoder.layer.{{layer}}.{theirs}", layout)
         for ours, theirs, layout in (
             ("attention/qkv_kernel", "attention.self.query.weight", "query kernel"),
             ("attention/qkv_bias", "attention.self.query.bias", "query bias"),
@@ -101,26 +101,26 @@ TABLE = (
             ("output_norm/bias", "output.LayerNorm.bias", "same"),
         )
     ),
-    Row("pooler_kernel", "bert.pooler.dense.weight", "linear"),
-    Row("pooler_bias", "bert.pooler.dense.bias"),
-    Row("mlm_kernel", "cls.predictions.transform.dense.weight", "linear"),
-    Row("mlm_bias", "cls.predictions.transform.dense.bias"),
-    Row("mlm_norm/scale", "cls.predictions.transform.LayerNorm.weight"),
-    Row("mlm_norm/bias", "cls.predictions.transform.LayerNorm.bias"),
-    Row("mlm_output_bias", "cls.predictions.bias", "vocabulary"),
-    Row("nsp_kernel", "cls.seq_relationship.weight", "linear"),
-    Row("nsp_bias", "cls.seq_relationship.bias"),
-    Row("classifier_kernel", "classifier.weight", "linear"),
-    Row("classifier_bias", "classifier.bias"),
-    Row("span_kernel", "qa_outputs.weight", "linear"),
-    Row("span_bias", "qa_outputs.bias"),
+    TensorName("pooler_kernel", "bert.pooler.dense.weight", "linear"),
+    TensorName("pooler_bias", "bert.pooler.dense.bias"),
+    TensorName("mlm_kernel", "cls.predictions.transform.dense.weight", "linear"),
+    TensorName("mlm_bias", "cls.predictions.transform.dense.bias"),
+    TensorName("mlm_norm/scale", "cls.predictions.transform.LayerNorm.weight"),
+    TensorName("mlm_norm/bias", "cls.predictions.transform.LayerNorm.bias"),
+    TensorName("mlm_output_bias", "cls.predictions.bias", "vocabulary"),
+    TensorName("nsp_kernel", "cls.seq_relationship.weight", "linear"),
+    TensorName("nsp_bias", "cls.seq_relationship.bias"),
+    TensorName("classifier_kernel", "classifier.weight", "linear"),
+    TensorName("classifier_bias", "classifier.bias"),
+    TensorName("span_kernel", "qa_outputs.weight", "linear"),
+    TensorName("span_bias", "qa_outputs.bias"),
 )
 
 GPT_TABLE = (
-    Row("encoder/embeddings/word", "transformer.tokens_embed.weight", "vocabulary"),
-    Row("encoder/embeddings/position", "transformer.positions_embed.weight"),
+    TensorName("encoder/embeddings/word", "transformer.tokens_embed.weight", "vocabulary"),
+    TensorName("encoder/embeddings/position", "transformer.positions_embed.weight"),
     *(
-        Row(_LAYERS + ours, f"transformer.h.{{layer}}.{theirs}", layout)
+        TensorName(_LAYERS + ours, f"transformer.h.{{layer}}.{theirs}", layout)
         for ours, theirs, layout in (
             ("attention/qkv_kernel", "attn.c_attn.weight", "convolution"),
             ("attention/qkv_bias", "attn.c_attn.bias", "flat"),
@@ -136,9 +136,9 @@ GPT_TABLE = (
             ("output_norm/bias", "ln_2.bias", "same"),
         )
     ),
-    Row("classifier_kernel", "multiple_choice_head.summary.weight", "linear"),
-    Row("classifier_bias", "multiple_choice_head.summary.bias"),
-    Row("score_kernel", "score.weight", "linear"),
+    TensorName("classifier_kernel", "multiple_choice_head.summary.weight", "linear"),
+    TensorName("classifier_bias", "multiple_choice_head.summary.bias"),
+    TensorName("score_kernel", "score.weight", "linear"),
 )
 
 
@@ -146,7 +146,7 @@ class Names(NamedTuple):
     """How Hugging Face names one kind of model."""
 
     classes: dict[str, str]  # by head
-    table: tuple[Row, ...]
+    table: tuple[TensorName, ...]
     encoder: str  # what the names of the encoder's tensors begin with, but in a bare encoder
     bare: tuple[str, ...]  # what those begin with there
     layer: str  # regular expression of a layer's name and number
@@ -196,12 +196,12 @@ NAMES = {
 }
 
 
-def part_of(row: Row, kind: str) -> str:
+def part_of(row: TensorName, kind: str) -> str:
     """ "encoder", or which of ModelKind.parts the row belongs to."""
     return next((part for part in KINDS[kind].parts if row.ours.startswith(part)), "encoder")
 
 
-def rows_of(parts: tuple[str, ...], kind: str) -> list[Row]:
+def rows_of(parts: tuple[str, ...], kind: str) -> list[TensorName]:
     """The rows of the encoder and of these parts."""
     return [row for row in NAMES[kind].table if part_of(row, kind) in ("encoder", *parts)]
 
@@ -364,7 +364,7 @@ def _nested(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     return tree
 
 
-def _layers(row: Row, array: Any, config: ConfigDict) -> list[tuple[str, Any]]:
+def _layers(row: TensorName, array: Any, config: ConfigDict) -> list[tuple[str, Any]]:
     """(their name, our array) for each layer, or for the one array that has no layers."""
     if not row.ours.startswith(_LAYERS):
         return [(row.theirs, array)]

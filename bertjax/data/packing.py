@@ -1,6 +1,6 @@
-"""Several sequences in a row: first-fit-decreasing within windows of the epoch's random order.
+"""Several sequences in a row: first-fit-decreasing within blocks of the epoch's random order.
 
-A window is small enough to be packed again whenever one of its rows is needed, and large enough to fill its
+A block is small enough to be packed again whenever one of its rows is needed, and large enough to fill its
 rows well.
 """
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from bertjax.data.rng import draw, jit, permute
 
-WINDOW = 2048  # sequences
+BLOCK = 2048  # sequences
 _ROW_ORDER = np.uint64(1 << 63)  # beside the counters that permute() draws from the same key
 
 
@@ -63,10 +63,10 @@ def pack(
 
 
 @jit
-def pack_window(
+def pack_block(
     lengths: np.ndarray,
     key: np.uint64,
-    window: int,
+    block: int,
     capacity: int,
     most: int,
     instances: np.ndarray,
@@ -74,19 +74,19 @@ def pack_window(
     slots: np.ndarray,
     offsets: np.ndarray,
 ) -> Any:
-    """Packs window `window` of the order `key` of all sequences (lengths uint16 [n]).
+    """Packs block `block` of the order `key` of all sequences (lengths uint16 [n]).
 
-    Writes the window's sequences to instances (int64 [WINDOW]) and their places as in `pack`, the rows in
-    random order, since first-fit-decreasing sorts them by length. Returns (sequences, rows) of the window.
+    Writes the block's sequences to instances (int64 [BLOCK]) and their places as in `pack`, the rows in
+    random order, since first-fit-decreasing sorts them by length. Returns (sequences, rows) of the block.
     """
-    first = window * WINDOW
-    n = min(WINDOW, len(lengths) - first)
-    window_lengths = np.empty(n, np.int64)
+    first = block * BLOCK
+    n = min(BLOCK, len(lengths) - first)
+    block_lengths = np.empty(n, np.int64)
     for i in range(n):
         instances[i] = permute(first + i, len(lengths), key)
-        window_lengths[i] = lengths[instances[i]]
-    used = pack(window_lengths, capacity, most, rows, slots, offsets)
-    row_key = draw(draw(key, _ROW_ORDER), window)
+        block_lengths[i] = lengths[instances[i]]
+    used = pack(block_lengths, capacity, most, rows, slots, offsets)
+    row_key = draw(draw(key, _ROW_ORDER), block)
     for i in range(n):
         rows[i] = permute(rows[i], used, row_key)
     return n, used
@@ -96,9 +96,9 @@ def pack_window(
 def count_rows(
     lengths: np.ndarray, key: np.uint64, begin: int, stop: int, capacity: int, most: int, counts: np.ndarray
 ) -> None:
-    """Writes the number of rows of windows begin..stop to counts[window + 1] (int64)."""
-    instances = np.empty(WINDOW, np.int64)
-    rows, slots, offsets = np.empty(WINDOW, np.int32), np.empty(WINDOW, np.int32), np.empty(WINDOW, np.int32)
-    for window in range(begin, stop):
-        _, used = pack_window(lengths, key, window, capacity, most, instances, rows, slots, offsets)
-        counts[window + 1] = used
+    """Writes the number of rows of blocks begin..stop to counts[block + 1] (int64)."""
+    instances = np.empty(BLOCK, np.int64)
+    rows, slots, offsets = np.empty(BLOCK, np.int32), np.empty(BLOCK, np.int32), np.empty(BLOCK, np.int32)
+    for block in range(begin, stop):
+        _, used = pack_block(lengths, key, block, capacity, most, instances, rows, slots, offsets)
+        counts[block + 1] = used

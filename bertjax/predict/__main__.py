@@ -15,15 +15,15 @@ from bertjax.convert.load import load
 from bertjax.data.finetuning.conll import Sentence, conll_lines, read_conll
 from bertjax.data.finetuning.records import read_label, read_number, read_table, read_text
 from bertjax.data.finetuning.sequences import encode
-from bertjax.data.finetuning.squad import KINDS, TEST, Question, read_questions
+from bertjax.data.finetuning.squad import ENDINGS, TEST, Question, read_questions
 from bertjax.data.finetuning.squad_answers import NO_SPAN
 from bertjax.errors import InputError, check_utf8, run_command, show
 from bertjax.flags import Parser
 from bertjax.models.head_features import HEAD_LAYERS
 from bertjax.models.interface import NUMBER
-from bertjax.predict.embedding_files import KINDS as FILE_KINDS
+from bertjax.predict.embedding_files import ENDINGS as VECTOR_ENDINGS
 from bertjax.predict.embedding_files import check_path, open_writer
-from bertjax.predict.predictor import POOLINGS, Guesses, Predictor, softmax, windows
+from bertjax.predict.predictor import POOLINGS, Guesses, Predictor, chunks, softmax
 from bertjax.predict.read_inputs import (
     check_inputs,
     context_and_choices,
@@ -140,7 +140,7 @@ def _add_own_flags(commands: dict[str, argparse.ArgumentParser]) -> None:
         help='log odds of "no answer" above which that is the answer (default: the run\'s, or '
         "0)")  # fmt: skip
     add = commands["embed"].add_argument
-    add("--out", metavar="FILE", help=f"where to ({', '.join(FILE_KINDS)}); or use --json")
+    add("--out", metavar="FILE", help=f"where to ({', '.join(VECTOR_ENDINGS)}); or use --json")
     add("--pool", choices=POOLINGS, default="mean",
         help="mean over the tokens (default), the state of [CLS], the pooler's output, or all "
         "tokens")  # fmt: skip
@@ -154,8 +154,8 @@ def _fill_mask(flags: argparse.Namespace) -> None:
         raise InputError(f"--top_k={flags.top_k}: must be positive")
     texts = read_texts(flags)
     model = _open(flags)
-    for window in windows(texts):
-        for text, masks in zip(window, model.fill_mask(window, flags.top_k), strict=True):
+    for chunk in chunks(texts):
+        for text, masks in zip(chunk, model.fill_mask(chunk, flags.top_k), strict=True):
             if flags.json:
                 guesses = [[{"token": token, "probability": p} for token, p in mask] for mask in masks]
                 _print_json({"text": text, "masks": guesses})
@@ -172,8 +172,8 @@ def _next_sentence(flags: argparse.Namespace) -> None:
     else:
         pairs = read_texts(flags, pair)
     model = _open(flags)
-    for window in windows(pairs):
-        for (a, b), share in zip(window, model.next_sentence(window, flags.truncate), strict=True):
+    for chunk in chunks(pairs):
+        for (a, b), share in zip(chunk, model.next_sentence(chunk, flags.truncate), strict=True):
             if flags.json:
                 _print_json({"text": a, "next": b, "probability": share})
             else:
@@ -190,8 +190,8 @@ def _classify(flags: argparse.Namespace) -> None:
     if texts is None:
         texts, gold = _read_columns(flags, trained)
     found = []
-    for window in windows(texts):
-        for text, logits in zip(window, model.classify(window, flags.truncate, both_orders), strict=True):
+    for chunk in chunks(texts):
+        for text, logits in zip(chunk, model.classify(chunk, flags.truncate, both_orders), strict=True):
             shown = text if isinstance(text, str) else " | ".join(text)
             if trained.head == "multi_label_classification":
                 shares = 1 / (1 + np.exp(-logits))
@@ -255,8 +255,8 @@ def _choose(flags: argparse.Namespace) -> None:
     else:
         questions = read_texts(flags, context_and_choices)
     _, model = _open_for(flags, ("multiple_choice",), "choose")
-    for window in windows(questions):
-        for (context, choices), scores in zip(window, model.choose(window, flags.truncate), strict=True):
+    for chunk in chunks(questions):
+        for (context, choices), scores in zip(chunk, model.choose(chunk, flags.truncate), strict=True):
             shares = softmax(scores)
             order = np.argsort(-shares, kind="stable")
             if flags.json:
@@ -277,8 +277,8 @@ def _tag(flags: argparse.Namespace) -> None:
     context = trained.meta["resolved_config"].get("examples.document_context", False)
     documents = (list(document) for _, document in groupby(texts, key=lambda sentence: sentence.document))
     tags = []
-    for window in windows(documents):
-        sentences = list(chain.from_iterable(window))
+    for chunk in chunks(documents):
+        sentences = list(chain.from_iterable(chunk))
         answers = model.best_tags(sentences, _seq_length(trained, model), context)
         for sentence, (best, shares) in zip(sentences, answers, strict=True):
             found = [trained.labels[i] for i in best]
@@ -293,7 +293,7 @@ def _tag(flags: argparse.Namespace) -> None:
 
 
 def _answer(flags: argparse.Namespace) -> None:
-    if flags.input and flags.input.endswith(KINDS):
+    if flags.input and flags.input.endswith(ENDINGS):
         check_inputs(flags)
         questions: Iterator[Question] = iter(read_questions(flags.input, TEST, unanswerable=False))
     else:
@@ -309,9 +309,9 @@ def _answer(flags: argparse.Namespace) -> None:
     seq_length = _seq_length(trained, model)
     if seq_length < examples.max_query_length + 4:
         raise InputError(f"{flags.model}: takes {seq_length} tokens, too few for a question and a text")
-    for window in windows(questions):
-        answers = model.answer(window, examples, seq_length)
-        for question in window:
+    for chunk in chunks(questions):
+        answers = model.answer(chunk, examples, seq_length)
+        for question in chunk:
             answer = answers[question.id]
             text = answer.choose(examples.unanswerable, examples.null_threshold)
             shares = {candidate.text: candidate.probability for candidate in answer.candidates}
@@ -343,12 +343,12 @@ def _embed(flags: argparse.Namespace) -> None:
 
     def embedded() -> Iterator[tuple[list[Any], list[np.ndarray], list[list[str]]]]:
         """Texts, their states and, with --pool=tokens, their tokens, some at a time."""
-        for window in windows(texts):
-            tokens: list[list[str]] = [[] for _ in window]
+        for chunk in chunks(texts):
+            tokens: list[list[str]] = [[] for _ in chunk]
             if flags.pool == "tokens":
-                rows = encode(model.tokenizer, model.reader.form, window, model.most, flags.truncate)
+                rows = encode(model.tokenizer, model.reader.form, chunk, model.most, flags.truncate)
                 tokens = [[model.tokenizer.tokens[i] for i in row.ids] for row in rows]
-            yield window, model.embed(window, flags.pool, flags.layer, flags.truncate), tokens
+            yield chunk, model.embed(chunk, flags.pool, flags.layer, flags.truncate), tokens
 
     if flags.json:
         for some in embedded():

@@ -11,7 +11,7 @@ import numpy as np
 from bertjax.errors import InputError, check_utf8, extra, naming
 from bertjax.files import write_whole
 
-KINDS = (".npz", ".h5", ".hdf5")
+ENDINGS = (".npz", ".h5", ".hdf5")
 
 
 class Writer(Protocol):
@@ -69,11 +69,11 @@ def _grow(shapes: dict[str, list[int]], name: str, x: np.ndarray) -> None:
 
 
 def check_path(flag: str, path: str) -> None:
-    """Raises InputError if no file of KINDS can be written there. `flag` is what named it."""
+    """Raises InputError if no file of ENDINGS can be written there. `flag` is what named it."""
     check_utf8(path)
     folder = os.path.dirname(path) or "."
-    if not path.endswith(KINDS):
-        raise InputError(f"{flag}={path}: must end with {', '.join(KINDS)}")
+    if not path.endswith(ENDINGS):
+        raise InputError(f"{flag}={path}: must end with {', '.join(ENDINGS)}")
     if not path.endswith(".npz"):
         with extra("hdf5", f"{flag}={path}"):
             import h5py  # noqa: F401
@@ -87,7 +87,7 @@ def check_path(flag: str, path: str) -> None:
 
 @contextlib.contextmanager
 def open_writer(path: str) -> Iterator[Writer]:
-    """Writes the file of one of KINDS: all of it or nothing."""
+    """Writes the file of one of ENDINGS: all of it or nothing."""
     with write_whole(path) as part:
         with naming(path):
             writer: Writer = _Npz(part) if path.endswith(".npz") else _Hdf5(part)

@@ -28,7 +28,7 @@ from bertjax.trained_model import Trained
 MASK = "[MASK]"
 POOLINGS = ("mean", "cls", "pooled", "tokens")
 _ROWS = 16  # texts computed together
-_WINDOW = 64 * _ROWS  # texts sorted by length among themselves
+_CHUNK = 64 * _ROWS  # texts sorted by length among themselves
 
 Guesses = list[tuple[str, float]]  # (token, probability), the likeliest first
 
@@ -63,16 +63,16 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return normalised
 
 
-def windows(texts: Iterator[Any] | Sequence[Any]) -> Iterator[list[Any]]:
+def chunks(texts: Iterator[Any] | Sequence[Any]) -> Iterator[list[Any]]:
     """The texts in lists that are worth one call of the functions below, so that no more are in memory."""
-    window = []
+    chunk = []
     for text in texts:
-        window.append(text)
-        if len(window) == _WINDOW:
-            yield window
-            window = []
-    if window:
-        yield window
+        chunk.append(text)
+        if len(chunk) == _CHUNK:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
 
 
 class Predictor:

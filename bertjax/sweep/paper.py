@@ -58,10 +58,10 @@ def glue_average(figures: Mapping[str, float | None]) -> float | None:
 
 
 # The tables of its own runs: {row: {column: figure}}; bertjax.tables.rows has the columns' names.
-Figures = dict[str, dict[str, float]]
+PaperTable = dict[str, dict[str, float]]
 
 
-def _figures(columns: str, rows: Mapping[str, tuple[float | None, ...]]) -> Figures:
+def _figures(columns: str, rows: Mapping[str, tuple[float | None, ...]]) -> PaperTable:
     names = columns.split(", ")
     return {
         row: {name: x for name, x in zip(names, values, strict=True) if x is not None}

@@ -32,8 +32,8 @@ from bertjax.tables.rows import (
     TABLES,
     Column,
     Fields,
-    Row,
     Scale,
+    TableRow,
 )
 from bertjax.workdir import may_change
 
@@ -54,7 +54,7 @@ class Store:
 class TablePlan:
     """A table's rows and columns that can be filled, and the workdirs that do so."""
 
-    rows: list[Row]
+    rows: list[TableRow]
     columns: list[Column]
     cells: dict[tuple[str, str], tuple[str, ...]]  # by the names of row and column
     left_out: list[str]  # lines that say what is, and why
@@ -176,7 +176,7 @@ class _Planner:
         self.plan.examples[task] = examples
         return ""
 
-    def _pretraining(self, row: Row) -> str:
+    def _pretraining(self, row: TableRow) -> str:
         """Plans the pre-training of a row; returns its workdir."""
         path, fields = self.scale.pretraining[row.system]
         store, (layers, hidden, heads) = self.plan.stores[row.system], self.scale.sizes[row.size]
@@ -222,7 +222,7 @@ class _Planner:
         self._add("pretrain", row.name, 0, workdir, path, overrides, asked, "eval/perplexity")
         return workdir
 
-    def _fine_tuning(self, row: Row, column: Column, pretraining: str) -> tuple[str, ...]:
+    def _fine_tuning(self, row: TableRow, column: Column, pretraining: str) -> tuple[str, ...]:
         """Plans the fine-tunings of a row for a column; returns their workdirs."""
         path, scale = SYSTEMS[row.system].fine_tuning.get(column.task), self.scale
         if path is None:

@@ -29,7 +29,7 @@ class Column(NamedTuple):
         return self.metric != "eval/perplexity"
 
 
-class Row(NamedTuple):
+class TableRow(NamedTuple):
     """A pre-trained model, and how it is fine-tuned."""
 
     name: str
@@ -46,7 +46,7 @@ class Table(NamedTuple):
 
     title: str
     columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
     reference: int = 0  # the row that the others are compared with in the plot
     by_size: bool = False  # whether rows are named by the paper's layers, units and heads
     curve: bool = False  # whether the plot is of a figure over the steps, a line for each system of rows
@@ -82,11 +82,13 @@ def _split(name: str) -> Fields:
     return (f"data.mask_split=({masked}, {drawn}, {same})",) if name != "80/10/10" else ()
 
 
-def _course(name: str, pretraining: Fields, last: float) -> tuple[Row, ...]:
+def _course(name: str, pretraining: Fields, last: float) -> tuple[TableRow, ...]:
     """Rows of the checkpoints of a pre-training. Of the paper's plot the last point is in a table too."""
     shares = [(i + 1) / CHECKPOINTS for i in range(CHECKPOINTS)]
     return tuple(
-        Row(f"{name}, {share:.0%}", pretraining, share=share, paper={MNLI.name: last} if share == 1 else {})
+        TableRow(
+            f"{name}, {share:.0%}", pretraining, share=share, paper={MNLI.name: last} if share == 1 else {}
+        )
         for share in shares
     )
 
@@ -96,7 +98,7 @@ TABLES = {
         "Pre-training tasks",
         (MNLI, QNLI, MRPC, SST2, Column("SQuAD F1", "squad", "eval/f1")),
         tuple(
-            Row(name, *fields, paper=paper.PRETRAINING_TASKS.get(name, {}))
+            TableRow(name, *fields, paper=paper.PRETRAINING_TASKS.get(name, {}))
             for name, fields in {
                 "BERT": ((), ()),
                 "No NSP": (("data.next_sentence=False",), ()),
@@ -110,7 +112,10 @@ TABLES = {
     "model_size": Table(
         "Model size",
         (Column("perplexity", "", "eval/perplexity"), MNLI, MRPC, SST2),
-        tuple(Row(name, size=i, paper=figures) for i, (name, figures) in enumerate(paper.MODEL_SIZE.items())),
+        tuple(
+            TableRow(name, size=i, paper=figures)
+            for i, (name, figures) in enumerate(paper.MODEL_SIZE.items())
+        ),
         reference=BASE,
         by_size=True,
     ),
@@ -127,9 +132,9 @@ TABLES = {
         "Features from a frozen encoder",
         (NER,),
         (
-            Row("fine-tuned", paper=paper.FEATURES["fine-tuned"]),
+            TableRow("fine-tuned", paper=paper.FEATURES["fine-tuned"]),
             *(
-                Row(name, (), (*FEATURES, f"head.layers={layers}"), paper=paper.FEATURES[name])
+                TableRow(name, (), (*FEATURES, f"head.layers={layers}"), paper=paper.FEATURES[name])
                 for name, layers in _LAYERS.items()
             ),
         ),
@@ -141,7 +146,7 @@ TABLES = {
             NER,
             Column("NER F1 of features", "ner", "eval/f1", (*FEATURES, "head.layers=concat_last_four")),
         ),
-        tuple(Row(name, _split(name), paper=figures) for name, figures in paper.MASKING.items()),
+        tuple(TableRow(name, _split(name), paper=figures) for name, figures in paper.MASKING.items()),
     ),
     "systems": Table(
         "Systems",
@@ -157,7 +162,7 @@ TABLES = {
             NER,
         ),
         tuple(
-            Row(name, system=system, paper=paper.SYSTEMS[name])
+            TableRow(name, system=system, paper=paper.SYSTEMS[name])
             for name, system in (("BERT", "bert"), ("OpenAI GPT", "gpt"), ("ELMo", "elmo"))
         ),
     ),

@@ -14,7 +14,7 @@ from bertjax.sections import fields
 from bertjax.sweep.results import Finished, summarize
 from bertjax.sweep.runs import OUTPUT, seconds_of
 from bertjax.tables.plan import Plan, TablePlan
-from bertjax.tables.rows import SCALES, TABLES, Column, Row, Table
+from bertjax.tables.rows import SCALES, TABLES, Column, Table, TableRow
 
 _DEVICES = re.compile(r"M parameters on (\d+) (.+?) devices? \(")  # of the line that a run begins with
 
@@ -62,7 +62,7 @@ def describe(
 
 
 def _cell(
-    row: Row, column: Column, part: TablePlan, finished: Mapping[str, Finished], out: str
+    row: TableRow, column: Column, part: TablePlan, finished: Mapping[str, Finished], out: str
 ) -> dict[str, Any]:
     runs = part.cells[row.name, column.name]
     values = [finished[run].figures.get(column.metric) for run in runs if run in finished]
@@ -77,7 +77,7 @@ def _cell(
     }
 
 
-def _shown(table: Table, row: Row, scale: str) -> str:
+def _shown(table: Table, row: TableRow, scale: str) -> str:
     size = "/".join(map(str, SCALES[scale].sizes[row.size]))
     return row.name if not table.by_size or size == row.name else f"{size} (the paper's {row.name})"
 

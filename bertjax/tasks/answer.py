@@ -22,7 +22,8 @@ from bertjax.tasks.example_rows import EncodedRows, Places
 from bertjax.tasks.finetuning import TRAIN, Examples, FineTuning, files_section
 from bertjax.tasks.interface import Outputs, Require, Shapes, bind
 
-Asked, Answers = Examples[list[Question]], dict[str, Prediction]
+Asked = Examples[list[Question]]
+Answers = dict[str, Prediction]
 _NO_LOGIT = -1e9  # at padding that takes no part
 
 
@@ -103,8 +104,9 @@ class Answer(FineTuning[list[Question]]):
         return score_answers(golds, found, config.examples.unanswerable, config.examples.null_threshold)
 
     def write(self, config: ConfigDict, examples: Asked, found: Answers, folder: str) -> None:
-        c = config.examples
-        write_answers(folder, examples.stem, found, c.unanswerable, c.null_threshold)
+        write_answers(
+            folder, examples.stem, found, config.examples.unanswerable, config.examples.null_threshold
+        )
 
 
 def _span_logits(

@@ -33,19 +33,19 @@ def test_pack_is_first_fit_decreasing(n, capacity, most):
         assert used == len(open_rows)
 
 
-def test_windows_hold_every_sequence_once_and_counts_agree():
-    n = 2 * packing.WINDOW + 77
+def test_blocks_hold_every_sequence_once_and_counts_agree():
+    n = 2 * packing.BLOCK + 77
     lengths = np.random.default_rng(0).integers(5, 65, n).astype(np.uint16)
-    windows = 3
-    counts = np.zeros(windows + 1, np.int64)
+    blocks = 3
+    counts = np.zeros(blocks + 1, np.int64)
     packing.count_rows(lengths, KEY, 0, 2, 64, 4, counts)
     packing.count_rows(lengths, KEY, 2, 3, 64, 4, counts)
     seen = []
-    for window in range(windows):
-        instances = np.zeros(packing.WINDOW, np.int64)
-        rows, slots, offsets = (np.zeros(packing.WINDOW, np.int32) for _ in range(3))
-        m, used = packing.pack_window(lengths, KEY, window, 64, 4, instances, rows, slots, offsets)
-        assert used == counts[window + 1]
+    for block in range(blocks):
+        instances = np.zeros(packing.BLOCK, np.int64)
+        rows, slots, offsets = (np.zeros(packing.BLOCK, np.int32) for _ in range(3))
+        m, used = packing.pack_block(lengths, KEY, block, 64, 4, instances, rows, slots, offsets)
+        assert used == counts[block + 1]
         assert np.array_equal(np.unique(rows[:m]), np.arange(used))
         filled = np.bincount(rows[:m], weights=lengths[instances[:m]])
         assert filled.max() <= 64
@@ -58,17 +58,17 @@ def test_windows_hold_every_sequence_once_and_counts_agree():
     assert np.array_equal(np.sort(np.concatenate(seen)), np.arange(n))
 
 
-def test_each_window_has_an_order_of_its_own():
-    """Sequences that fill a row each: a window's rows are its sequences in another order."""
-    n = 3 * packing.WINDOW
+def test_each_block_has_an_order_of_its_own():
+    """Sequences that fill a row each: a block's rows are its sequences in another order."""
+    n = 3 * packing.BLOCK
     lengths = np.full(n, 64, np.uint16)
     orders = []
-    for window in range(3):
-        instances = np.zeros(packing.WINDOW, np.int64)
-        rows, slots, offsets = (np.zeros(packing.WINDOW, np.int32) for _ in range(3))
-        assert packing.pack_window(lengths, KEY, window, 64, 4, instances, rows, slots, offsets) == (
-            packing.WINDOW,
-            packing.WINDOW,
+    for block in range(3):
+        instances = np.zeros(packing.BLOCK, np.int64)
+        rows, slots, offsets = (np.zeros(packing.BLOCK, np.int32) for _ in range(3))
+        assert packing.pack_block(lengths, KEY, block, 64, 4, instances, rows, slots, offsets) == (
+            packing.BLOCK,
+            packing.BLOCK,
         )
         orders.append(rows)
     for a, b in ((0, 1), (0, 2), (1, 2)):

@@ -90,7 +90,7 @@ def test_the_embed_command(workdir, model, tmp_path, capsys):
 @pytest.mark.parametrize("ending", ["npz", "h5", "hdf5"])
 def test_files_of_embeddings_hold_the_same(workdir, model, tmp_path, capsys, monkeypatch, ending):
     """Also where they are written part by part."""
-    monkeypatch.setattr(predictor_module, "_WINDOW", 4)
+    monkeypatch.setattr(predictor_module, "_CHUNK", 4)
     texts = [f"w8 {'w9 ' * i}w12" for i in range(10)]
     (tmp_path / "texts.txt").write_text("\n".join(texts))
     out = tmp_path / f"states.{ending}"

@@ -14,7 +14,7 @@ from bertjax.data.finetuning import tfds_sets
 from bertjax.errors import InputError, nearest
 from bertjax.files import utf8_lines
 
-KINDS = (".tsv", ".csv", ".jsonl")
+ENDINGS = (".tsv", ".csv", ".jsonl")
 
 
 @dataclass(frozen=True)
@@ -119,8 +119,8 @@ def read_table(path: str, columns: Sequence[str] = ()) -> list[Record]:
     if tfds_sets.is_tfds(path):
         return [Record(where, fields) for where, fields in tfds_sets.read_rows(path)]
     file = Path(path)
-    if file.suffix not in KINDS:
-        raise InputError(f"{path}: the name must end with {', '.join(KINDS)}, which says what it holds")
+    if file.suffix not in ENDINGS:
+        raise InputError(f"{path}: the name must end with {', '.join(ENDINGS)}, which says what it holds")
     if not file.is_file():
         raise InputError(f"{path}: no such file")
     lines = utf8_lines(path)

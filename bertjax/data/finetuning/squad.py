@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from bertjax.data.finetuning import tfds_sets
 from bertjax.errors import InputError, quoted
 
-KINDS = (".json", ".jsonl")
+ENDINGS = (".json", ".jsonl")
 WORD = re.compile("[^ \t\r\n\u202f]+")  # of a context: the white space of the 2018 release's run_squad.py
 TRAIN, DEV, TEST = "train", "dev", "test"  # one answer each; one or several; none is read
 
@@ -57,8 +57,10 @@ def read_questions(path: str, use: str, unanswerable: bool) -> list[Question]:
     """
     file, read = Path(path), _of_set
     if not tfds_sets.is_tfds(path):
-        if file.suffix not in KINDS:
-            raise InputError(f"{path}: the name must end with {' or '.join(KINDS)}, which says what it holds")
+        if file.suffix not in ENDINGS:
+            raise InputError(
+                f"{path}: the name must end with {' or '.join(ENDINGS)}, which says what it holds"
+            )
         if not file.is_file():
             raise InputError(f"{path}: no such file")
         read = _objects if file.suffix == ".json" else _lines

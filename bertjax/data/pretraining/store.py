@@ -95,7 +95,7 @@ def split_documents(documents: int, heldout: float) -> tuple[np.ndarray, np.ndar
     """(train, held-out) document indices, int64, ascending.
 
     Held out are max(2, round(heldout * documents)) documents (0 for heldout 0): a random next sentence needs
-    another one. They are those whose index, as a key, has the smallest first random number (rng.draw), so that
+    another one. They are those whose index, as a key, has the smallest first random number (rng.draw), so
     the choice needs no seed and no list.
     """
     index = np.arange(documents, dtype=np.int64)

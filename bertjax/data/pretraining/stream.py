@@ -18,7 +18,7 @@ import numpy as np
 from bertjax.data import packing
 from bertjax.data.rng import permute_range, root_key
 
-_GRAIN = 256  # visits or windows that a thread takes at a time, at least
+_GRAIN = 256  # visits or blocks that a thread takes at a time, at least
 
 
 class Stream(abc.ABC):
@@ -34,8 +34,8 @@ class Stream(abc.ABC):
     def __init__(self, seed: int, phase: int, seq_length: int, pack: int) -> None:
         self.seq_length, self.pack = seq_length, pack
         self._seeds = (seed, phase)
-        self._windows = functools.lru_cache(maxsize=2)(self._count_windows)
-        self._window = functools.lru_cache(maxsize=8)(self._make_window)
+        self._blocks = functools.lru_cache(maxsize=2)(self._count_blocks)
+        self._block = functools.lru_cache(maxsize=8)(self._make_block)
         self._lock = threading.Lock()
         self._ends = [0]  # rows before each epoch, as far as known
 
@@ -63,7 +63,7 @@ class Stream(abc.ABC):
         """The number of rows of an epoch."""
         with self._lock:
             while len(self._ends) <= epoch + 1:
-                rows = int(self._windows(len(self._ends) - 1)[-1])
+                rows = int(self._blocks(len(self._ends) - 1)[-1])
                 self._ends.append(self._ends[-1] + rows)
         return self._ends[epoch + 1] - self._ends[epoch]
 
@@ -73,17 +73,17 @@ class Stream(abc.ABC):
         done = 0
         while done < count:
             epoch, row = self._locate(position + done)
-            windows = self._windows(epoch)
+            blocks = self._blocks(epoch)
             if self.pack == 1:
-                taken = min(count - done, int(windows[-1]) - row)
-                instances = permute_range(row, taken, int(windows[-1]), self._order_key(epoch))
+                taken = min(count - done, int(blocks[-1]) - row)
+                instances = permute_range(row, taken, int(blocks[-1]), self._order_key(epoch))
                 places = np.zeros((3, taken), np.int32)
                 places[0] = np.arange(done, done + taken)
             else:
-                window = int(np.searchsorted(windows, row, side="right")) - 1
-                taken = min(count - done, int(windows[window + 1]) - row)
-                row -= int(windows[window])
-                instances, places = self._window(epoch, window)
+                block = int(np.searchsorted(blocks, row, side="right")) - 1
+                taken = min(count - done, int(blocks[block + 1]) - row)
+                row -= int(blocks[block])
+                instances, places = self._block(epoch, block)
                 first, stop = np.searchsorted(places[0], (row, row + taken))
                 instances, places = instances[first:stop], places[:, first:stop].copy()
                 places[0] += done - row
@@ -102,25 +102,25 @@ class Stream(abc.ABC):
         epoch = bisect.bisect_right(self._ends, position) - 1
         return epoch, position - self._ends[epoch]
 
-    def _count_windows(self, epoch: int) -> np.ndarray:
-        """int64: the first row of each window of an epoch, and last its rows; [0, rows] if unpacked."""
+    def _count_blocks(self, epoch: int) -> np.ndarray:
+        """int64: the first row of each block of an epoch, and last its rows; [0, rows] if unpacked."""
         if self.pack == 1:
             return np.array([0, self.count(epoch)])
         lengths = self.lengths(epoch)
-        windows = np.zeros(1 - (-len(lengths) // packing.WINDOW), np.int64)
+        blocks = np.zeros(1 - (-len(lengths) // packing.BLOCK), np.int64)
         key = self._order_key(epoch)
         spread(
-            lambda a, b: packing.count_rows(lengths, key, a, b, self.seq_length, self.pack, windows),
-            len(windows) - 1,
+            lambda a, b: packing.count_rows(lengths, key, a, b, self.seq_length, self.pack, blocks),
+            len(blocks) - 1,
         )
-        return np.cumsum(windows, out=windows)
+        return np.cumsum(blocks, out=blocks)
 
-    def _make_window(self, epoch: int, window: int) -> tuple[np.ndarray, np.ndarray]:
-        """The sequences of a window and their places (row, number in it, first token), in order of place."""
-        instances = np.empty(packing.WINDOW, np.int64)
-        places = np.empty((3, packing.WINDOW), np.int32)
-        n, _ = packing.pack_window(
-            self.lengths(epoch), self._order_key(epoch), window, self.seq_length, self.pack, instances,
+    def _make_block(self, epoch: int, block: int) -> tuple[np.ndarray, np.ndarray]:
+        """The sequences of a block and their places (row, number in it, first token), in order of place."""
+        instances = np.empty(packing.BLOCK, np.int64)
+        places = np.empty((3, packing.BLOCK), np.int32)
+        n, _ = packing.pack_block(
+            self.lengths(epoch), self._order_key(epoch), block, self.seq_length, self.pack, instances,
             *places,
         )  # fmt: skip
         order = np.lexsort((places[1, :n], places[0, :n]))
