@@ -2,9 +2,7 @@
 over the positions of the row (Devlin et al. 2018, sections 4.2 and 4.3; run_squad.py of the 2018 release).
 
 As in the release there is no dropout before the head, "no answer" is the span of [CLS], and the softmax goes
-over padding too, unless config.examples.padding_logits is False.
-
-Shapes: B rows, S sequence.
+over padding too, unless config.examples.padding_logits is False. Shapes: B rows, S sequence.
 """
 
 import jax
@@ -104,9 +102,8 @@ class Answer(FineTuning[list[Question]]):
         return score_answers(golds, found, config.examples.unanswerable, config.examples.null_threshold)
 
     def write(self, config: ConfigDict, examples: Asked, found: Answers, folder: str) -> None:
-        write_answers(
-            folder, examples.stem, found, config.examples.unanswerable, config.examples.null_threshold
-        )
+        c = config.examples
+        write_answers(folder, examples.stem, found, c.unanswerable, c.null_threshold)
 
 
 def _span_logits(
