@@ -46,7 +46,6 @@ def correlations(labels: np.ndarray, predictions: np.ndarray) -> Figures:
         }
 
 
-# By the name that a config gives; the first figure of each is the one that checkpoints are chosen by.
 def multi_label(labels: np.ndarray, scores: np.ndarray) -> Figures:
     """{"f1_micro", "f1_macro", "lrap"} of any number of labels for each example.
 
@@ -66,6 +65,7 @@ def multi_label(labels: np.ndarray, scores: np.ndarray) -> Figures:
     return {"f1_micro": f1_of("micro"), "f1_macro": f1_of("macro"), "lrap": lrap}
 
 
+# By the name that a config gives; the first figure of each is the one that checkpoints are chosen by.
 BY_NAME: dict[str, Callable[[np.ndarray, np.ndarray], Figures]] = {
     "accuracy": accuracy,
     "matthews": matthews,
