@@ -321,12 +321,11 @@ def test_parameters_have_the_published_number_and_rows_in_the_table():
     assert every["softmax_kernel"].shape == (793_472, 512)
     assert elmo.KIND.parts_of(every) == parts
     sharding.state_shardings(elmo.KIND.sharding, every, jax.make_mesh((1, 1, 1), sharding.AXES))
-    sharding.state_shardings(every, jax.make_mesh((1, 1, 1), sharding.AXES))
 
 
 def test_highways_begin_by_carrying_most_of_their_input():
     """The paper's code: a bias of -2 of the gate, so that a sigmoid of it, 0.12, is taken of what is new."""
-    params = jax.jit(lambda key: elmo.init_params(toy_config(), key, ()))(jax.random.key(0))
+    params = jax.jit(lambda key: init_params(toy_config(), key, ()))(jax.random.key(0))
     bias_NGM = params["characters"]["highway_bias"]
     assert (bias_NGM[:, 0] == -2).all()
     assert not bias_NGM[:, 1].any()
