@@ -1,4 +1,4 @@
-"""Tasks and kinds of models from modules of one's own, which a config names as "module:NAME"."""
+"""What a user adds in modules of their own, which a config names as "module:NAME"."""
 
 import importlib
 from typing import TypeVar

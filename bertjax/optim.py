@@ -118,7 +118,8 @@ def optimizer(config: ConfigDict, rate: jax.Array | float) -> optax.GradientTran
       config: config.optim. name "bert_adamw" is the 2018 release's AdamWeightDecayOptimizer: Adam without
         bias correction, eps outside the square root, decay inside the rate. "adamw" corrects the bias
         (Loshchilov and Hutter 2019). "lamb" is You et al. 2020, with its trust ratio for each matrix of each
-        layer. "optax.NAME" and "optax.contrib.NAME" are optax's, with config.args. Each comes after
+        layer. "optax.NAME" and "optax.contrib.NAME" are optax's, with config.args, and "module:NAME" is a
+        function of a module of one's own. Each comes after
         `clip_by_global_norm` and before `scale_by_layer`, where config asks for them.
       rate: learning rate of the update; any for `init`, which does not depend on it.
 
@@ -150,8 +151,9 @@ def _layer_decay(config: ConfigDict) -> float:
 
 
 def _named(config: ConfigDict, rate: jax.Array | float) -> optax.GradientTransformation:
-    """An optimizer of optax. Unless config.args says otherwise, it decays what bertjax's own do."""
-    constructor = optimizer_names.constructors()[config.name]
+    """An optimizer of optax, or of one's own. It decays what bertjax's own do, but as config.args
+    says."""
+    constructor = optimizer_names.constructor(config.name)
     given: dict[str, Callable[[Tree], Tree]] = {
         "mask": decayed,
         "weight_decay_mask": decayed,
@@ -321,7 +323,7 @@ def check_optimizer(config: ConfigDict, params: Tree) -> None:
     """Raises InputError if the optimizer of config.optim cannot train these parameters, by their shapes."""
     if config.name in OWN:
         return
-    takes = inspect.signature(optimizer_names.constructors()[config.name]).parameters
+    takes = inspect.signature(optimizer_names.constructor(config.name)).parameters
     if "muon_weight_dimension_numbers" in takes and not jax.tree.leaves(matrices(params)):
         raise InputError(
             f"--config.optim.name={config.name}: no parameter that is trained here is a matrix of a "

@@ -1,7 +1,5 @@
-"""The optimizers that config.optim.name may name: bertjax's own by short names, optax's by dotted ones.
-
-Only names listed here are looked up, so a config imports nothing but optax.
-"""
+"""The optimizers that config.optim.name may name: bertjax's own by short names, optax's by dotted ones, and
+those of a module of one's own as "module:NAME"."""
 
 import difflib
 import functools
@@ -9,12 +7,13 @@ import inspect
 import math
 import typing
 from collections.abc import Callable, Mapping
-from types import NoneType
+from types import FunctionType, NoneType
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from bertjax.errors import InputError
+from bertjax.extensions import import_named
 
 OWN = ("bert_adamw", "adamw", "lamb")
 
@@ -43,18 +42,39 @@ def constructors() -> dict[str, Callable[..., Any]]:
     found: dict[str, Callable[..., Any]] = {}
     for module in (optax, optax.contrib):
         for name, value in vars(module).items():
-            if not inspect.isfunction(value) or name.startswith(("_", "scale_by_")):
-                continue
-            parameters = inspect.signature(value).parameters
-            needed = {each.name for each in parameters.values() if each.default is each.empty}
-            if "learning_rate" in parameters and needed <= {"learning_rate"}:
+            if inspect.isfunction(value) and not name.startswith(("_", "scale_by_")) and _needs_a_rate(value):
                 found[f"{module.__name__}.{name}"] = value
     return found
 
 
+def _needs_a_rate(function: FunctionType) -> bool:
+    """Whether it can be called with a learning rate and nothing else."""
+    parameters = inspect.signature(function).parameters
+    needed = {each.name for each in parameters.values() if each.default is each.empty}
+    return "learning_rate" in parameters and needed <= {"learning_rate"}
+
+
+def constructor(name: str) -> Callable[..., Any]:
+    """What makes the optimizer `name`, which is none of OWN. Raises InputError if there is none."""
+    field = f"--config.optim.name={name}"
+    if name in REFUSED:
+        raise InputError(f"{field}: it {REFUSED[name]}; name another optimizer")
+    if name in constructors():
+        return constructors()[name]
+    function = import_named(name, FunctionType, "--config.optim.name")
+    if function is None:
+        raise InputError(
+            f"{field}: no such optimizer; the nearest is {_nearest(name)}; there are {', '.join(OWN)}, by "
+            "their full names those of optax and optax.contrib, and your own as module:NAME"
+        )
+    if not _needs_a_rate(function):
+        raise InputError(f"{field}: it must take learning_rate, and have a default for every other argument")
+    return function
+
+
 def arguments(name: str) -> dict[str, inspect.Parameter]:
-    """The keyword arguments of an optimizer of optax that config.optim.args may hold."""
-    parameters = inspect.signature(constructors()[name]).parameters.values()
+    """The keyword arguments that config.optim.args may hold for an optimizer that is none of OWN."""
+    parameters = inspect.signature(constructor(name)).parameters.values()
     return {
         each.name: each for each in parameters
         if each.name not in _GIVEN and (type(each.default) in _LITERALS or isinstance(each.default, type))
@@ -69,13 +89,6 @@ def check(optim: ConfigDict) -> None:
             fields = ", ".join(f"optim.{field}" for field in _OWN_FIELDS)
             raise InputError(f"--config.optim.args={args}: is for optimizers of optax; {name} reads {fields}")
         return
-    if name in REFUSED:
-        raise InputError(f"--config.optim.name={name}: it {REFUSED[name]}; name another optimizer")
-    if name not in constructors():
-        raise InputError(
-            f"--config.optim.name={name}: no such optimizer; the nearest is {_nearest(name)}; there are "
-            f"{', '.join(OWN)} and, by their full names, those of optax and optax.contrib"
-        )
     accepted = arguments(name)
     for key, value in args.items():
         if key in _GIVEN:

@@ -12,13 +12,16 @@ import pytest
 from store_fixture import TESTS, arguments, toy_config
 from trained_fixture import make_trained
 
+from bertjax import optimizer_names
 from bertjax.config import default
 from bertjax.errors import InputError
+from bertjax.logs import read_metrics
 from bertjax.main import main
 from bertjax.models import bert, kind_of
 from bertjax.predict.predictor import Predictor
 from bertjax.tasks import task_of
 from bertjax.tasks.pretrain import TASK as pretrain
+from bertjax.train import train
 from bertjax.trained_model import load_trained
 
 PAGE = (TESTS.parent / "docs" / "adding.md").read_text()
@@ -45,7 +48,7 @@ def lines_of_code(source):
 
 
 def test_the_examples_are_small():
-    assert EXAMPLES.keys() == {"sentence_order.py", "order.py", "sinusoids.py"}
+    assert EXAMPLES.keys() == {"sentence_order.py", "order.py", "sinusoids.py", "momentum.py"}
     assert lines_of_code(EXAMPLES["sentence_order.py"]) < 60
     assert lines_of_code(EXAMPLES["sinusoids.py"]) < 40
 
@@ -62,8 +65,8 @@ def test_the_task_learns(folder, tmp_path):
         folder / "order.py",
         **{"examples.folder": tmp_path, "init_from": tmp_path / "model", "workdir": workdir,
            "train.epochs": 30.0, "train.batch_examples": 8, "train.seq_length": 32,
-           "model.dtype": "float32", "model.hidden_dropout_prob": 0.0, "model.attention_probs_dropout_prob": 0.0,
-           "optim.learning_rate": 1e-3, "log.tensorboard": False},
+           "model.dtype": "float32", "model.hidden_dropout_prob": 0.0,
+           "model.attention_probs_dropout_prob": 0.0, "optim.learning_rate": 1e-3, "log.tensorboard": False},
     )  # fmt: skip
     main(args)
     last = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[-1])
@@ -107,6 +110,28 @@ def test_the_encoder_has_fewer_parameters_learns_and_is_read_again(folder, store
     classify = default("classify", "sinusoids:KIND")
     assert classify.head == bert.KIND.head_section()
     assert task_of(classify.task).head in model.kind.heads
+
+
+def test_the_optimizer_trains_with_its_arguments(folder, store, tmp_path):
+    args = re.search(r"--config.optim.name=momentum:momentum --config.optim.args=\"(.*)\"", PAGE)
+    fields = {
+        "optim.name": "momentum:momentum", "optim.args": ast.literal_eval(args[1]), "train.log_every": 50,
+        "optim.learning_rate": 0.1, "optim.warmup_steps": 0, "optim.decay": "constant", "train.steps": 200,
+    }  # fmt: skip
+    train(toy_config(store, tmp_path / "one", **fields))
+    losses = [row["loss"] for row in read_metrics(str(tmp_path / "one" / "metrics.jsonl")) if "loss" in row]
+    assert len(losses) == 4
+    assert losses[-1] < losses[0] - 0.1
+    config = toy_config(**fields | {"optim.args": {"b1": 0.9}})
+    with pytest.raises(
+        InputError, match=r"momentum:momentum has no argument 'b1'; .* accepts decay, weight_dec"
+    ):
+        optimizer_names.check(config.optim)
+    for name, fault in (("momentum:nothing", "has no attribute 'nothing'"), ("momentum:optax", "is a module"),
+                        ("momentum:decayed", "it must take learning_rate")):  # fmt: skip
+        config.optim.name = name
+        with pytest.raises(InputError, match=rf"^--config\.optim\.name=.*{fault}"):
+            optimizer_names.check(config.optim)
 
 
 def toy_fields(store):
