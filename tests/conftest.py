@@ -27,7 +27,7 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 from store_fixture import arguments, make_store, write_config  # noqa: E402
 
-from bertjax import mesh as mesh_module
+from bertjax import mesh as mesh_module  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ import pytest
 from jax.experimental import multihost_utils
 
 from bertjax import distributed
-from bertjax.errors import InputError
 from bertjax.distributed import any_process, together
+from bertjax.errors import InputError
 
 
 def fails(error):

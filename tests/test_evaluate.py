@@ -90,7 +90,7 @@ def made_rows(count):
 def test_outputs_are_of_every_row_in_order():
     config = toy_config()
     rows, events = made_rows(45)
-    mesh = sharding.make_mesh(config, jax.devices()[:1])
+    mesh = make_mesh(config, jax.devices()[:1])
     outputs = predict(config, mesh, lambda params, batch: {"y": 2 * batch["x"]}, None, rows)
     np.testing.assert_array_equal(outputs["y"], 2 * np.arange(45))
     assert events == ["made"] * 6
@@ -99,7 +99,7 @@ def test_outputs_are_of_every_row_in_order():
 def test_an_evaluation_is_three_batches_ahead_at_most():
     config = toy_config()
     rows, events = made_rows(80)
-    mesh = sharding.make_mesh(config, jax.devices()[:1])
+    mesh = make_mesh(config, jax.devices()[:1])
     task = types.SimpleNamespace(metrics=lambda totals: totals)
     step = lambda params, batch: {"sum": Result(events, batch["x"].sum())}  # noqa: E731
     assert evaluate(config, task, mesh, step, None, rows) == {"sum": 79 * 40.0}

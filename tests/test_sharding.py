@@ -15,6 +15,7 @@ from bertjax.errors import InputError
 from bertjax.evaluate import make_eval_step, make_predict_step
 from bertjax.mesh import make_mesh
 from bertjax.models import KINDS, bert
+from bertjax.models.layers import padded_vocab_size
 from bertjax.sharding import path_name
 from bertjax.tasks.pretrain import TASK as pretrain
 
@@ -179,9 +180,9 @@ def compiled_step(**fields):
 def test_float32_is_float32_in_every_product(kind, dtype, exact):
     """Of forward and backward pass: a TPU would multiply it in bfloat16, an H100 in TF32."""
     config = toy_config(**{"model.dtype": dtype, "model.num_hidden_layers": 1})
-    mesh = sharding.make_mesh(config, jax.devices()[:1])
+    mesh = make_mesh(config, jax.devices()[:1])
     step, _, shardings = train.make_train_step(config, pretrain, mesh)
-    state, batch = train.abstract_state(config, pretrain, shardings), make_batch(config)
+    state, batch = train_state.abstract_state(config, pretrain, shardings), make_batch(config)
     if kind == "train":
         traced = step.trace(state, batch, train.scalars(config, 0))
     elif kind == "evaluate":

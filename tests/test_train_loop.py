@@ -15,12 +15,15 @@ from bertjax.config import default
 from bertjax.data.pretraining.bert_examples import Examples
 from bertjax.errors import Interrupted
 from bertjax.logs import read_metrics
-from bertjax.tasks import pretrain
+from bertjax.metering import Meter
+from bertjax.sections import phases
+from bertjax.tasks.pretrain import TASK as pretrain
 from bertjax.throughput import Throughput
-from bertjax.train import Meter, init_state, train, train_step
+from bertjax.train import train, train_step
+from bertjax.train_state import init_state
 
 PHASES = {"train.steps": 4, "phase2.steps": 2, "model.num_hidden_layers": 1, "train.log_every": 2,
-          "train.eval_every": 5, "eval.batch_size": 16}  # fmt: skip
+          "train.eval_every": 5, "eval.enabled": True, "eval.batch_rows": 16}  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -84,7 +87,7 @@ def root_task(parameter):
     return types.SimpleNamespace(
         init_params=lambda config, key: {"bias": jnp.full(1, parameter)},
         batch_weights=lambda batch: {"weight": jnp.ones(())},
-        batch_sums=lambda config, params, batch, keys: {"loss": jnp.sqrt(params["bias"]).sum()},
+        batch_sums=lambda config, params, batch, keys, remat: {"loss": jnp.sqrt(params["bias"]).sum()},
         batch_loss=lambda sums, weights: sums["loss"],
     )
 
@@ -94,7 +97,8 @@ def test_an_update_of_a_finite_loss_with_an_infinite_gradient_is_skipped(paramet
     config, task = default(), root_task(parameter)
     batch = {name: jnp.ones((2, 4), jnp.int32) for name in ("input_ids", "segment_ids")}
     before = init_state(config, task, 0)
-    after, measured = train_step(config, task, before, batch, {"seed": 0, "learning_rate": jnp.float32(0.1)})
+    given = {"seed": 0, "learning_rate": jnp.float32(0.1)}
+    after, measured = train_step(config, task, config.train, before, batch, given)
     assert math.isfinite(measured["loss"])
     assert math.isfinite(measured["grad_norm"]) == (not bad)
     assert after["bad_steps"] == after["bad_in_a_row"] == bad
@@ -113,13 +117,13 @@ def measured(mlm_loss, bad_in_a_row=0.0, **more):
 
 
 def make_meter(**fields):
-    """(meter, the (step, figures) of the lines that it logs)."""
+    """(meter, the (step, figures) of the lines that it logs); a step of phase 2 is worth three of phase 1."""
     lines = []
     log = types.SimpleNamespace(metrics=lambda step, figures: lines.append((step, figures)))
-    run = types.SimpleNamespace(
-        config=toy_config(**fields), task=pretrain, log=log, data=types.SimpleNamespace(rows={})
-    )
-    return Meter(run, flops=1.0), lines
+    flops = {"train": 1.0, "phase2": 3.0}
+    rows = {name: types.SimpleNamespace(flops=x) for name, x in flops.items()}
+    config = toy_config(**fields)
+    return Meter(config, pretrain, {name: rows[name] for name in phases(config)}, "train", log), lines
 
 
 def test_logged_means_are_over_the_steps_that_were_not_skipped():
@@ -164,12 +168,8 @@ def test_the_host_waits_for_the_step_before_the_newest_two():
 
 
 def test_the_time_left_is_that_of_the_steps_left_in_each_phase():
-    """A step of phase 2 is worth three of phase 1 here, of which one is done in a second."""
+    """A step of phase 2 is worth three of phase 1, of which one is done in a second."""
     meter, lines = make_meter(**{"train.steps": 10, "phase2.steps": 5})
-    meter.run.data.rows |= {
-        "train": types.SimpleNamespace(flops=1.0),
-        "phase2": types.SimpleNamespace(flops=3.0),
-    }
     now = [0.0]
     meter.throughput = Throughput(100.0, clock=lambda: now[0])
     for step, seconds_left in ((4, 6 + 15), (10, 15), (12, 9)):
