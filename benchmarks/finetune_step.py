@@ -8,7 +8,6 @@ example. Every library is a process of its own; see benchmarks.pretrain_step and
 """
 
 import argparse
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,17 +39,7 @@ def parse(args: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--model", required=True, metavar="FOLDER", help="Hugging Face's, of a BERT")
     parser.add_argument("--data", required=True, metavar="FOLDER", help="of the task's official files")
     parser.add_argument("--task", default="mrpc", help="of configs/glue.py (default mrpc)")
-    for name, value in {"batch": 32, "rounds": 5, "steps": 5}.items():
-        parser.add_argument(
-            f"--{name}", type=workload.positive, default=value, metavar="N", help=f"default {value}"
-        )
-    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="default cpu")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32",
-                        help="of the computation; parameters are float32 (default float32)")  # fmt: skip
-    parser.add_argument("--keep_memory", action="store_true", help="as of benchmarks.pretrain_step")
-    parser.add_argument("--peers", default="bertjax,torch",
-                        help=f"of {','.join(PEERS)}; ratios are to the first")  # fmt: skip
-    peer_lib.add_flags(parser)
+    peer_lib.add_step_flags(parser, {"batch": 32, "rounds": 5, "steps": 5}, PEERS, "bertjax,torch")
     flags = parser.parse_args(args)
     flags.peers = peer_lib.read_peers(flags.peers, PEERS)
     flags.threads = len(os.sched_getaffinity(0))
@@ -124,10 +113,7 @@ def main(args: Sequence[str]) -> None:
         "load_before": load_before,
         "peers": peer_lib.compare(flags, PEERS, vars(flags), batches, check_same_model),
     }
-    print(table(result))
-    workload.warn_of_load(load_before)
-    if flags.out:
-        Path(flags.out).write_text(json.dumps(result, indent=1) + "\n")
+    peer_lib.give_report(result, table(result), load_before, flags.out)
 
 
 if __name__ == "__main__":

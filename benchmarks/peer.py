@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import environments
+from benchmarks import environments, workload
 from bertjax.cpu_memory import MALLOC_TUNABLES
 from bertjax.errors import InputError
 
@@ -25,6 +25,37 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
                         help="an interpreter that has the packages of benchmarks/peers/ENV.txt, instead of "
                         "one made here; may be repeated")  # fmt: skip
     parser.add_argument("--out", default="", metavar="FILE.json", help="write the report here too")
+
+
+def add_step_flags(
+    parser: argparse.ArgumentParser, numbers: Mapping[str, int], peers: Collection[str], default: str
+) -> None:
+    """The flags of a benchmark of steps: `numbers` with their defaults, --device, --dtype, --keep_memory,
+    --peers, and those of `add_flags`."""
+    for name, value in numbers.items():
+        parser.add_argument(
+            f"--{name}", type=workload.positive, default=value, metavar="N", help=f"default {value}"
+        )
+    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="default cpu")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32",
+                        help="of the computation; parameters are float32 (default float32)")  # fmt: skip
+    parser.add_argument("--keep_memory", action="store_true",
+                        help="every peer gets the malloc settings that bertjax makes on a CPU")  # fmt: skip
+    parser.add_argument("--peers", default=default,
+                        help=f"of {','.join(peers)}; ratios are to the first")  # fmt: skip
+    add_flags(parser)
+
+
+def give_report(result: Mapping[str, Any], text: str, load: float, out: str) -> None:
+    """Prints a report's text, and a warning where the machine was busy, and writes the report to --out.
+
+    Args:
+      load: the load average before the measurement.
+    """
+    print(text)
+    workload.warn_of_load(load)
+    if out:
+        Path(out).write_text(json.dumps(result, indent=1) + "\n")
 
 
 def read_peers(text: str, known: Collection[str]) -> list[str]:

@@ -8,11 +8,9 @@ medians over rounds. See benchmarks/README.md.
 """
 
 import argparse
-import json
 import math
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -49,24 +47,12 @@ def parse(args: Sequence[str]) -> argparse.Namespace:
     """The flags. Raises InputError."""
     parser = Parser(prog="benchmarks.pretrain_step", description=__doc__,
                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-
-    for name, value in NUMBERS.items():
-        parser.add_argument(
-            f"--{name}", type=workload.positive, default=value, metavar="N", help=f"default {value}"
-        )
+    peer_lib.add_step_flags(parser, NUMBERS, PEERS, "bertjax,torch,torch_compiled,hf_flax,keras_hub")
     parser.add_argument("--heads", type=workload.positive, metavar="N", help="default hidden / 64")
     parser.add_argument("--dropout", type=float, default=0.1, metavar="P", help="default 0.1")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32",
-                        help="of the computation; parameters are float32 (default float32)")  # fmt: skip
-    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="default cpu")
     parser.add_argument(
         "--real_lengths", action="store_true", help="one row in ten is shorter than seq_length"
     )
-    parser.add_argument("--keep_memory", action="store_true",
-                        help="every peer gets the malloc settings that bertjax makes on a CPU")  # fmt: skip
-    parser.add_argument("--peers", default="bertjax,torch,torch_compiled,hf_flax,keras_hub",
-                        help=f"of {','.join(PEERS)}; ratios are to the first")  # fmt: skip
-    peer_lib.add_flags(parser)
     parser.add_argument("--override", action="append", default=[], metavar="FIELD=VALUE",
                         help="of bertjax's config; may be repeated")  # fmt: skip
     flags = parser.parse_args(args)
@@ -143,10 +129,7 @@ def main(args: Sequence[str]) -> None:
     rows = peer_lib.compare(flags, PEERS, vars(settings), workload.make_batch(settings),
                             lambda peers: check_same_work(peers[-1], settings))  # fmt: skip
     result = report(flags, rows) | {"load_before": load}
-    print(table(result))
-    workload.warn_of_load(load)
-    if flags.out:
-        Path(flags.out).write_text(json.dumps(result, indent=1) + "\n")
+    peer_lib.give_report(result, table(result), load, flags.out)
 
 
 if __name__ == "__main__":

@@ -211,7 +211,7 @@ class ElmoKind(ModelKind):
 
     def describe(self, fields: Mapping[str, Any]) -> str:
         layers, cells, projection = (fields[f"model.{name}"] for name in ("layers", "cells", "projection"))
-        return f"{layers} layers, {cells} cells, projection {projection}"
+        return f"{layers} layer{'s' * (layers > 1)}, {cells} cells, projection {projection}"
 
     def longest(self, model: ConfigDict) -> int:
         return _LONGEST

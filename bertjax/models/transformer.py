@@ -323,7 +323,7 @@ class TransformerKind(ModelKind):
         layers, hidden, heads = (
             fields[f"model.{name}"] for name in ("num_hidden_layers", "hidden_size", "num_attention_heads")
         )
-        return f"{layers} layers, hidden {hidden}, {heads} heads"
+        return f"{layers} layer{'s' * (layers > 1)}, hidden {hidden}, {heads} heads"
 
     def longest(self, model: ConfigDict) -> int:
         return int(model.max_position_embeddings)

@@ -25,12 +25,15 @@ from bertjax import config as config_lib  # noqa: E402
 from bertjax import sharding  # noqa: E402
 from bertjax.convert import names  # noqa: E402
 from bertjax.convert.export import export  # noqa: E402
-from bertjax.mesh import make_mesh
-from bertjax.tasks import pretrain  # noqa: E402
+from bertjax.mesh import make_mesh  # noqa: E402
+from bertjax.tasks.multi_label import TASK as multi_label  # noqa: E402
+from bertjax.tasks.pretrain import TASK as pretrain  # noqa: E402
 from bertjax.train import make_train_step, scalars  # noqa: E402
 from bertjax.trained_model import save_trained  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # theirs are not ours to mend
+
+MULTI_LABEL = "multi_label_classification"
 
 # layers, hidden, heads, feed-forward, vocabulary, types, activation
 SHAPES = {
@@ -143,6 +146,58 @@ def test_every_head_there_and_back(head, tmp_path):
     assert_alike(reference.outputs(head, again.eval(), batch), wanted, atol=1e-6)
 
 
+@pytest.mark.parametrize("weights", [(), (0.5, 2.0, 1.0, 3.0, 7.0)])
+def test_any_number_of_labels(weights, tmp_path):
+    """Logits and loss are those of problem_type="multi_label_classification", there and back; with weights,
+    the loss is that of torch.nn.BCEWithLogitsLoss."""
+    labels = ("sport", "art", "science", "war", "food")
+    theirs = reference.random_bert(
+        "sequence_classification", **fields_of("three heads"), problem_type=MULTI_LABEL,
+        id2label=dict(enumerate(labels)), num_labels=len(labels),
+    )  # fmt: skip
+    save(theirs, tmp_path / "theirs")
+    ours = bertjax.load(tmp_path / "theirs")
+    assert (ours.head, ours.labels) == (MULTI_LABEL, labels)
+    batch = reference.random_batch(theirs.config, rows=6, length=40)
+    there = np.random.default_rng(0).integers(2, size=(6, len(labels))).astype(np.float32)
+    there[2] = 0  # a text without any label
+    with torch.no_grad():
+        out = theirs(**reference.inputs(batch), labels=torch.tensor(there))
+    of_weights = torch.nn.BCEWithLogitsLoss(pos_weight=torch.tensor(weights or [1.0] * len(labels)))
+    loss = of_weights(out.logits, torch.tensor(there))
+    if not weights:
+        np.testing.assert_allclose(loss, out.loss, rtol=1e-6)
+
+    config = config_lib.default("multi_label")
+    config.model = ours.config
+    config.examples.update(labels=labels, positive_weights=weights)
+    batch |= {"class_positions": np.zeros((6, 1), np.int32), "labels": there[:, None],
+              "label_weights": np.ones((6, 1), np.float32)}  # fmt: skip
+
+    @jax.jit
+    def compute(params):
+        sums = multi_label.batch_sums(config, params, batch, None)
+        found = multi_label.batch_outputs(config, params, batch)["logits"]
+        return multi_label.batch_loss(sums, multi_label.batch_weights(batch)), found[:, 0]
+
+    our_loss, logits = compute(ours.params)
+    print(f"logits: within {np.abs(logits - out.logits.numpy()).max():.1e}")
+    np.testing.assert_allclose(logits, out.logits.numpy(), atol=1e-5, rtol=0)
+    np.testing.assert_allclose(our_loss, loss.item(), atol=1e-5, rtol=0)
+
+    # Through a checkpoint of ours, and into Hugging Face's class again.
+    save_trained(ours, str(tmp_path / "run"))
+    export(bertjax.load(tmp_path / "run"), str(tmp_path / "back"))
+    assert_same_tensors(tmp_path / "back", load_file(tmp_path / "theirs/model.safetensors"))
+    again = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "back").eval()
+    assert (again.config.problem_type, tuple(again.config.id2label.values())) == (MULTI_LABEL, labels)
+    with torch.no_grad():
+        back = again(**reference.inputs(batch), labels=torch.tensor(there))
+    np.testing.assert_allclose(back.loss, out.loss, rtol=1e-6)
+    read = bertjax.load(tmp_path / "back")
+    assert (read.head, read.labels) == (MULTI_LABEL, labels)
+
+
 def package(name):
     """The folder of an installed package; skips the test without it."""
     spec = importlib.util.find_spec(name)
@@ -207,7 +262,7 @@ def test_a_hundred_steps(kind, tmp_path):
     config = config_lib.default()
     config.model = ours.config
     config.model.update(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
-    config.train.update(steps=steps, batch_size=8, seq_length=32, max_predictions_per_seq=5)
+    config.train.update(steps=steps, batch_rows=8, seq_length=32, max_predictions_per_seq=5)
     config.phase2.steps = 0
     config.eval.batch_rows = 8
     config.optim.update(name=kind, learning_rate=peak, warmup_steps=warmup)

@@ -88,7 +88,7 @@ def test_token_ids(exported):
 def test_fill_mask(exported):
     _, model, folder = exported
     text = "The w8s [MASK] w9w7"
-    [[ours]] = Predictor(model.config, model.params, model.tokenizer).fill_mask([text], top_k=5)
+    [[ours]] = Predictor(model).fill_mask([text], top_k=5)
     theirs = transformers.pipeline("fill-mask", model=folder)(text)
     assert [model.tokenizer.tokens[guess["token"]] for guess in theirs] == [token for token, _ in ours]
     np.testing.assert_allclose([guess["score"] for guess in theirs], [share for _, share in ours], atol=1e-5)
@@ -97,7 +97,7 @@ def test_fill_mask(exported):
 def test_feature_extraction(exported):
     _, model, folder = exported
     texts = ["The w8s w9w7", "w12 w13 w14 w15"]
-    ours = Predictor(model.config, model.params, model.tokenizer).embed(texts, "tokens")
+    ours = Predictor(model).embed(texts, "tokens")
     theirs = transformers.pipeline("feature-extraction", model=folder)(texts)
     for text, x, [wanted] in zip(texts, ours, theirs, strict=True):
         np.testing.assert_allclose(x, wanted, atol=2e-5, err_msg=text)
@@ -108,19 +108,25 @@ def fine_tuned(model, folder, head, labels, width=None):
     trained = with_classifier(model, head, labels, width)
     save_trained(trained, str(folder / "run"))
     export(load_trained(str(folder / "run")), str(folder / "hf"))
-    return Predictor(trained.config, trained.params, trained.tokenizer), str(folder / "hf")
+    return Predictor(trained), str(folder / "hf")
 
 
-@pytest.mark.parametrize("labels", [("no", "maybe", "yes"), ("number",)])
-def test_text_classification(exported, tmp_path, labels):
+@pytest.mark.parametrize(
+    ("head", "labels", "share"),
+    [
+        ("sequence_classification", ("no", "maybe", "yes"), jax.nn.softmax),
+        ("sequence_classification", ("number",), jax.numpy.asarray),
+        ("multi_label_classification", ("old", "new", "red"), jax.nn.sigmoid),
+    ],
+)
+def test_text_classification(exported, tmp_path, head, labels, share):
     _, model, _ = exported
-    ours, folder = fine_tuned(model, tmp_path, "sequence_classification", labels)
+    ours, folder = fine_tuned(model, tmp_path, head, labels)
     [logits] = ours.classify([("The w8s", "w9w7")])
     pipe = transformers.pipeline("text-classification", model=folder, top_k=None)
     assert type(pipe.model).__name__ == "BertForSequenceClassification"
     found = {each["label"]: each["score"] for each in pipe([{"text": "The w8s", "text_pair": "w9w7"}])[0]}
-    wanted = logits if len(labels) == 1 else np.asarray(jax.nn.softmax(logits))
-    assert found == pytest.approx(dict(zip(labels, wanted.tolist(), strict=True)), abs=1e-5)
+    assert found == pytest.approx(dict(zip(labels, share(logits).tolist(), strict=True)), abs=1e-5)
 
 
 def test_token_classification(exported, tmp_path):
@@ -128,13 +134,12 @@ def test_token_classification(exported, tmp_path):
     labels = ("O", "B-X", "I-X")
     ours, folder = fine_tuned(model, tmp_path, "token_classification", labels)
     words = ["The", "w8", "w9", "w12", "w13", "w14", "w16"]
-    [logits] = ours.tag([Sentence(tuple(words), (), 0, 0)], ours.most, False)
+    [(tags, shares)] = ours.best_tags([Sentence(tuple(words), (), 0, 0)], ours.most, False)
     pipe = transformers.pipeline("token-classification", model=folder, ignore_labels=[])
     assert type(pipe.model).__name__ == "BertForTokenClassification"
     found = pipe(" ".join(words))
     assert [each["word"] for each in found] == words
-    assert [each["entity"] for each in found] == [labels[i] for i in logits.argmax(-1)]
-    shares = np.asarray(jax.nn.softmax(logits)).max(-1)
+    assert [each["entity"] for each in found] == [labels[i] for i in tags]
     np.testing.assert_allclose([each["score"] for each in found], shares, atol=1e-5)
 
 

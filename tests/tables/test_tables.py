@@ -104,7 +104,7 @@ def test_the_three_systems_are_told_beside_each_other(store, other_stores, data,
     text = (tmp_path / "out" / "systems.md").read_text()
     line = "examples; 10 steps of 8, rate 0.001, dropout 0.1; a 2 x 16 BiLSTM on a frozen encoder, "
     assert line + "10 steps of 8, rate 0.001, dropout 0.2\n" in text
-    assert "- elmo: 1 layers, 32 cells, projection 16; 40 steps" in text
+    assert "- elmo: 1 layer, 32 cells, projection 16; 40 steps" in text
     gpt = next(row for row in text.split("\n") if row.startswith("| OpenAI GPT"))
     assert gpt.endswith("| 56.0 | - | - |")  # it has no tagger
 
