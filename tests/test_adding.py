@@ -14,11 +14,15 @@ from trained_fixture import make_trained
 
 from bertjax import optimizer_names
 from bertjax.config import default
+from bertjax.data.pretraining.store import open_store
+from bertjax.data.tokenizers.tokenizer import load_tokenizer
 from bertjax.errors import InputError
 from bertjax.logs import read_metrics
 from bertjax.main import main
 from bertjax.models import bert, kind_of
 from bertjax.predict.predictor import Predictor
+from bertjax.prepare import __main__ as prepare
+from bertjax.prepare import build
 from bertjax.tasks import task_of
 from bertjax.tasks.pretrain import TASK as pretrain
 from bertjax.train import train
@@ -48,9 +52,10 @@ def lines_of_code(source):
 
 
 def test_the_examples_are_small():
-    assert EXAMPLES.keys() == {"sentence_order.py", "order.py", "sinusoids.py", "momentum.py"}
+    assert EXAMPLES.keys() == {"sentence_order.py", "order.py", "sinusoids.py", "momentum.py", "titled.py"}
     assert lines_of_code(EXAMPLES["sentence_order.py"]) < 60
     assert lines_of_code(EXAMPLES["sinusoids.py"]) < 40
+    assert lines_of_code(EXAMPLES["titled.py"]) < 20
 
 
 def test_the_task_learns(folder, tmp_path):
@@ -132,6 +137,31 @@ def test_the_optimizer_trains_with_its_arguments(folder, store, tmp_path):
         config.optim.name = name
         with pytest.raises(InputError, match=rf"^--config\.optim\.name=.*{fault}"):
             optimizer_names.check(config.optim)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_the_format_is_prepared(folder, tmp_path, monkeypatch, processes):
+    monkeypatch.setattr(build, "BLOCK_BYTES", 1000)
+    name = re.search(r"--input=articles\.txt --format=(\S+)", PAGE)[1]
+    file, out = tmp_path / "articles.txt", tmp_path / "store"
+    bodies = [f"The w{i} came\nin.\n\nThen it left. {'It == that. ' * (i % 5)}" for i in range(200)]
+    text = "\n".join(f"== Title {i} ==\n{body}" for i, body in enumerate(bodies))
+    args = [f"--format={name}", "--vocab_size=60", f"--processes={processes}"]
+    file.write_text(f"\n{text}\n")
+    prepare.main([*args, f"--input={file}", f"--out={out}"])
+    made, tokenizer = open_store(out), load_tokenizer(out)
+    assert made.manifest["summary"]["documents"] == 200
+    assert made.manifest["inputs"][0]["format"] == name
+    sentences = [[f"The w{i} came in.", "Then it left.", *["It == that."] * (i % 5)] for i in range(200)]
+    ids = [tokenizer.encode_batch(document) for document in sentences]
+    assert made.tokens.tolist() == [token for document in ids for sentence in document for token in sentence]
+    assert np.diff(made.documents).tolist() == [len(document) for document in ids]
+    (tmp_path / "bad.txt").write_text("\n\nNo title.\n== Title ==\nText. More.\n")
+    with pytest.raises(InputError, match=r"bad\.txt:3: text without a title; put '== Title ==' above it"):
+        prepare.main([*args, f"--input={tmp_path / 'bad.txt'}", f"--out={tmp_path / 'bad'}"])
+    (tmp_path / "latin.txt").write_bytes(text.encode() + b"\ncaf\xe9\n")
+    with pytest.raises(InputError, match=rf"latin\.txt:{len(text.splitlines()) + 1}: byte 0xe9 is not UTF-8"):
+        prepare.main([*args, f"--input={tmp_path / 'latin.txt'}", f"--out={tmp_path / 'latin'}"])
 
 
 def toy_fields(store):

@@ -13,7 +13,8 @@ from bertjax.data.pretraining.store import open_store
 from bertjax.errors import InputError, naming, run_command
 from bertjax.flags import Parser
 from bertjax.prepare.build import Settings, arguments_of, build_store, compare_arguments
-from bertjax.prepare.formats import FORMATS, Input
+from bertjax.prepare.formats import FORMATS, format_of
+from bertjax.prepare.interface import Input
 from bertjax.prepare.train_vocab import GPT_MERGES
 
 UNKNOWN_SHARE = 0.05  # above it, the vocabulary hardly fits the text
@@ -74,7 +75,8 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     each = "for all inputs, or for each in order"
     add("--input", required=True, metavar="PATH", **several,
         help="a file, folder or glob (.gz, .bz2, .xz, .zst too), or a tfds name; or several")  # fmt: skip
-    add("--format", required=True, choices=FORMATS, **several, help=each)
+    add("--format", required=True, metavar="NAME", **several,
+        help=f"{', '.join(FORMATS)}, or your own as module:NAME; {each}")  # fmt: skip
     add("--out", required=True, metavar="STORE", help="folder to write; the same command again continues")
     vocabulary = parser.add_mutually_exclusive_group()
     vocabulary.add_argument(
@@ -99,6 +101,8 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     add("--allow_single_sentence_documents", action="store_true",
         help="go on although few have two, for training without next-sentence prediction")  # fmt: skip
     args = parser.parse_args(argv)
+    for name in args.format:
+        format_of(name)
     for name, ok, rule in (
         ("vocab_size", args.vocab_size is None or args.vocab_size > 5, "must be above 5, the special tokens"),
         ("vocab_sample_mb", args.vocab_sample_mb > 0, "must be positive"),
@@ -130,15 +134,17 @@ def _inputs(args: argparse.Namespace) -> tuple[Input, ...]:
 
     names = {"format": None, "weight": 1.0, "text_field": "text", "split": "train", "language": "en"}
     columns = [each(name, default) for name, default in names.items()]
-    return tuple(Input(*values) for values in zip(args.input, *columns, strict=True))
+    inputs = tuple(Input(*values) for values in zip(args.input, *columns, strict=True))
+    for inp in inputs:
+        format_of(inp.format).check(inp)
+    return inputs
 
 
 def _refuse_among_inputs(out: Path, inputs: Sequence[Input]) -> None:
     """There the store's files would be taken for text, and change the input for the next run."""
     for inp in inputs:
-        # pydoc reads Python source only
         folder = Path(inp.path).resolve()
-        if inp.format != "pydoc" and folder.is_dir() and out.resolve().is_relative_to(folder):
+        if format_of(inp.format).reads_any_file and folder.is_dir() and out.resolve().is_relative_to(folder):
             raise InputError(f"{out}: lies in --input={inp.path}; give --out a folder elsewhere")
 
 

@@ -31,9 +31,9 @@ from bertjax.data.tokenizers.tokenizer import (
 )
 from bertjax.data.tokenizers.words import in_order
 from bertjax.errors import InputError, Interrupted
-from bertjax.files import find_files, read_json
-from bertjax.prepare import pydoc as pydoc_prose
-from bertjax.prepare.formats import Block, Input, input_bytes, read_blocks
+from bertjax.files import read_json
+from bertjax.prepare.formats import format_of, input_bytes, read_blocks
+from bertjax.prepare.interface import Block, Input
 from bertjax.prepare.train_vocab import (
     GPT_MERGES,
     Sample,
@@ -99,12 +99,7 @@ def _inputs(settings: Settings) -> list[dict[str, Any]]:
 
 
 def _state(inp: Input) -> dict[str, int]:
-    if inp.format == "pydoc":
-        files = pydoc_prose.find_sources(inp.path)
-    elif inp.format == "tfds" and not os.path.isdir(inp.path):
-        files = []  # a tfds name, whose version stands for its content
-    else:
-        files = find_files(inp.path)
+    files = format_of(inp.format).files(inp)
     newest = max((os.stat(file).st_mtime_ns for file in files), default=0)
     return {"bytes": input_bytes(inp), "files": len(files), "modified_ns": newest}
 

@@ -22,7 +22,8 @@ from bertjax.data.pretraining.store import token_type
 from bertjax.data.tokenizers import words
 from bertjax.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from bertjax.errors import InputError, Interrupted
-from bertjax.prepare.formats import Block, Input, parse_block
+from bertjax.prepare.formats import parse_block
+from bertjax.prepare.interface import Block, Input
 
 # A tuple of arguments for the function that is mapped.
 Job = tuple[Any, ...]
