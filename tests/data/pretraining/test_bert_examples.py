@@ -1,10 +1,5 @@
-"""Properties of the training examples; test_fidelity.py compares their distributions with the release's.
+"""Properties of the training examples; test_fidelity.py compares their distributions with the release's."""
 
-Most stores here give every token of the corpus an id of its own, so that a row tells where its text came
-from.
-"""
-
-import collections
 import hashlib
 import os
 import random
@@ -12,108 +7,27 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from examples_fixture import (
+    CLS,
+    FIRST,
+    MASK,
+    SEP,
+    contents,
+    equal,
+    make,
+    make_store,
+    original_ids,
+    random_store,
+    sequences,
+)
 
 from bertjax.config import default
 from bertjax.data.pretraining import sentence_pairs
-from bertjax.data.pretraining.bert_examples import (
-    Batch,
-    Examples,
-    build,
-    corpus_of,
-    document_weights,
-    pad_rows,
-    predictions_per_row,
-)
-from bertjax.data.row_form import RowForm
+from bertjax.data.pretraining.bert_examples import Batch, build, pad_rows, predictions_per_row
 from bertjax.errors import InputError
-
-PAD, CLS, SEP, MASK, FIRST = 0, 1, 2, 3, 5
-FORM = RowForm(CLS, (SEP,), SEP)
-
-
-def make_store(sentence_lengths, dtype=np.uint32, inputs=None):
-    """A store of documents given as lists of sentence lengths; token i of the corpus has the id FIRST + i."""
-    sentences = np.concatenate([[0], np.cumsum(np.concatenate(sentence_lengths))]).astype(np.int64)
-    documents = np.concatenate([[0], np.cumsum([len(d) for d in sentence_lengths])]).astype(np.int64)
-    n = len(sentence_lengths)
-    return SimpleNamespace(
-        path="store",
-        tokens=(FIRST + np.arange(sentences[-1])).astype(dtype),
-        sentences=sentences,
-        documents=documents,
-        train_documents=np.array([i for i in range(n) if i % 5]),
-        heldout_documents=np.arange(0, n, 5),
-        inputs=inputs or [{"path": "a", "weight": 1.0, "first_document": 0, "end_document": n}],
-    )
-
-
-def random_store(documents=60, most_sentences=20, most_tokens=25, seed=0, **kwargs):
-    rng = np.random.default_rng(seed)
-    lengths = [
-        rng.integers(1, most_tokens + 1, rng.integers(1, most_sentences + 1)) for _ in range(documents)
-    ]
-    return make_store(lengths, **kwargs)
-
-
-def make_tokenizer(store, mask_id):
-    size = FIRST + len(store.tokens)
-    return SimpleNamespace(
-        kind="made",
-        vocab_size=size,
-        mask_id=mask_id,
-        pad_id=PAD,
-        continuation=np.arange(size) % 3 == 0,
-    )
-
-
-def make(store, documents=None, seed=0, phase=0, seq_length=64, most=10, mask_id=MASK, **fields):
-    config = default().data
-    config.update({"dupe_factor": 2, **fields})
-    return Examples(
-        store, make_tokenizer(store, mask_id), FORM, config, seed=seed, phase=phase, seq_length=seq_length,
-        max_predictions_per_seq=most, documents=store.train_documents if documents is None else documents,
-    )  # fmt: skip
-
-
-def equal(a, b):
-    return a.keys() == b.keys() and all(np.array_equal(a[k], b[k]) for k in a)
-
-
-def original_ids(batch):
-    """input_ids before masking."""
-    ids = batch["input_ids"].copy()
-    row, p = np.nonzero(batch["masked_lm_weights"])
-    ids[row, batch["masked_lm_positions"][row, p]] = batch["masked_lm_ids"][row, p]
-    return ids
-
-
-def sequences(batch):
-    """[(original ids, ids, types, positions, masked positions in it, label or None)] of every sequence."""
-    originals, found = original_ids(batch), []
-    for r in range(len(originals)):
-        masked = batch["masked_lm_positions"][r][batch["masked_lm_weights"][r] > 0]
-        for segment in range(1, batch["segment_ids"][r].max() + 1):
-            at = np.flatnonzero(batch["segment_ids"][r] == segment)
-            assert np.array_equal(at, np.arange(at[0], at[-1] + 1))
-            assert batch["next_sentence_positions"][r, segment - 1] == at[0]
-            inside = masked[(masked >= at[0]) & (masked <= at[-1])] - at[0]
-            weight = batch["next_sentence_weights"][r, segment - 1]
-            label = int(batch["next_sentence_labels"][r, segment - 1]) if weight else None
-            found.append(
-                (originals[r, at], batch["input_ids"][r, at], batch["token_type_ids"][r, at],
-                 batch["position_ids"][r, at], inside, label)
-            )  # fmt: skip
-    return found
-
-
-def contents(batch):
-    """How often each sequence (with its masks) occurs."""
-    return collections.Counter((s[1].tobytes(), s[4].tobytes()) for s in sequences(batch))
-
 
 OPTIONS = [
     {},
@@ -344,59 +258,6 @@ def test_predictions_of_a_packed_row_suffice(prob, next_sentence):
             assert sum(min(20, max(1, round(prob * n))) for n in lengths) <= limit
 
 
-def test_weights_are_passes_over_an_input():
-    inputs = [
-        {"path": "a", "weight": 1.0, "first_document": 0, "end_document": 100},
-        {"path": "b", "weight": 3.0, "first_document": 100, "end_document": 200},
-        {"path": "c", "weight": 0.5, "first_document": 200, "end_document": 300},
-        {"path": "d", "weight": 0.0, "first_document": 300, "end_document": 310},
-    ]
-    store = random_store(310, inputs=inputs)
-    bounds = store.sentences[store.documents[[0, 100, 200, 300, 310]]]
-
-    def shares(**options):
-        """Sequences whose A comes from each input, by the sequences of one visit of that input."""
-        examples = make(store, np.arange(310), dupe_factor=20, next_sentence=False, **options)
-        tokens = original_ids(examples.rows(0, examples.epoch_rows(0)))[:, 1] - FIRST
-        counts = np.histogram(tokens, bounds)[0] / 20
-        plain = make(store, np.arange(310), dupe_factor=20, next_sentence=False, weights=(1, 1, 1, 1))
-        tokens = original_ids(plain.rows(0, plain.epoch_rows(0)))[:, 1] - FIRST
-        return counts / (np.histogram(tokens, bounds)[0] / 20)
-
-    np.testing.assert_allclose(shares(), [1, 3, 0.5, 0], atol=0.06)
-    np.testing.assert_allclose(shares(weights=(0, 1.25, 2, 1)), [0, 1.25, 2, 1], atol=0.06)
-    # An input of weight 0 is not drawn as a random next sentence either; copies are cut differently.
-    examples = make(store, np.arange(310), weights=(0, 2, 0, 0), dupe_factor=1)
-    batch = examples.rows(0, examples.epoch_rows(0))
-    tokens = original_ids(batch)
-    assert set(np.searchsorted(bounds, tokens[tokens >= FIRST] - FIRST, side="right")) == {2}
-    assert max(contents(batch).values()) < 10
-
-
-def test_a_document_is_visited_exactly_as_often_as_its_weight_says():
-    """On average over passes: the shares of its visits add up to the weight."""
-    inputs = [
-        {"path": name, "weight": weight, "first_document": 10 * i, "end_document": 10 * (i + 1)}
-        for i, (name, weight) in enumerate({"a": 1.0, "b": 3.0, "c": 0.5, "d": 0.0, "e": 2.25}.items())
-    ]
-    store = random_store(50, inputs=inputs)
-    weights = document_weights(store, default().data)
-    np.testing.assert_array_equal(weights, np.repeat([1, 3, 0.5, 0, 2.25], 10))
-    documents = np.arange(3, 50)
-    corpus = corpus_of(store, documents, weights[documents])
-    visits = np.bincount(corpus.entry_document, weights=corpus.entry_share, minlength=50)
-    np.testing.assert_array_equal(visits[3:], weights[3:])
-    assert not visits[:3].any()
-    assert len(set(zip(corpus.entry_document, corpus.entry_copy, strict=True))) == len(corpus.entry_copy)
-    assert set(corpus.split) == set(documents[weights[documents] > 0])
-
-
-@pytest.mark.parametrize("weights", [(1.0, 2.0), (-1.0,), (0.0,), (float("nan"),)])
-def test_unfit_weights_are_refused(weights):
-    with pytest.raises(InputError, match=r"--config.data.weights=\(.*\): "):
-        make(random_store(), weights=weights)
-
-
 def test_unfit_documents_are_refused():
     store = random_store()
     with pytest.raises(InputError, match="only one document"):
@@ -441,8 +302,9 @@ def digest():
 
 def test_without_numba_rows_are_the_same():
     code = f"import runpy; print(runpy.run_path({__file__!r})['digest']())"
-    root = str(Path(__file__).parents[2])
-    env = os.environ | {"NUMBA_DISABLE_JIT": "1", "PYTHONPATH": root, "PYTHONWARNINGS": "ignore"}
+    here = Path(__file__)
+    paths = os.pathsep.join(map(str, (here.parents[3], here.parent)))
+    env = os.environ | {"NUMBA_DISABLE_JIT": "1", "PYTHONPATH": paths, "PYTHONWARNINGS": "ignore"}
     done = subprocess.run([sys.executable, "-c", code], env=env, check=True, capture_output=True, text=True)
     assert done.stdout.strip() == digest()
 

@@ -12,7 +12,8 @@ def random_corpus(documents=40, most_sentences=30, split=None, seed=0):
     offsets = np.concatenate([[0], np.cumsum(rng.integers(1, most_sentences + 1, documents))])
     sentences = np.concatenate([[0], np.cumsum(rng.integers(1, 25, offsets[-1]))])
     split = np.arange(documents) if split is None else np.array(split)
-    return frozen(sentence_pairs.Corpus(sentences, offsets, split, split, np.zeros_like(split), np.ones(len(split))))
+    copies, shares = np.zeros_like(split), np.ones(len(split))
+    return frozen(sentence_pairs.Corpus(sentences, offsets, split, split, copies, shares))
 
 
 def frozen(corpus):
@@ -27,7 +28,8 @@ def make_index(corpus, rules, passes=1, first_pass=0, with_lengths=True):
     first = np.zeros(visits + 1, np.int64)
     sentence_pairs.count_sequences(corpus, rules, first_pass, 0, visits, first)
     first = np.cumsum(first)
-    index = sentence_pairs.Index(first_pass, first, np.zeros(first[-1] // sentence_pairs.MARK_EVERY + 1, np.uint32))
+    marks = np.zeros(first[-1] // sentence_pairs.MARK_EVERY + 1, np.uint32)
+    index = sentence_pairs.Index(first_pass, first, marks)
     lengths = np.zeros(first[-1] if with_lengths else 0, np.uint16)
     sentence_pairs.index_sequences(corpus, rules, index, 0, visits, lengths)
     return index, lengths
@@ -97,7 +99,8 @@ def test_a_sequence_found_by_index_equals_the_sweep(first_pass):
                 assert lengths[i] == min(a + b, 29) + 3
                 i += 1
     assert i == index.first[-1]
-    assert (np.diff(index.first) > 2 * sentence_pairs.MARK_EVERY).any()  # so that marks inside documents are used
+    # So that marks inside documents are used.
+    assert (np.diff(index.first) > 2 * sentence_pairs.MARK_EVERY).any()
 
 
 def test_pairs_follow_the_algorithm():
