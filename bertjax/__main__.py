@@ -4,6 +4,7 @@
 """
 
 import difflib
+import os
 import runpy
 import sys
 from collections.abc import Sequence
@@ -51,6 +52,7 @@ def run() -> None:
         run_command(main)
     else:
         del sys.argv[1]
+        sys.path.append(os.getcwd())  # where python -m finds one's own modules too
         # As python -m does. PROGRAM is what errors.program() reads.
         runpy.run_module(f"bertjax.{name}", {"PROGRAM": f"bertjax {name}"}, "__main__", alter_sys=True)
 

@@ -176,6 +176,16 @@ def test_the_program_is_the_same_in_a_process_of_its_own(script):
         assert failed.stderr.count("\n") == 1
 
 
+def test_modules_of_the_current_folder_are_found(script, tmp_path):
+    (tmp_path / "mine.py").write_text("FORMAT = 1\n")
+    for program in (("-m", "bertjax.prepare"), (*MODULE, "prepare"), (*script, "prepare")):
+        failed = ended(
+            *program, "--input=x", "--format=mine:FORMAT", "--out=y", "--vocab_size=9", folder=tmp_path
+        )
+        assert failed.returncode == 2
+        assert "mine:FORMAT: is a int, not a Format" in failed.stderr.replace("'", "")
+
+
 def test_a_signal_saves_the_run(script, store, tmp_path, monkeypatch, one_device):
     """By the script, which starts itself again with malloc set; that keeps its process number."""
     monkeypatch.delenv("GLIBC_TUNABLES")
