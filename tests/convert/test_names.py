@@ -178,7 +178,6 @@ def test_a_classifier_of_a_wrong_shape_takes_no_memory(shape):
         given["classifier.weight"] = weight
         with pytest.raises(InputError, match="has shape"):
             names.from_huggingface(config, given, bert.KIND.heads["sequence_classification"], "the file")
-            names.from_huggingface(config, given, bert.HEADS["sequence_classification"], "the file")
 
 
 def test_queries_keys_and_values_have_their_own_tensors():

@@ -11,7 +11,7 @@ from trained_fixture import make_trained
 
 import bertjax
 from bertjax import sharding
-from bertjax.config import files
+from bertjax.config import default, files
 from bertjax.convert.export import export
 from bertjax.data.finetuning.sequences import encode, make_batch
 from bertjax.data.tokenizers import cache as token_cache
@@ -221,7 +221,7 @@ def test_a_frozen_encoder_stays_as_it_is_and_has_no_moments(folder, model, tmp_p
 
 
 def test_numbers_are_learned_by_squared_errors():
-    config = config_lib.default()
+    config = default("classify")
     batch = {"labels": np.array([[1.0], [2.0], [3.0]]), "label_weights": np.array([[1.0], [1.0], [0.0]])}
     config.examples.number = True
     sums = classify.sums_of(config, np.array([[[1.5]], [[5.0]], [[9.0]]]), batch)

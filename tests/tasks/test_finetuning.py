@@ -8,8 +8,8 @@ import pytest
 from bertjax.config import default
 from bertjax.data.finetuning.sequences import Row
 from bertjax.errors import InputError
+from bertjax.tasks.example_rows import EncodedRows, shuffled
 from bertjax.tasks.interface import perplexity, with_epochs
-from bertjax.tasks.finetuning import EncodedRows, shuffled
 
 
 def test_every_epoch_has_all_examples_in_an_order_of_its_own():
@@ -37,8 +37,8 @@ def test_the_order_does_not_depend_on_how_it_is_asked_for():
     ],
 )
 def test_epochs_give_the_steps_of_the_release(count, epochs, proportion, steps, warmup):
-    config = default()
-    config.train.update(batch_size=4, epochs=epochs, steps=5)
+    config = default("classify")
+    config.train.update(batch_examples=4, epochs=epochs, steps=5)
     config.optim.update(warmup_proportion=proportion, warmup_steps=100)
     found = with_epochs(config, count, "examples")
     assert (found.train.steps, found.optim.warmup_steps) == (steps, warmup)
@@ -46,15 +46,16 @@ def test_epochs_give_the_steps_of_the_release(count, epochs, proportion, steps, 
 
 
 def test_without_epochs_the_steps_are_those_of_the_config():
-    config = default()
+    config = default("classify")
     config.train.update(steps=5, epochs=0.0)
     assert with_epochs(config, 1000, "examples").train.steps == 5
 
 
 def test_fewer_examples_than_a_batch_are_refused():
-    config = default()
-    config.train.update(batch_size=4, epochs=1.0)
-    with pytest.raises(InputError, match=r"epochs=1\.0: 3 examples give no batch of 4; lower --config"):
+    config = default("classify")
+    config.train.update(batch_examples=4, epochs=1.0)
+    message = r"epochs=1\.0: 3 examples give no batch of 4; lower --config\.train\.batch_examples"
+    with pytest.raises(InputError, match=message):
         with_epochs(config, 3, "examples")
 
 
@@ -65,28 +66,39 @@ def toy_rows(count=20, most=128):
     return EncodedRows(rows, {"number": np.arange(1, count + 1)}, 0, most), np.array(lengths)
 
 
+def toy_config(seed=0):
+    """Batches of eight rows."""
+    config = default("answer")
+    config.seed, config.train.batch_windows, config.eval.batch_rows = seed, 8, 8
+    return config
+
+
 def test_outputs_come_back_in_the_order_of_the_examples():
     rows, lengths = toy_rows()
-    source = rows.sorted(8)
+    source, count, places = rows.once(toy_config())
+    assert count == 20
     batches = [source(first, 8) for first in (0, 8, 16)]
     found = np.concatenate([batch["number"] for batch in batches])
     assert not found[20:].any()  # what fills up the last batch
     np.testing.assert_array_equal(lengths[found[:20] - 1], np.sort(lengths))
-    back = rows.in_order({"number": found[:20]})
-    np.testing.assert_array_equal(back["number"], np.arange(1, 21))
+    np.testing.assert_array_equal(found[places.rows], np.arange(1, 21))
+    assert not places.slots.any()
+    assert not places.offsets.any()
 
 
 def test_a_part_of_a_batch_is_as_long_as_the_batch():
     """Else the hosts that make the parts would compile programs of different shapes."""
     rows, _ = toy_rows()
-    for source in (rows.shuffled(3, 8), rows.sorted(8)):
+    train, batch_rows = rows.shuffled(toy_config(seed=3))
+    assert batch_rows == 8
+    for source in (train, rows.once(toy_config())[0]):
         for first in (0, 8, 16):
             whole = source(first, 8)
             for i in range(8):
                 part = source(first + i, 1)
                 for name, x in part.items():
                     np.testing.assert_array_equal(x, whole[name][i : i + 1])
-    lengths = {rows.shuffled(3, 8)(first, 8)["input_ids"].shape[1] for first in range(0, 160, 8)}
+    lengths = {train(first, 8)["input_ids"].shape[1] for first in range(0, 160, 8)}
     assert len(lengths) > 1
 
 

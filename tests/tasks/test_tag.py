@@ -8,14 +8,14 @@ import pytest
 from finetune_fixture import open_data, toy_settings
 
 import bertjax
-from bertjax.predict import __main__ as predict
 from bertjax.convert.export import export
 from bertjax.data.finetuning.conll import Sentence, read_conll
 from bertjax.data.finetuning.sequences import Row
-from bertjax.data.finetuning.word_windows import cut_windows
+from bertjax.data.finetuning.word_windows import Window, Word, cut_windows, word_weights
 from bertjax.errors import InputError
 from bertjax.files import read_json
 from bertjax.models import bert
+from bertjax.predict import __main__ as predict
 from bertjax.tasks import example_rows
 from bertjax.tasks.tag import TASK as tag
 from bertjax.train import train
@@ -72,8 +72,8 @@ def test_every_word_counts_once_at_its_first_wordpiece(folder, model, context, m
 
 def test_nothing_weighs_but_the_first_pieces_of_words_that_count():
     row = Row([2, 10, 11, 12, 13, 3], [0] * 6)
-    windows = [tag.Window(row, [tag.Word(0, 0, 1), tag.Word(0, 1, 3)]), tag.Window(row, [tag.Word(0, 2, 4)])]
-    assert [x.tolist() for x in tag.word_weights(windows)] == [[0, 1, 0, 1, 0, 0], [0, 0, 0, 0, 1, 0]]
+    windows = [Window(row, [Word(0, 0, 1), Word(0, 1, 3)]), Window(row, [Word(0, 2, 4)])]
+    assert [x.tolist() for x in word_weights(windows)] == [[0, 1, 0, 1, 0, 0], [0, 0, 0, 0, 1, 0]]
 
 
 def test_a_word_counts_where_it_has_the_most_context(model):

@@ -6,9 +6,11 @@ import pytest
 from bertjax.data.finetuning.sequences import Row, batch_length, encode, make_batch
 from bertjax.data.tokenizers.tokenizer import SPECIAL_TOKENS, wordpiece_tokenizer
 from bertjax.errors import InputError
+from bertjax.models import bert
 
 LETTERS = "abcdefgh"
 TOKENIZER = wordpiece_tokenizer([*SPECIAL_TOKENS, *LETTERS], True, "made")
+FORM = bert.KIND.row_form(TOKENIZER)
 
 
 def tokens_of(row):
@@ -29,14 +31,14 @@ def tokens_of(row):
     ],
 )
 def test_the_longer_text_is_cut_and_of_equal_ones_the_second(text, most, row, types):
-    [found] = encode(TOKENIZER, [text], most, truncate=True)
+    [found] = encode(TOKENIZER, FORM, [text], most, truncate=True)
     assert (tokens_of(found), "".join(map(str, found.types))) == (row, types)
 
 
 def test_a_text_that_is_too_long_is_refused_unless_it_may_be_cut():
     with pytest.raises(InputError, match=r"'a b c d': has 6 tokens, the model takes 5; shorten it"):
-        encode(TOKENIZER, ["a b c d"], 5)
-    assert tokens_of(encode(TOKENIZER, ["a b c"], 5)[0]) == "^abc|"
+        encode(TOKENIZER, FORM, ["a b c d"], 5)
+    assert tokens_of(encode(TOKENIZER, FORM, ["a b c"], 5)[0]) == "^abc|"
 
 
 @pytest.mark.parametrize(

@@ -3,19 +3,21 @@
 import numpy as np
 import pytest
 
+from bertjax.data.finetuning.squad import Answer, Question
 from bertjax.data.finetuning.squad_answers import Candidate, find_answer
 from bertjax.data.finetuning.squad_windows import NO_ANSWER, Windows, encode_questions, find_answers
-from bertjax.data.finetuning.squad import Answer, Question
 from bertjax.data.tokenizers.tokenizer import SPECIAL_TOKENS, wordpiece_tokenizer
+from bertjax.models import bert
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 TOKENIZER = wordpiece_tokenizer([*SPECIAL_TOKENS, "?", *LETTERS], True, "made")
+FORM = bert.KIND.row_form(TOKENIZER)
 
 
 def windows_of(tokens, room, doc_stride, answers=()):
     """The windows, of `room` tokens at most, of a context of one letter a token."""
     question = Question("q", "?", " ".join(LETTERS[:tokens]), tuple(answers), "made")
-    return Windows(encode_questions([question], TOKENIZER, 4), TOKENIZER, room + 4, doc_stride)
+    return Windows(encode_questions([question], TOKENIZER, 4), FORM, room + 4, doc_stride)
 
 
 def texts_of(windows):
