@@ -19,8 +19,11 @@ from bertjax.errors import InputError
 from bertjax.evaluate import evaluate, make_eval_step
 from bertjax.logs import read_metrics
 from bertjax.mesh import make_mesh
-from bertjax.models import elmo, elmo_heads
-from bertjax.tasks import elmo as task
+from bertjax.models import elmo
+from bertjax.models.elmo_layers import next_words
+from bertjax.sections import fields as config_fields
+from bertjax.tasks.bidirectional_lm import DIRECTIONS
+from bertjax.tasks.bidirectional_lm import TASK as task
 from bertjax.train import make_train_step, scalars, train
 from bertjax.trained_model import load_trained
 
@@ -33,7 +36,7 @@ def words(tmp_path_factory):
 
 
 def open_rows(words, **fields):
-    config = toy_elmo(words, **{"train.eval_every": 1000, **fields})
+    config = toy_elmo(words, **{"eval.enabled": True, **fields})
     return config, task.open_data(config).rows["train"]
 
 
@@ -53,7 +56,7 @@ def sentences_of(store, documents, room):
 def test_an_epoch_has_every_sentence_once_with_its_words_own_characters(words, pack):
     store = open_store(words)
     config, rows = open_rows(words, **{"data.pack": pack})
-    predicted = load_tokenizer(words).tokens[: config.elmo.vocab_size]
+    predicted = load_tokenizer(words).tokens[: config.model.vocab_size]
     spelt = {
         sentence_characters(each, 9).tobytes(): each
         for each in sentences_of(store, range(len(store.documents) - 1), 22)
@@ -102,7 +105,7 @@ def test_the_key_of_a_step_is_that_of_all_its_rows_and_of_no_other_step(words):
 def test_the_loss_is_the_mean_of_both_directions():
     """Of the mean loss of a word in each, whatever their numbers of words."""
     sums = {"forward_sampled_loss": 12.0, "backward_sampled_loss": 4.0}
-    assert task.DIRECTIONS == ("forward", "backward")
+    assert DIRECTIONS == ("forward", "backward")
     assert task.batch_loss(sums, {"forward": 4.0, "backward": 8.0}) == (3.0 + 0.5) / 2
     assert task.batch_loss(sums, {"forward": 4.0, "backward": 0.0}) == (3.0 + 4.0) / 2
 
@@ -117,8 +120,8 @@ def test_no_direction_sees_what_it_predicts(words):
 
     @jax.jit
     def losses(batch):
-        model = elmo_heads.bind(config, params)
-        targets, weights = elmo.next_words(batch["input_ids"], batch["segment_ids"])
+        model = elmo.KIND.bind(config.model, params).language_models
+        targets, weights = next_words(batch["input_ids"], batch["segment_ids"])
         return model.losses(model.states(batch)[-1], targets)[0] * weights, weights
 
     base, weights = losses(batch)
@@ -149,7 +152,7 @@ def test_perplexities_are_exact_sums_over_the_words_whatever_the_batches(words):
         params = jax.jit(lambda key, config=config: task.init_params(config, key))(jax.random.key(0))
         params = jax.tree.map(lambda x: 2 * x, params)
         mesh = make_mesh(config, jax.devices())
-        step = make_eval_step(config, task, mesh, sharding.state_shardings(params, mesh))
+        step = make_eval_step(config, task, mesh, sharding.state_shardings(elmo.KIND.sharding, params, mesh))
         figures.append(evaluate(config, task, mesh, step, params, rows.evals[0]))
     for other in figures[1:]:
         assert other == pytest.approx(figures[0], rel=1e-5)
@@ -204,8 +207,8 @@ def test_negatives_and_dropout_follow_from_the_step_not_from_devices_or_parts(
 
 
 def settings(words, workdir, **fields):
-    return toy_elmo(words, workdir, **{"train.steps": 90, "train.eval_every": 30, "train.save_every": 30,
-                    "train.keep_last": 9, "train.log_every": 30, "mesh.data": 1, "mesh.fsdp": -1,
+    return toy_elmo(words, workdir, **{"train.steps": 90, "eval.enabled": True, "train.eval_every": 30,
+                    "train.save_every": 30, "train.keep_last": 9, "train.log_every": 30, "mesh.data": 1, "mesh.fsdp": -1,
                     **fields})  # fmt: skip
 
 
@@ -261,11 +264,11 @@ def test_a_run_that_was_stopped_ends_like_one_that_was_not(words, whole, tmp_pat
 def test_the_model_of_a_run_is_loaded_drawn_and_not_exported(words, whole, tmp_path):
     model = load_trained(str(whole[0]))
     assert (model.config.kind, model.head, model.tokenizer.kind) == ("elmo", "language_models", "words")
-    assert model.config.elmo.filters == ((1, 8), (2, 8), (3, 16))
+    assert model.config.filters == ((1, 8), (2, 8), (3, 16))
     config, rows = open_rows(words)
     batch = rows.train(0, 2)
-    top = model.module().states(batch)[-1]
-    direct = elmo_heads.bind(config, model.params).states(batch)[-1]
+    top = model.module().language_models.states(batch)[-1]
+    direct = elmo.KIND.bind(config.model, model.params).language_models.states(batch)[-1]
     np.testing.assert_array_equal(top, direct)
     with pytest.raises(InputError, match="Hugging Face has no ELMO; it is not exported"):
         export(model, str(tmp_path / "hf"))
@@ -278,14 +281,14 @@ def test_the_model_of_a_run_is_loaded_drawn_and_not_exported(words, whole, tmp_p
     # A run may begin from another one, of the same sizes and words only.
     again = settings(words, tmp_path / "again", init_from=str(whole[0]), **{"train.steps": 1})
     train(again)
-    other = settings(words, tmp_path / "other", init_from=str(whole[0]), **{"elmo.cells": 32})
-    with pytest.raises(InputError, match=r"to train one like it add --config.elmo.cells=16$"):
+    other = settings(words, tmp_path / "other", init_from=str(whole[0]), **{"model.cells": 32})
+    with pytest.raises(InputError, match=r"to train one like it add --config.model.cells=16$"):
         train(other)
 
 
 def test_what_does_not_fit_is_one_line(words, store, tmp_path):
     def found(folder=words, **fields):
-        return refusal(task, toy_elmo(folder, **fields))
+        return refusal(toy_elmo(folder, **fields))
 
     assert "a store of wordpiece tokens, but ELMo reads words; prepare one with --tokenizer=words" in found(
         store
