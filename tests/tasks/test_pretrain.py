@@ -5,8 +5,8 @@ import math
 import jax
 import numpy as np
 import pytest
-from jax.extend.core import jaxprs_in_params
 from finetune_fixture import open_data
+from jax.extend.core import jaxprs_in_params
 from store_fixture import make_batch, make_store, random_params, toy_config
 
 from bertjax.data.pretraining.store import open_store
