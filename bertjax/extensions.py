@@ -23,9 +23,10 @@ def import_named(name: str, contract: type[T], field: str) -> T | None:
         return None
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # of the import, or of the user's code
+        reason = str(error).strip().partition("\n")[0]
         raise InputError(
-            f"{field}={quoted(name)}: {str(error).strip()}; name an importable module, and a "
+            f"{field}={quoted(name)}: {type(error).__name__}: {reason}; name an importable module, and a "
             f"{contract.__name__} in it"
         ) from error
     if not isinstance(found, contract):

@@ -1,6 +1,7 @@
 """Toy fine-tuning runs: their configs, and how they are refused."""
 
 import pytest
+from store_fixture import with_fields
 
 import bertjax
 from bertjax.config import default
@@ -22,17 +23,15 @@ def toy_settings(task, folder, model, workdir, fields, kind="", **examples):
     config = default(task, kind)
     config.workdir, config.init_from = str(workdir), str(model)
     config.model.dtype = "float32"
-    config.examples.update(folder=str(folder), **examples)
+    config.examples.folder = str(folder)
     config.train.update(epochs=4.0, seq_length=48, log_every=10)
     config.train[batch_field(config.train)] = 8
     config.optim.update(learning_rate=3e-3, warmup_proportion=0.1)
     config.eval.batch_rows = 8
     config.mesh.data = 1
     config.mesh.fsdp = -1
-    for name, value in fields.items():
-        section, _, leaf = name.rpartition("__")
-        (config[section] if section else config)[leaf] = value
-    return config
+    given = {f"examples__{name}": value for name, value in examples.items()} | fields
+    return with_fields(config, {name.replace("__", "."): value for name, value in given.items()})
 
 
 def open_data(config, source=None):

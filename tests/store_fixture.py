@@ -67,8 +67,8 @@ def make_store(path, documents=48, seed=0, tokenizer=None):
 
 
 def toy_config(store="", workdir="", task="pretrain", **fields):
-    """A 2-layer Transformer of 32 units; `fields` by their dotted names: **{"train.steps": 3}. Held-out text is
-    not read, unless eval.enabled is among them."""
+    """A 2-layer Transformer of 32 units; `fields` by their dotted names: **{"train.steps": 3}. Held-out text
+    is not read, unless eval.enabled is among them."""
     own = {
         "workdir": str(workdir), "data.store": str(store), "model.vocab_size": VOCAB, "model.hidden_size": 32,
         "model.num_hidden_layers": 2, "model.num_attention_heads": 2, "model.intermediate_size": 64,

@@ -43,9 +43,7 @@ def same(a, b):
 
 def test_top_layers_and_the_pooler_are_drawn_anew(tmp_path):
     make_trained(str(tmp_path / "model"))
-    params, fresh, source, line = begin(
-        settings(tmp_path / "a", tmp_path / "model", **{"train__reinit_layers": 2})
-    )
+    params, fresh, source, line = begin(settings(tmp_path / "a", tmp_path / "model", train__reinit_layers=2))
     assert "newly drawn: pooler, classifier, the top 2 of 3 layers" in line
     for name in ("pooler_kernel", "pooler_bias", "classifier_kernel"):
         np.testing.assert_array_equal(params[name], fresh[name])
@@ -62,7 +60,7 @@ def test_none_is_by_default_and_more_than_all_is_an_error(tmp_path):
     np.testing.assert_array_equal(params["pooler_kernel"], source["pooler_kernel"])
     assert "layers" not in line
     with pytest.raises(InputError, match=r"reinit_layers=4: the model has 3 layers"):
-        begin(settings(tmp_path / "a", tmp_path / "model", **{"train__reinit_layers": 4}))
+        begin(settings(tmp_path / "a", tmp_path / "model", train__reinit_layers=4))
 
 
 def test_a_fine_tuned_model_gives_its_classifier_only_for_the_same_labels(tmp_path):

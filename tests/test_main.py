@@ -17,8 +17,8 @@ from bertjax.main import main
     [
         ([], "bertjax.main: error: no config; use --config=RECIPE, such as --config=pretrain_tiny"),
         (["--config=configs/pretrain_tiny.py", "--config.train.step=1"],
-         "bertjax.main: error: --config.train.step: no such field of the task pretrain on bert; the nearest is "
-         "--config.train.steps"),
+         "bertjax.main: error: --config.train.step: no such field of the task pretrain on bert; the nearest "
+         "is --config.train.steps"),
         (["--config=configs/pretrain_tiny.py", "--config.data.store=/nowhere", "--config.workdir=w"],
          "bertjax.main: error: /nowhere: no token store (no store.json); make one with bertjax.prepare"),
     ],

@@ -35,6 +35,7 @@ _NOT_NEGATIVE = (
     "phase2.steps", "phase2.warmup_steps", "optim.warmup_steps", "optim.weight_decay", "optim.clip_norm",
     "eval.max_rows", "head.lstm_layers", "head.lm_weight",
 )  # fmt: skip
+_NUMBERS = ("data.mask_split", "data.weights", "examples.positive_weights")  # tuples of them
 
 
 def check_numbers(config: ConfigDict, prefix: str = "") -> None:
@@ -43,9 +44,7 @@ def check_numbers(config: ConfigDict, prefix: str = "") -> None:
         rule = ""
         if isinstance(value, float) and not math.isfinite(value):
             rule = "must be a finite number"
-        elif isinstance(value, tuple) and not all(
-            math.isfinite(x) for x in value if isinstance(x, int | float)
-        ):
+        elif field in _NUMBERS and not all(type(x) in (int, float) and abs(x) < math.inf for x in value):
             rule = "must hold finite numbers only"
         elif (field in _SHARES or field.endswith("_prob")) and not 0 <= value < 1:
             rule = "must be at least 0 and below 1"

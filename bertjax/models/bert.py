@@ -281,8 +281,10 @@ class BertKind(TransformerKind):
         c.dropout_prob = 0.1  # on the input of each layer of the LSTM
         return c
 
-    def check_head(self, model: ConfigDict, head: ConfigDict) -> None:
+    def check_head(self, head: ConfigDict) -> None:
         check_choice("head.layers", head.layers, tuple(HEAD_LAYERS))
+
+    def check_head_fits(self, model: ConfigDict, head: ConfigDict) -> None:
         if HEAD_LAYERS[head.layers] > model.num_hidden_layers:
             raise InputError(
                 f"--config.head.layers={head.layers}: the model has {model.num_hidden_layers} layers, which "

@@ -130,7 +130,10 @@ class ModelKind(abc.ABC):
     def check(self, model: ConfigDict) -> None:
         """Raises InputError if fields of a whole config.model contradict each other."""
 
-    def check_head(self, model: ConfigDict, head: ConfigDict) -> None:  # noqa: B027 (most take any)
+    def check_head(self, head: ConfigDict) -> None:  # noqa: B027 (most have numbers only)
+        """Raises InputError if fields of config.head have no such value, whatever the model."""
+
+    def check_head_fits(self, model: ConfigDict, head: ConfigDict) -> None:  # noqa: B027 (most fit any)
         """Raises InputError if config.head is not one that a model of this architecture can have."""
 
     def same_head(self, one: ConfigDict, other: ConfigDict) -> bool:

@@ -136,21 +136,18 @@ class FineTuning(Task, Generic[R]):
 
     def check(self, config: ConfigDict, require: Require) -> None:
         c, t, kind = config.examples, config.train, kind_of(config.model.kind)
+        require(not tfds_sets.is_tfds(c.folder), "examples.folder", "name a set in examples.tfds instead")
         require(not (c.folder and c.tfds), "examples.tfds", "is read instead of files; leave out "
                 f"examples.folder={c.folder}")  # fmt: skip
         require(t.epochs > 0 or t.steps > 0, "train.steps", "must be positive where train.epochs is 0")
+        require(t.seq_length >= 8, "train.seq_length", "must be 8 or more")
+        kind.check_head(config.head)
         if t.freeze_encoder and kind.stacked_layers:
             rule = "nothing of the encoder changes; set neither optim.layer_decay nor train.reinit_layers"
             require(config.optim.layer_decay == 1 and not t.reinit_layers, "train.freeze_encoder", rule)
         for loss in kind.further_losses(config.head):
             require(not t.freeze_encoder, "train.freeze_encoder",
                     f"leaves nothing to change for {loss}; set head.lm_weight to 0.0")  # fmt: skip
-
-    def void(self, config: ConfigDict) -> dict[str, str]:
-        t, void = config.train, {}
-        if t.epochs:
-            void["train.steps"] = "train.epochs gives them here; add --config.train.epochs=0"
-        return void
 
     def init_params(self, config: ConfigDict, key: jax.Array) -> Params:
         kind = kind_of(config.model.kind)
@@ -234,7 +231,7 @@ class FineTuning(Task, Generic[R]):
                 kind.check_pairs(config.model)
         except InputError as error:
             raise InputError(f"{where}: {error}") from error
-        kind.check_head(config.model, config.head)
+        kind.check_head_fits(config.model, config.head)
         most = kind.longest(config.model)
         if config.train.seq_length > most:
             raise InputError(f"--config.train.seq_length={config.train.seq_length}: the model takes {most}")

@@ -81,7 +81,14 @@ class Task(abc.ABC):
 
     def void(self, config: ConfigDict) -> dict[str, str]:
         """Fields that other fields make void here, and the remedy: it is an error to set them."""
-        return {}
+        epochs, share, void = config.train.epochs, "optim.warmup_proportion", {}
+        if epochs:
+            void["train.steps"] = "train.epochs gives them here; add --config.train.epochs=0"
+        if epochs and config.optim.warmup_proportion:
+            void["optim.warmup_steps"] = f"{share} gives them here; add --config.{share}=0"
+        elif config.optim.warmup_proportion:
+            void[share] = "is of train.epochs' steps, and that is 0; set optim.warmup_steps"
+        return void
 
     @abc.abstractmethod
     def init_params(self, config: ConfigDict, key: jax.Array) -> Params:

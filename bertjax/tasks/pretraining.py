@@ -87,16 +87,6 @@ class Pretraining(Task):
                     f"must be from 8 to {longest}, the longest row of this model")  # fmt: skip
         require(config.train.epochs > 0 or config.train.steps > 0, "train.steps", "must be positive")
 
-    def void(self, config: ConfigDict) -> dict[str, str]:
-        epochs, share, void = config.train.epochs, config.optim.warmup_proportion, {}
-        if epochs:
-            void["train.steps"] = "train.epochs gives them here; add --config.train.epochs=0"
-        if share and not epochs:
-            void["optim.warmup_proportion"] = (
-                "is of train.epochs' steps, and that is 0; set optim.warmup_steps"
-            )
-        return void
-
     def init_params(self, config: ConfigDict, key: jax.Array) -> Params:
         kind = kind_of(config.model.kind)
         return kind.init_params(config.model, key, kind.heads[self.head])

@@ -7,8 +7,8 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from elmo_fixture import NOUNS, make_elmo, toy_elmo
-from finetune_fixture import refusal
+from elmo_fixture import NOUNS, make_elmo
+from finetune_fixture import open_data, refusal, toy_settings
 from trained_fixture import make_trained
 
 import bertjax
@@ -19,12 +19,19 @@ from bertjax.data.tokenizers import cache as token_cache
 from bertjax.errors import InputError
 from bertjax.init_from import load_source
 from bertjax.mesh import make_mesh
+from bertjax.models import elmo
 from bertjax.models.layers import dropout_keys
 from bertjax.predict import __main__ as predict
-from bertjax.tasks import elmo_classify, elmo_tag
+from bertjax.tasks.classify import TASK as classify
+from bertjax.tasks.tag import TASK as tag
 from bertjax.train import train
 from bertjax.train_state import init_state
 from bertjax.trained_model import load_trained
+
+FILES = {
+    tag: {"train": "train.txt", "dev": ("dev.txt",), "test": ("test.txt",)},
+    classify: {"text_a": "a", "text_b": "b", "test": ("test.tsv",)},
+}
 
 
 @pytest.fixture(scope="module")
@@ -61,31 +68,24 @@ def folder(tmp_path_factory):
 
 
 def settings(task, folder, model, workdir="", **fields):
-    examples = {
-        "elmo_tag": {"train": "train.txt", "dev": ("dev.txt",), "test": ("test.txt",)},
-        "elmo_classify": {"text_a": "a", "text_b": "b", "test": ("test.tsv",)},
-    }[task]
-    own = {f"examples.{name}": value for name, value in examples.items()}
-    config = toy_elmo("", workdir, **own | {
-        "task": task, "init_from": str(model), "examples.folder": str(folder), "train.epochs": 20.0,
-        "train.log_every": 20, "train.eval_every": 10**6, "train.freeze_encoder": True,
-        "optim.warmup_proportion": 0.1, "elmo.head_dropout_prob": 0.0,
-        "mesh.data": 1, "mesh.fsdp": -1, **fields,
-    })  # fmt: skip
-    config.elmo.update(cells=96, filters=((1, 8),))  # the model's own are taken
-    return config
+    fields = {
+        "train__epochs": 20.0, "train__log_every": 20, "train__freeze_encoder": True, "train__seq_length": 24,
+        "optim__name": "adamw", "optim__weight_decay": 0.0, "optim__learning_rate": 1e-2,
+        "head__lstm_layers": 1, "head__lstm_size": 16, "head__hidden_size": 16, "head__dropout_prob": 0.0,
+    } | fields  # fmt: skip
+    return toy_settings(task.name, folder, model, workdir, fields, "elmo", **FILES[task])
 
 
 @pytest.fixture(scope="module")
 def tagger(folder, model, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("tag")
-    return workdir, train(settings("elmo_tag", folder, model, workdir))
+    return workdir, train(settings(tag, folder, model, workdir))
 
 
 @pytest.fixture(scope="module")
 def classifier(folder, model, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("classify")
-    return workdir, train(settings("elmo_classify", folder, model, workdir))
+    return workdir, train(settings(classify, folder, model, workdir))
 
 
 def test_a_tagger_learns_and_predict_says_what_the_run_wrote(folder, tagger, tmp_path, capsys):
@@ -105,7 +105,7 @@ def test_a_tagger_learns_and_predict_says_what_the_run_wrote(folder, tagger, tmp
     answer = json.loads(capsys.readouterr().out)
     assert answer["tags"][0] == "B-P"
     assert all(0 < share <= 1 for share in answer["probabilities"])
-    with pytest.raises(InputError, match="Hugging Face has no ELMO"):
+    with pytest.raises(InputError, match="Hugging Face has no ELMo"):
         export(trained, str(tmp_path / "hf"))
 
 
@@ -124,27 +124,26 @@ def test_a_classifier_of_pairs_learns_and_predict_says_what_the_run_wrote(folder
         predict.main(["choose", f"--model={workdir}", "a", "b", "c"])
 
 
-@pytest.mark.parametrize("task", [elmo_tag, elmo_classify], ids=["tag", "classify"])
+@pytest.mark.parametrize("task", [tag, classify], ids=["tag", "classify"])
 def test_a_frozen_encoder_is_fixed_and_has_no_moments(folder, model, tagger, classifier, task):
-    workdir = (tagger if task is elmo_tag else classifier)[0]
+    workdir = (tagger if task is tag else classifier)[0]
     before, after = bertjax.load(model).params, load_trained(str(workdir)).params
     jax.tree.map(np.testing.assert_array_equal, before["encoder"], after["encoder"])
     assert np.abs(after["mix_bias"]).max() > 0  # the mix is learned
-    data = task.open_data(settings(task.__name__.split(".")[-1], folder, model), bertjax.load(model))
+    data = open_data(settings(task, folder, model), bertjax.load(model))
     state = jax.eval_shape(lambda: init_state(data.config, task, 0))
     assert "encoder" in state["params"]
     assert "softmax_kernel" not in state["params"]
     for moments in ("mu", "nu"):
         assert set(state["optimizer"][moments]) == set(state["params"]) - {"encoder"}
-    sharding.state_shardings(state, make_mesh(data.config, jax.devices()))
+    sharding.state_shardings(elmo.KIND.sharding, state, make_mesh(data.config, jax.devices()))
 
 
-@pytest.mark.parametrize("task", [elmo_tag, elmo_classify], ids=["tag", "classify"])
+@pytest.mark.parametrize("task", [tag, classify], ids=["tag", "classify"])
 def test_padding_devices_and_other_rows_change_nothing(folder, model, task):
     """Loss with padding behind every row; loss and gradient with dropout on eight devices."""
-    name = task.__name__.split(".")[-1]
-    config = settings(name, folder, model, **{"elmo.head_dropout_prob": 0.3})
-    data = task.open_data(config, bertjax.load(model))
+    config = settings(task, folder, model, head__dropout_prob=0.3)
+    data = open_data(config, bertjax.load(model))
     config, rows = data.config, data.rows["train"]
     params = jax.jit(lambda key: task.init_params(config, key))(jax.random.key(3))
     batch = rows.train(0, rows.batch_rows)
@@ -167,7 +166,7 @@ def test_padding_devices_and_other_rows_change_nothing(folder, model, task):
     longer = {name: longer_by(x, name) for name, x in batch.items()}
     np.testing.assert_allclose(plain(params, longer, None), found, rtol=1e-5)
     mesh = make_mesh(config, jax.devices())
-    on_mesh = jax.device_put(params, sharding.state_shardings(params, mesh))
+    on_mesh = jax.device_put(params, sharding.state_shardings(elmo.KIND.sharding, params, mesh))
     with_dropout = step(params, batch, keys)
     spread = step(on_mesh, sharding.to_global(mesh, batch), keys)
     assert abs(with_dropout[0] - found) > 1e-4
@@ -182,26 +181,26 @@ def test_padding_devices_and_other_rows_change_nothing(folder, model, task):
 def test_a_run_goes_on_without_the_model_that_it_began_from(folder, tagger, tmp_path):
     workdir = tmp_path / "parts"
     shutil.copytree(tagger[0], workdir)
-    config = settings("elmo_tag", folder, "/nowhere", workdir)
+    config = settings(tag, folder, "/nowhere", workdir)
     assert train(config) == {}  # complete
-    assert load_trained(str(workdir)).config.elmo.cells == 16
+    assert load_trained(str(workdir)).config.cells == 16
 
 
-@pytest.mark.parametrize("task", [elmo_tag, elmo_classify], ids=["tag", "classify"])
+@pytest.mark.parametrize("task", [tag, classify], ids=["tag", "classify"])
 def test_kept_token_ids_change_nothing(folder, model, tmp_path, monkeypatch, task):
     """A task's own words have their numbers from the run that reads them."""
     monkeypatch.setattr(token_cache, "_LEAST", 1)
     batches = []
     for cache in ("", str(tmp_path), str(tmp_path)):
-        config = settings(task.__name__.split(".")[-1], folder, model, **{"examples.cache": cache})
-        batches.append(task.open_data(config, load_source(config, task)).rows["train"].train(0, 8))
+        config = settings(task, folder, model, examples__cache=cache)
+        batches.append(open_data(config, load_source(config, task)).rows["train"].train(0, 8))
     for name, x in batches[0].items():
         np.testing.assert_array_equal(x, batches[1][name])
         np.testing.assert_array_equal(x, batches[2][name])
 
 
 def test_words_of_a_tagged_word_are_cut_as_in_pretraining(folder, model):
-    data = elmo_tag.open_data(settings("elmo_tag", folder, model), bertjax.load(model))
+    data = open_data(settings(tag, folder, model), bertjax.load(model))
     assert data.tokenizer.sha256 == bertjax.load(model).tokenizer.sha256
     dev = data.rows["train"].evals[0]
     sentences = read_conll(str(folder / "dev.txt"), tagged=True)
@@ -212,9 +211,8 @@ def test_words_of_a_tagged_word_are_cut_as_in_pretraining(folder, model):
 
 
 def test_what_does_not_fit_is_one_line(folder, model, tmp_path):
-    found = refusal(elmo_tag, settings("elmo_tag", folder, model, **{"examples.document_context": True}))
-    assert "ELMo reads sentence by sentence" in found
-    assert "--config.init_from is empty" in refusal(elmo_classify, settings("elmo_classify", folder, ""))
+    assert "document_context" not in settings(tag, folder, model).examples  # it reads sentence by sentence
+    assert "--config.init_from is empty" in refusal(settings(classify, folder, ""))
     make_trained(str(tmp_path / "bert"))
     with pytest.raises(InputError, match=r"a model of kind bert, which cannot be used here; .* kind elmo"):
-        train(settings("elmo_tag", folder, tmp_path / "bert", tmp_path / "run"))
+        train(settings(tag, folder, tmp_path / "bert", tmp_path / "run"))

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 from elmo_fixture import make_word_store, toy_elmo
-from finetune_fixture import refusal
+from finetune_fixture import open_data, refusal
 
 from bertjax import report, sharding
 from bertjax.config import checks
@@ -21,7 +21,6 @@ from bertjax.logs import read_metrics
 from bertjax.mesh import make_mesh
 from bertjax.models import elmo
 from bertjax.models.elmo_layers import next_words
-from bertjax.sections import fields as config_fields
 from bertjax.tasks.bidirectional_lm import DIRECTIONS
 from bertjax.tasks.bidirectional_lm import TASK as task
 from bertjax.train import make_train_step, scalars, train
@@ -37,7 +36,7 @@ def words(tmp_path_factory):
 
 def open_rows(words, **fields):
     config = toy_elmo(words, **{"eval.enabled": True, **fields})
-    return config, task.open_data(config).rows["train"]
+    return config, open_data(config).rows["train"]
 
 
 def sentences_of(store, documents, room):
@@ -208,8 +207,8 @@ def test_negatives_and_dropout_follow_from_the_step_not_from_devices_or_parts(
 
 def settings(words, workdir, **fields):
     return toy_elmo(words, workdir, **{"train.steps": 90, "eval.enabled": True, "train.eval_every": 30,
-                    "train.save_every": 30, "train.keep_last": 9, "train.log_every": 30, "mesh.data": 1, "mesh.fsdp": -1,
-                    **fields})  # fmt: skip
+                    "train.save_every": 30, "train.keep_last": 9, "train.log_every": 30, "mesh.data": 1,
+                    "mesh.fsdp": -1, **fields})  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -239,13 +238,13 @@ def test_the_entropy_is_that_of_the_predicted_words(words, whole):
 
 def test_epochs_give_the_steps(words):
     fields = {"train.epochs": 3.0, "optim.warmup_proportion": 0.5}
-    found = task.open_data(toy_elmo(words, **fields)).config
-    once = task.open_data(toy_elmo(words, **fields | {"train.epochs": 6.0})).config
+    found = open_data(toy_elmo(words, **fields)).config
+    once = open_data(toy_elmo(words, **fields | {"train.epochs": 6.0})).config
     assert found.train.steps > 0
     assert abs(once.train.steps - 2 * found.train.steps) <= 1
     assert found.optim.warmup_steps == found.train.steps // 2
     with pytest.raises(InputError, match=r"epochs=0\.001: \d+ rows give no batch of"):
-        task.open_data(toy_elmo(words, **{"train.epochs": 0.001}))
+        open_data(toy_elmo(words, **{"train.epochs": 0.001}))
 
 
 @pytest.mark.usefixtures("eight_devices")
@@ -270,10 +269,11 @@ def test_the_model_of_a_run_is_loaded_drawn_and_not_exported(words, whole, tmp_p
     top = model.module().language_models.states(batch)[-1]
     direct = elmo.KIND.bind(config.model, model.params).language_models.states(batch)[-1]
     np.testing.assert_array_equal(top, direct)
-    with pytest.raises(InputError, match="Hugging Face has no ELMO; it is not exported"):
+    with pytest.raises(InputError, match="Hugging Face has no ELMo; it is not exported"):
         export(model, str(tmp_path / "hf"))
     figure = report.draw(str(whole[0]))
-    assert figure.get_suptitle().endswith(": elmo, 1 layers, 16 cells, projection 16, batch 8 × 24 words")
+    sizes = "1 layer, 16 cells, projection 16, batch 8 × 24 tokens"
+    assert figure.get_suptitle().endswith(f": bidirectional_lm, {sizes}")
     titles = [axis.get_title() for axis in figure.axes]
     assert {"Sampled-softmax loss", "Loss", "Held-out forward perplexity"} <= set(titles)
     entropy = next(axis for axis in figure.axes if axis.get_title() == "Loss").get_lines()[-1]
@@ -290,33 +290,34 @@ def test_what_does_not_fit_is_one_line(words, store, tmp_path):
     def found(folder=words, **fields):
         return refusal(toy_elmo(folder, **fields))
 
-    assert "a store of wordpiece tokens, but ELMo reads words; prepare one with --tokenizer=words" in found(
-        store
-    )
+    assert "a store of wordpiece tokens; ELMo is trained on those of --tokenizer=words" in found(store)
     assert "--config.data.store is empty" in found("")
     count = load_tokenizer(words).vocab_size
-    assert f"has {count} words; set --config.elmo.vocab_size={count}" in found(**{"elmo.vocab_size": 900})
-    assert "ELMo reads a store; leave it empty" in found(**{"data.tfrecord": "x"})
+    assert f"has {count} words; set --config.model.vocab_size={count}" in found(**{"model.vocab_size": 900})
     assert "a whole number of times" in found(**{"data.weights": (1.5,)})
     for fields, message in (
-        ({"model.kind": "bert"}, "model.kind=bert: the task elmo trains an ELMo"),
-        ({"task": "pretrain"}, "model.kind=elmo: the task pretrain trains no ELMo; there are elmo, elmo_tag"),
-        ({"optim.layer_decay": 0.9}, "optim.layer_decay=0.9: ELMo's layers have one rate"),
-        ({"train.reinit_layers": 1}, "train.reinit_layers=1: no layer of an ELMo"),
+        (
+            {"model.kind": "bert"},
+            "kind='bert': the task bidirectional_lm trains a model for language_m",
+        ),
+        ({"task": "pretrain"}, "kind='elmo': the task pretrain trains a model for pretraining: bert$"),
     ):
         with pytest.raises(InputError, match=message):
             checks.check(toy_elmo(words, **fields))
-    fields, devices = {"mesh.data": 1, "mesh.fsdp": 8, "elmo.head_cells": 12}, jax.devices()
-    with pytest.raises(InputError, match=r"fsdp=8 does not divide elmo.cells=20"):
-        make_mesh(toy_elmo(words, **{**fields, "elmo.cells": 20}), devices)
-    make_mesh(toy_elmo(words, **fields), devices)  # pre-training has no such head
-    with pytest.raises(InputError, match=r"fsdp=8 does not divide elmo.head_cells=12"):
-        make_mesh(toy_elmo(words, **{"task": "elmo_tag", **fields}), devices)
+    fields, devices = {"mesh.data": 1, "mesh.fsdp": 8}, jax.devices()
+    with pytest.raises(InputError, match=r"fsdp=8 does not divide model.cells=20"):
+        make_mesh(toy_elmo(words, **{**fields, "model.cells": 20}), devices)
+    config = toy_elmo(words, **fields)
+    make_mesh(config, devices)  # pre-training has no head
+    config.head = elmo.KIND.head_section()
+    config.head.lstm_size = 12
+    with pytest.raises(InputError, match=r"fsdp=8 does not divide head.lstm_size=12"):
+        make_mesh(config, devices)
 
 
 def test_sentences_that_are_cut_are_counted(words):
     config = toy_elmo(words, **{"data.weights": (2.0,)})
-    data = task.open_data(config)
+    data = open_data(config)
     store = open_store(words)
     sizes = np.diff(store.sentences)
     cut = sum(2 * (sizes[store.documents[d] : store.documents[d + 1]] > 22).sum()

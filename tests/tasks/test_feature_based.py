@@ -6,7 +6,7 @@ import random
 import jax
 import numpy as np
 import pytest
-from finetune_fixture import refusal, toy_settings
+from finetune_fixture import open_data, refusal, toy_settings
 from store_fixture import toy_config
 from trained_fixture import make_trained
 
@@ -26,7 +26,6 @@ from bertjax.tasks import example_rows
 from bertjax.tasks.answer import TASK as answer
 from bertjax.tasks.choose import TASK as choose
 from bertjax.tasks.classify import TASK as classify
-from bertjax.tasks.finetuning import encoder_flops
 from bertjax.tasks.tag import TASK as tag
 from bertjax.train import make_train_step, scalars, train
 from bertjax.train_state import init_state
@@ -87,12 +86,11 @@ def folder(tmp_path_factory):
 
 
 def settings(task, folder, model, workdir="", **fields):
-    name = task.__name__.rpartition(".")[2]
-    return toy_settings(name, folder, model, workdir, {"train__seq_length": 32} | fields, **FILES[task])
+    return toy_settings(task.name, folder, model, workdir, {"train__seq_length": 32} | fields, **FILES[task])
 
 
 def opened(task, folder, model, **fields):
-    return task.open_data(settings(task, folder, model, **fields), bertjax.load(model))
+    return open_data(settings(task, folder, model, **fields), bertjax.load(model))
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +150,7 @@ def predicted(task, folder, workdir, capsys):
         return {line["id"]: line["answer"] for line in lines}
     rows = [line.split("\t") for line in (folder / FILES[task]["dev"][0]).read_text().splitlines()[1:]]
     trained = load_trained(workdir)
-    asked = Predictor(trained.config, trained.params, trained.tokenizer, trained.reads)
+    asked = Predictor(trained)
     if task is classify:
         return [trained.labels[x.argmax()] for x in asked.classify([tuple(row[1:]) for row in rows])]
     return [str(x.argmax()) for x in asked.choose([(row[1], row[2:]) for row in rows])]
@@ -179,7 +177,7 @@ def test_every_task_learns_on_a_bilstm_and_predicts_the_same(task, folder, model
 @pytest.mark.parametrize("layers", ["last", "sum_all"])
 def test_sharing_rows_changes_nothing(task, layers, folder, model, monkeypatch):
     """Loss and gradient of texts that share rows, and of each in a row of its own."""
-    fields = {"train__batch_size": 24, "head__layers": layers, **LSTM}
+    fields = {f"train__batch_{task.unit}": 24, "head__layers": layers, **LSTM}
     shared = opened(task, folder, model, **fields)
     monkeypatch.setattr(example_rows, "_FILLED", 0.0)
     alone = opened(task, folder, model, **fields)
@@ -205,7 +203,7 @@ def test_embed_writes_what_training_reads(folder, model, run):
     trained = load_trained(str(run[0]))
     for source, layers in ((bertjax.load(model), "concat_last_four"), (trained, "sum_last_four"),
                            (trained, "second_to_last")):  # fmt: skip
-        data = opened(tag, folder, model, head__layers=layers, eval__batch_size=64)
+        data = opened(tag, folder, model, head__layers=layers, eval__batch_rows=64)
         params = tag.init_params(data.config, jax.random.key(0)) | {"encoder": source.params["encoder"]}
         if layers == source.reads.layers:  # the learned weights
             mix = {name: source.params["features"][name] for name in ("mix_bias", "mix_scale")}
@@ -220,7 +218,7 @@ def test_embed_writes_what_training_reads(folder, model, run):
         for row, segment in {*zip(*np.nonzero(batch["segment_ids"]), strict=True)}:
             here = batch["segment_ids"][row] == batch["segment_ids"][row, segment]
             of_text[tuple(batch["input_ids"][row, here].tolist())] = np.asarray(read[row, here])
-        predictor = Predictor(source.config, source.params, source.tokenizer, source.reads)
+        predictor = Predictor(source)
         for text, states in zip(texts, predictor.embed(texts, "tokens", layers), strict=True):
             [ids] = source.tokenizer.encode_batch([text])
             whole = (source.tokenizer.cls_id, *ids, source.tokenizer.sep_id)
@@ -229,7 +227,7 @@ def test_embed_writes_what_training_reads(folder, model, run):
 
 def test_a_sum_that_was_not_learned_is_the_mean(model):
     source = bertjax.load(model)
-    predictor = Predictor(source.config, source.params, source.tokenizer)
+    predictor = Predictor(source)
     for layers, numbers in (("sum_all", range(1, 6)), ("sum_last_four", range(2, 6))):
         every = [predictor.embed(["w8 w9"], "mean", i)[0] for i in numbers]
         np.testing.assert_allclose(
@@ -241,8 +239,8 @@ def test_the_poolers_output_is_that_of_the_head(folder, model, tmp_path):
     config = settings(classify, folder, model, tmp_path / "run", head__layers="sum_all", train__epochs=0.2)
     train(config)
     trained = load_trained(str(tmp_path / "run"))
-    predictor = Predictor(trained.config, trained.params, trained.tokenizer, trained.reads)
-    with pytest.raises(InputError, match="pooler stands on sum_all; take other states"):
+    predictor = Predictor(trained)
+    with pytest.raises(InputError, match="pooler reads sum_all; take other states"):
         predictor.embed(["w8"], "pooled")
 
 
@@ -250,9 +248,9 @@ def begin(folder, source, **fields):
     """(what a run that begins from `source` has, what was drawn, the line)."""
     config = settings(classify, folder, source, **fields)
     trained = bertjax.load(config.init_from)
-    data = classify.open_data(config, trained)
+    data = open_data(config, trained)
     fresh = jax.jit(lambda: classify.init_params(data.config, jax.random.key(0)))()
-    shardings = sharding.state_shardings(fresh, make_mesh(data.config, jax.devices()))
+    shardings = sharding.state_shardings(bert.KIND.sharding, fresh, make_mesh(data.config, jax.devices()))
     params, line = initial_params(data.config, classify, trained, data, fresh, shardings)
     return params, fresh, trained.params, line
 
@@ -280,15 +278,15 @@ def test_parts_are_taken_only_where_they_stand_on_the_same(folder, model, tmp_pa
     assert line.endswith("encoder, features, pooler, classifier")
     names, line = kept(**one | {"head__lstm_size": 8})
     assert names == set()
-    assert "encoder; drawn anew: features, pooler, classifier" in line
+    assert "encoder; newly drawn: features, pooler, classifier" in line
     names, line = kept()
     assert names == set()
-    assert "encoder; drawn anew: pooler, classifier; left out: features" in line
+    assert "encoder; newly drawn: pooler, classifier; left out: features" in line
     # And from a model whose pooler stands on the last layer.
     *_, line = begin(folder, model, **one)
-    assert "encoder; drawn anew: features, pooler, classifier" in line
+    assert "encoder; newly drawn: features, pooler, classifier" in line
     *_, line = begin(folder, model)
-    assert "encoder, pooler; drawn anew: classifier" in line
+    assert "encoder, pooler; newly drawn: classifier" in line
 
 
 def test_features_have_the_top_rate(folder, model):
@@ -304,7 +302,7 @@ def test_features_have_the_top_rate(folder, model):
 
 
 def test_features_are_sharded_and_a_step_is_the_same_on_a_mesh(folder, model):
-    fields = {"train__batch_size": 16, "head__layers": "concat_last_four", **LSTM, **FROZEN}
+    fields = {"train__batch_windows": 16, "head__layers": "concat_last_four", **LSTM, **FROZEN}
     states, losses = [], []
     for mesh in ({"mesh__fsdp": 1, "mesh__data": 8}, {"mesh__data": 2, "mesh__fsdp": 2, "mesh__tensor": 2}):
         data = opened(tag, folder, model, **fields, **mesh)
@@ -342,20 +340,23 @@ def test_a_step_is_planned(folder, model):
 
 def test_products_of_a_step():
     """Those of the LSTM count, and those of a frozen encoder's backward pass do not."""
-    config, lengths = toy_config(), np.array([16])
-    whole, some = encoder_flops(config, lengths), encoder_flops(config, lengths, positions=1)
-    assert some < whole
-    config.head.layers = "second_to_last"
-    assert encoder_flops(config, lengths, positions=1) == whole
-    config.train.freeze_encoder = True
-    assert encoder_flops(config, lengths) == pytest.approx(whole / 3)
-    config.head.update(layers="embeddings", lstm_layers=1, lstm_size=8)
-    assert encoder_flops(config, lengths) == 6 * config.train.batch_rows * 16 * 2 * (32 + 8) * 4 * 8
+    model, head = toy_config().model, bert.KIND.head_section()
+
+    def flops(**how):
+        return bert.KIND.encoder_flops(model, head, np.array([16]), **how)
+
+    whole = flops()
+    assert flops(positions=1) < whole
+    head.layers = "second_to_last"
+    assert flops(positions=1) == whole
+    assert flops(frozen=True) == pytest.approx(whole / 3)
+    head.update(layers="embeddings", lstm_layers=1, lstm_size=8)
+    assert flops(frozen=True) == 6 * 16 * 2 * (32 + 8) * 4 * 8
 
 
 def test_too_few_layers(folder, tmp_path):
     make_trained(str(tmp_path / "model"))
     config = settings(tag, folder, tmp_path / "model", head__layers="concat_last_four")
-    assert refusal(tag, config) == (
+    assert refusal(config) == (
         "--config.head.layers=concat_last_four: the model has 3 layers, which are too few"
     )

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from finetune_fixture import toy_settings
+from finetune_fixture import open_data, toy_settings
 from gpt_fixture import make_gpt
 
 import bertjax
@@ -15,18 +15,19 @@ from bertjax.convert.export import export
 from bertjax.data.finetuning.sequences import encode
 from bertjax.data.tokenizers.tokenizer import load_tokenizer
 from bertjax.errors import InputError
-from bertjax.init_from import load_source, with_task_tokens
+from bertjax.init_from import load_source, with_new_tokens
 from bertjax.mesh import make_mesh
 from bertjax.models import gpt
 from bertjax.predict import __main__ as predict
 from bertjax.predict.predictor import Predictor
-from bertjax.tasks import choose, classify
 from bertjax.tasks import example_rows as packed_lib
+from bertjax.tasks.choose import TASK as choose
+from bertjax.tasks.classify import TASK as classify
 from bertjax.train import train
 from bertjax.trained_model import load_trained
 
 LABELS = ("no", "yes")
-GPT = {"model__kind": "gpt", "train__lm_weight": 0.5, "optim__name": "adamw"}
+GPT = {"head__lm_weight": 0.5, "optim__name": "adamw"}
 
 
 @pytest.fixture(scope="module")
@@ -62,18 +63,18 @@ def folder(tmp_path_factory):
 
 
 def settings(folder, model, workdir="", **fields):
-    return toy_settings("classify", folder, model, workdir, GPT | fields, text_b="sentence2")
+    return toy_settings("classify", folder, model, workdir, GPT | fields, "gpt", text_b="sentence2")
 
 
 def choice_settings(folder, model, workdir="", **fields):
-    return toy_settings("choose", folder, model, workdir, GPT | fields, text_a="context",
+    return toy_settings("choose", folder, model, workdir, GPT | fields, "gpt", text_a="context",
                         choices=("one", "two", "three"), train="train_choices.tsv",
                         dev=("dev_choices.tsv",))  # fmt: skip
 
 
 def opened(task, config):
     """The task's data, as a run opens it."""
-    return task.open_data(config, load_source(config, task))
+    return open_data(config, load_source(config, task))
 
 
 def first_batch(task, config):
@@ -117,7 +118,7 @@ def test_it_learns_pairs_and_is_asked(folder, model, tmp_path, capsys, both_orde
         export(trained, str(tmp_path / "hf"))
         back = bertjax.load(tmp_path / "hf")
         pairs = [("a b c", "d e"), ("b c", "the f")]
-        mine, theirs = (Predictor(m.config, m.params, m.tokenizer).classify(pairs) for m in (trained, back))
+        mine, theirs = (Predictor(m).classify(pairs) for m in (trained, back))
         np.testing.assert_array_equal(mine, theirs)
     assert train(config) == {}  # complete: begins from its own model, tokens and all
 
@@ -135,7 +136,7 @@ def test_it_learns_choices_and_is_asked(folder, model, tmp_path):
     trained = load_trained(str(tmp_path / "run"))
     assert gpt.KIND.parts_of(trained.params) == ("classifier",)
     rows = [line.split("\t") for line in (folder / "dev_choices.tsv").read_text().splitlines()[1:]]
-    predictor = Predictor(trained.config, trained.params, trained.tokenizer)
+    predictor = Predictor(trained)
     scores = predictor.choose([(row[1], row[2:]) for row in rows])
     lines = (tmp_path / "run/dev_choices_predictions.tsv").read_text().splitlines()[1:]
     assert [str(x.argmax()) for x in scores] == [line.split("\t")[1] for line in lines]
@@ -147,7 +148,7 @@ def test_numbers_of_single_texts(model, tmp_path):
     lines = ["score\ttext", *(f"{i % 5}\t{chr(ord('a') + i % 5)}" for i in range(40))]
     for name in ("train.tsv", "dev.tsv"):
         (tmp_path / name).write_text("\n".join(lines) + "\n")
-    config = toy_settings("classify", tmp_path, model, tmp_path / "run", GPT | {"train__epochs": 20.0},
+    config = toy_settings("classify", tmp_path, model, tmp_path / "run", GPT | {"train__epochs": 20.0}, "gpt",
                           text_a="text", label="score", number=True, metric="correlations")  # fmt: skip
     assert train(config)["eval/pearson"] > 0.8
 
@@ -155,14 +156,15 @@ def test_numbers_of_single_texts(model, tmp_path):
 def test_rows_are_gpts(folder, model):
     data = opened(classify, settings(folder, model))
     start, delimiter, extract = 96, 97, 98
+    form = gpt.KIND.row_form(data.tokenizer)
     assert [data.tokenizer.tokens[i] for i in (start, delimiter, extract)] == [
         "_start_", "_delimiter_", "_classify_"]  # fmt: skip
     texts, letters = ["a b", ("a", "the b")], data.tokenizer.tokens.index
-    single, pair = encode(data.tokenizer, texts, 48)
+    single, pair = encode(data.tokenizer, form, texts, 48)
     a, b, the = letters("a</w>"), letters("b</w>"), letters("the</w>")
     assert single == ([start, a, b, extract], [0, 0, 0, 0])
     assert pair == ([start, a, delimiter, the, b, extract], [0, 0, 0, 1, 1, 1])
-    cut = encode(data.tokenizer, [("a " * 30, "b " * 30)], 16, truncate=True)[0]
+    cut = encode(data.tokenizer, form, [("a " * 30, "b " * 30)], 16, truncate=True)[0]
     assert (len(cut.ids), cut.ids[0], cut.ids[-1], cut.ids.count(delimiter)) == (16, start, extract, 1)
 
 
@@ -170,7 +172,7 @@ def test_rows_are_gpts(folder, model):
 def test_sharing_rows_and_devices_change_nothing(folder, model, monkeypatch, both_orders):
     """Loss, with the language model's in it, and gradient."""
     fields = {
-        "train__batch_size": 32,
+        "train__batch_examples": 32,
         "mesh__data": -1,
         "mesh__fsdp": 1,
         "examples__both_orders": both_orders,
@@ -191,7 +193,7 @@ def test_sharing_rows_and_devices_change_nothing(folder, model, monkeypatch, bot
     step = jax.jit(jax.value_and_grad(loss, has_aux=True))
     found = step(params, shared)
     mesh = make_mesh(config, jax.devices())
-    on_mesh = jax.device_put(params, sharding.state_shardings(params, mesh))
+    on_mesh = jax.device_put(params, sharding.state_shardings(gpt.KIND.sharding, params, mesh))
     for other in (step(params, alone), step(on_mesh, sharding.to_global(mesh, shared))):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, other)
 
@@ -199,7 +201,7 @@ def test_sharing_rows_and_devices_change_nothing(folder, model, monkeypatch, bot
 @pytest.mark.parametrize("both_orders", [False, True])
 def test_logits_and_losses_are_those_of_each_text_alone(folder, model, both_orders):
     config, params, batch = first_batch(
-        classify, settings(folder, model, train__batch_size=8, examples__both_orders=both_orders)
+        classify, settings(folder, model, train__batch_examples=8, examples__both_orders=both_orders)
     )
     outputs = jax.jit(lambda batch: classify.batch_outputs(config, params, batch))(batch)["logits"]
     sums = jax.jit(lambda batch: classify.batch_sums(config, params, batch, None))(batch)
@@ -230,7 +232,7 @@ def test_logits_and_losses_are_those_of_each_text_alone(folder, model, both_orde
 def test_a_later_token_changes_no_earlier_output(folder, model, task):
     """Of every layer, in the task's own batches, whose rows several sequences share."""
     make = settings if task is classify else choice_settings
-    config, params, batch = first_batch(task, make(folder, model, train__batch_size=16))
+    config, params, batch = first_batch(task, make(folder, model, train__batch_examples=16))
     names = ("input_ids", "token_type_ids", "position_ids", "segment_ids")
     rows = {name: batch[name] for name in names}
     assert rows["segment_ids"].max() > 1
@@ -276,7 +278,7 @@ def test_choices_loss_is_of_the_sequences_of_all_choices(folder, model):
 
 def test_new_tokens_are_drawn_once_and_by_the_seed(folder, model, tmp_path):
     source = bertjax.load(model)
-    drawn = [with_task_tokens(source, seed) for seed in (0, 0, 1)]
+    drawn = [with_new_tokens(source, seed) for seed in (0, 0, 1)]
     words = [m.params["encoder"]["embeddings"]["word"] for m in drawn]
     np.testing.assert_array_equal(words[0], words[1])
     np.testing.assert_array_equal(words[0][:96], source.params["encoder"]["embeddings"]["word"][:96])
@@ -286,12 +288,12 @@ def test_new_tokens_are_drawn_once_and_by_the_seed(folder, model, tmp_path):
         99,
         96,
     ]
-    again = with_task_tokens(drawn[0], 5)
+    again = with_new_tokens(drawn[0], 5)
     np.testing.assert_array_equal(again.params["encoder"]["embeddings"]["word"], words[0])
     larger = source.config.copy_and_resolve_references()
     larger.vocab_size = 128  # a model from elsewhere, with rows that no token has yet
-    padded = with_task_tokens(bertjax.trained_model.Trained(**{**vars(source), "config": larger}), 0)
-    assert (padded.config.vocab_size, padded.tokenizer.start_id) == (128, 96)
+    padded = with_new_tokens(bertjax.trained_model.Trained(**{**vars(source), "config": larger}), 0)
+    assert (padded.config.vocab_size, padded.tokenizer.bos_id) == (128, 96)
 
 
 def test_a_gpt_of_wordpieces_has_no_tokens_for_tasks(store, model):
@@ -299,7 +301,7 @@ def test_a_gpt_of_wordpieces_has_no_tokens_for_tasks(store, model):
     with pytest.raises(
         InputError, match=r"^x: its vocabulary \(wordpiece\) takes no start, delimiter and ex"
     ):
-        with_task_tokens(source, 0, "x")
+        with_new_tokens(source, 0, "x")
 
 
 def test_a_model_that_learnt_the_tokens_keeps_them_and_has_types(folder, tmp_path):
@@ -321,6 +323,6 @@ def test_a_model_that_learnt_the_tokens_keeps_them_and_has_types(folder, tmp_pat
 
 
 def test_a_gpt_is_refused_where_berts_are_trained(folder, model):
-    config = settings(folder, model, model__kind="bert", train__lm_weight=0.0)
+    config = toy_settings("classify", folder, model, "", {}, text_b="sentence2")
     with pytest.raises(InputError, match="a model of kind gpt, which cannot be used here; name one of kind"):
         load_source(config, classify)

@@ -138,9 +138,9 @@ def test_held_out_figures_are_of_every_token_that_follows_another(gpt_store):
 @pytest.mark.usefixtures("eight_devices")
 def test_it_learns_and_gives_a_model(gpt_store, tmp_path):
     config = lm_config(gpt_store, tmp_path / "run", **{
-        "train.steps": 90, "eval.enabled": True, "train.eval_every": 0, "train.batch_rows": 16,
-        "train.accumulation": 2, "optim.decay": "cosine", "data.pack": 2,
-        "train.seq_length": 32})  # fmt: skip
+        "train.steps": 90, "eval.enabled": True, "train.eval_every": 0,
+        "train.batch_rows": 16, "train.accumulation": 2,
+        "optim.decay": "cosine", "data.pack": 2, "train.seq_length": 32})  # fmt: skip
     figures = train(config)
     assert figures["eval/loss"] < figures["eval/unigram_entropy"] - 0.5
     assert figures["eval/accuracy"] > 0.2

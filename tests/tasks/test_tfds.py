@@ -1,7 +1,6 @@
 """Fine-tuning on sets of tensorflow-datasets, which its own builders make of the benchmarks' toy files."""
 
 import dataclasses
-import importlib
 import json
 import os
 import shutil
@@ -10,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+from finetune_fixture import open_data, refusal, toy_settings
 from glue_fixture import write_glue
 from store_fixture import TESTS
 from trained_fixture import make_trained
@@ -20,6 +20,7 @@ from bertjax.data.finetuning.conll import read_conll
 from bertjax.data.finetuning.records import read_table
 from bertjax.data.finetuning.squad import DEV, TRAIN, read_questions
 from bertjax.errors import InputError
+from bertjax.sections import batch_field
 from bertjax.sweep import __main__ as sweep
 from bertjax.tasks.finetuning import fingerprints
 
@@ -100,13 +101,17 @@ def _sets(made, monkeypatch):
 
 
 def opened(made, config, folder, **fields):
-    config = files.load(str(TESTS.parent / "configs" / config), [f"examples.folder={folder}"])
+    name, is_set = str(folder).removeprefix("tfds:"), str(folder).startswith("tfds:")
+    where = f"examples.{'tfds' if is_set else 'folder'}={name}"
+    config = files.load(str(TESTS.parent / "configs" / config), [where])
     config.init_from = str(made / "model")
-    config.train.update(batch_size=8, seq_length=32)
+    config.train.seq_length = 32
+    config.train[batch_field(config.train)] = 8
     config.mesh.update(data=1, fsdp=8)
-    config.examples.update(max_query_length=8, **fields)
-    task = importlib.import_module(f"bertjax.tasks.{config.task}")
-    return config.examples, task.open_data(config, bertjax.load(made / "model"))
+    if config.task == "answer":
+        config.examples.max_query_length = 8
+    config.examples.update(**fields)
+    return config.examples, open_data(config, bertjax.load(made / "model"))
 
 
 def assert_equal_data(one, other, tmp_path, classes=2):
@@ -187,7 +192,7 @@ def test_conll_is_as_its_own_files(made, tmp_path):
     _, files = opened(made, "ner.py", tmp_path)
     _, sets = opened(made, "ner.py", "tfds:conll2003")
     assert "test_predictions.conll" in assert_equal_data(files, sets, tmp_path)
-    with pytest.raises(InputError, match="do not tell documents apart; take the benchmark's own files"):
+    with pytest.raises(InputError, match="do not mark documents; take the benchmark's own files"):
         opened(made, "ner.py", "tfds:conll2003", document_context=True)
 
 
@@ -210,7 +215,6 @@ def test_a_set_of_ones_own(made):
          "glue/mrpc: no split 'heldout'; choose from train, validation, test"),
         ("glue.py:mrpc", "tfds:glue/mrpc", {"text_a": "sentence"}, "no column 'sentence'"),
         ("glue.py:mrpc", "tfds:glue/nonesuch", {}, "glue/nonesuch: cannot be opened by tfds"),
-        ("glue.py:mrpc", "tfds:", {}, "tfds:/train.tsv: names no set"),
         ("ner.py", "tfds:glue/mrpc", {"train": "train.tsv"}, "no features 'tokens' and 'ner', words"),
         ("squad.py:v1.1", "tfds:conll2003", {"train": "train"}, "[0]: 'id' is missing"),
         ("squad.py:v1.1", "tfds:squad/v2.0", {"train": "train"}, "has no answer; for such questions"),
@@ -223,10 +227,17 @@ def test_one_line_says_what_is_wrong(made, config, folder, fields, message):
     assert "\n" not in str(error.value)
 
 
+def test_a_set_is_named_in_its_own_field(made):
+    config = toy_settings("classify", "tfds:glue/mrpc", made / "model", "", {})
+    assert refusal(config) == ("--config.examples.folder=tfds:glue/mrpc: name a set in examples.tfds instead")
+    config = toy_settings("classify", made, made / "model", "", {}, tfds="glue/mrpc")
+    assert f"is read instead of files; leave out examples.folder={made}" in refusal(config)
+
+
 def test_a_sweep_takes_all_of_glue(made, tmp_path):
     """Its tasks' sets, and of their test splits those that are prepared."""
     assert sweep._glue_fields("tfds:glue", "qnli") == [
-        "examples.folder=tfds:glue/qnli",
+        "examples.tfds=glue/qnli",
         "examples.test=('test.tsv',)",
     ]
     tests = "('test_matched.tsv', 'test_mismatched.tsv', '../diagnostic/diagnostic.tsv')"

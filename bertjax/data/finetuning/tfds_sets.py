@@ -73,7 +73,7 @@ def _source(path: str) -> _Source:
     if folder.endswith("glue/diagnostic"):
         folder = folder.removesuffix("diagnostic") + "ax"
     if not folder:
-        raise InputError(f"{path}: names no set; --config.examples.folder={PREFIX}glue/mrpc names one")
+        raise InputError(f"{path}: names no set; --config.examples.tfds=glue/mrpc names one")
     info = open_set(folder).info
     if not hasattr(info.features, "items"):
         raise InputError(f"{path}: its records have no features by name; take another set")
