@@ -113,7 +113,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
             raise InputError(f"--{name}={getattr(args, name)}: {rule}")
     if args.tokenizer == "words" and args.vocab_size is not None:
         raise InputError(f"--vocab_size={args.vocab_size}: --tokenizer=words keeps every word, and "
-                         "config.elmo.vocab_size says how many are predicted; leave it out")  # fmt: skip
+                         "config.model.vocab_size says how many are predicted; leave it out")  # fmt: skip
     if args.tokenizer not in ("words", "gpt_bpe") and args.vocab is None and args.vocab_size is None:
         raise InputError("one of the arguments --vocab --vocab_size is required; see --help")
     if args.cased and args.tokenizer == "gpt_bpe":

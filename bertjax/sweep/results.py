@@ -1,6 +1,6 @@
 """What came out of many runs: statistics over seeds, the best setting, tables beside the paper's figures.
 
-Settings are written "train.batch_size=32 optim.learning_rate=2e-05". Figures are those of a run's
+Settings are written "train.batch_examples=32 optim.learning_rate=2e-05". Figures are those of a run's
 metrics.jsonl, on the dev set; tables show them times 100, as the paper does.
 """
 

@@ -143,7 +143,7 @@ def read_sentences(path: str) -> Iterator[tuple[list[str], list[str]]]:
     if "tokens" not in features or tag_name is None:
         raise InputError(
             f"{path}: no features 'tokens' and 'ner', words and their classes, among {', '.join(features)}; "
-            "take a set of tagged words, such as tfds:conll2003"
+            "take a set of tagged words, such as conll2003"
         )
     for where, record in source.records():
         words = [decoded(where, "tokens", word) for word in record["tokens"]]
