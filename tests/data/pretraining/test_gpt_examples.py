@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from test_bert_examples import FIRST, PAD, make_store, random_store
+from examples_fixture import FIRST, PAD, make_store, random_store
 
 from bertjax.config import default
 from bertjax.data.pretraining.gpt_examples import Pieces
