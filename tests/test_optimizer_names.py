@@ -37,7 +37,7 @@ def test_optimizers_of_optax_are_found_by_their_full_names():
 )  # fmt: skip
 def test_a_wrong_name_is_one_line_with_the_nearest(name, nearest):
     fails(f"--config.optim.name={name}: no such optimizer; the nearest is {nearest}; there are bert_adamw, "
-          "adamw, lamb and, by their full names, those of optax", f"optim.name={name}")  # fmt: skip
+          "adamw, lamb, by their full names those of optax", f"optim.name={name}")  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["optax.lbfgs", "optax.noisy_sgd", "optax.contrib.galore"])

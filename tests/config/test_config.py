@@ -136,7 +136,7 @@ def test_wrong_names_and_types(recipe, override, message):
         ("optim.warmup_proportion=2.0", "optim.warmup_proportion=2.0"),
         ("optim.warmup_proportion=0.1", "of train.epochs' steps, and that is 0; set optim.warmup_steps"),
         # A name that is not known must not become another optimizer, or a traceback from deep inside.
-        ("optim.name=sgd", "optim.name='sgd': .*bert_adamw"),
+        ("optim.name=sgd", "optim.name=sgd: .*bert_adamw"),
         ("model.hidden_act=swish", "model.hidden_act='swish': .*gelu_new"),
         ("train.remat=half", "train.remat='half': .*full"),
         ("phase2.remat=half", "phase2.remat='half': .*full"),
