@@ -22,7 +22,8 @@ from bertjax.tasks.example_rows import EncodedRows, Places
 from bertjax.tasks.finetuning import TRAIN, Examples, FineTuning, files_section
 from bertjax.tasks.interface import Outputs, Require, Shapes, bind
 
-Asked, Answers = Examples[list[Question]], dict[str, Prediction]
+Asked = Examples[list[Question]]
+Answers = dict[str, Prediction]
 _NO_LOGIT = -1e9  # at padding that takes no part
 
 
@@ -35,8 +36,7 @@ class Answer(FineTuning[list[Question]]):
         c.train, c.dev = "train.json", ("dev.json",)
         c.max_query_length = 64  # a longer question is cut
         c.doc_stride = 128  # from the beginning of one window of a long text to that of the next
-        c.max_answer_length = 30
-        c.n_best_size = 20
+        c.max_answer_length, c.n_best_size = 30, 20
         c.unanswerable = False  # SQuAD v2.0: some questions have no answer
         c.null_threshold = 0.0  # log odds of "no answer" to the best answer above which it is given
         c.padding_logits = True  # False: padding takes no part, and rows are as long as they need be
