@@ -57,12 +57,11 @@ def multi_label(labels: np.ndarray, scores: np.ndarray) -> Figures:
       scores: [examples, C]; labels of a positive score are predicted.
     """
     there, predicted = labels > 0, scores > 0
-
-    def f1_of(average: str) -> float:
-        return float(sklearn_metrics.f1_score(there, predicted, average=average, zero_division=0.0))
-
+    of_each = per_label(labels, predicted, [""] * labels.shape[1])
+    named = int(there.sum() + predicted.sum())
+    micro = 2 * int((there & predicted).sum()) / named if named else 0.0
     lrap = float(sklearn_metrics.label_ranking_average_precision_score(there, scores))
-    return {"f1_micro": f1_of("micro"), "f1_macro": f1_of("macro"), "lrap": lrap}
+    return {"f1_micro": micro, "f1_macro": sum(each.f1 for each in of_each) / len(of_each), "lrap": lrap}
 
 
 # By the name that a config gives; the first figure of each is the one that checkpoints are chosen by.
@@ -95,9 +94,13 @@ def per_class(labels: np.ndarray, predictions: np.ndarray, names: Sequence[str])
 
 def per_label(labels: np.ndarray, predictions: np.ndarray, names: Sequence[str]) -> list[ClassFigures]:
     """Those of each label of examples that have any number of them. Both [examples, C], 0 or 1."""
-    figures = sklearn_metrics.precision_recall_fscore_support(labels > 0, predictions > 0, zero_division=0.0)
-    columns = [column.tolist() for column in figures]
-    return [ClassFigures(*row) for row in zip(names, *columns, strict=True)]
+    rows = []
+    for name, there, predicted in zip(names, labels.T > 0, predictions.T > 0, strict=True):
+        figures = sklearn_metrics.precision_recall_fscore_support(
+            there, predicted, labels=[True], zero_division=0.0
+        )
+        rows.append(ClassFigures(name, *(column.item() for column in figures)))
+    return rows
 
 
 def class_table(rows: Sequence[ClassFigures], aligned: bool) -> str:

@@ -34,8 +34,7 @@ class Answer(FineTuning[list[Question]]):
         c.train, c.dev = "train.json", ("dev.json",)
         c.max_query_length = 64  # a longer question is cut
         c.doc_stride = 128  # from the beginning of one window of a long text to that of the next
-        c.max_answer_length = 30
-        c.n_best_size = 20
+        c.max_answer_length, c.n_best_size = 30, 20
         c.unanswerable = False  # SQuAD v2.0: some questions have no answer
         c.null_threshold = 0.0  # log odds of "no answer" to the best answer above which it is given
         c.padding_logits = True  # False: padding takes no part, and rows are as long as they need be
