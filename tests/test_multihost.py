@@ -134,7 +134,7 @@ def test_fine_tuning_by_two_processes_is_that_by_one(tmp_path):
         (tmp_path / f"{name}.tsv").write_text("\n".join(["label\ttext", *texts]) + "\n")
     fields = {
         "examples.folder": tmp_path, "init_from": tmp_path / "model", "model.dtype": "float32",
-        "train.batch_rows": 32, "eval.batch_rows": 8, "train.epochs": 4.0, "train.seq_length": 32,
+        "train.batch_examples": 32, "eval.batch_rows": 8, "train.epochs": 4.0, "train.seq_length": 32,
         "train.log_every": 1, "optim.learning_rate": 1e-3, "log.tensorboard": False,
     }  # fmt: skip
     args = ["--config=configs/classify.py", *(f"--config.{name}={value}" for name, value in fields.items())]

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from store_fixture import TESTS
 
-from bertjax import config as config_lib
 from bertjax.config import files, recipes
 from bertjax.errors import InputError
+from bertjax.sections import fields
 
 CONFIGS = TESTS.parent / "configs"
 OWN = """
@@ -52,7 +52,7 @@ def test_a_recipe_is_found_by_path_or_by_name(tmp_path, name, hidden_size):
 
 def test_a_name_takes_an_argument():
     by_name, by_path = files.load("glue:mrpc"), files.load(f"{CONFIGS / 'glue.py'}:mrpc")
-    assert dict(config_lib.fields(by_name)) == dict(config_lib.fields(by_path))
+    assert dict(fields(by_name)) == dict(fields(by_path))
 
 
 def test_a_shipped_recipe_loads_another_from_anywhere():

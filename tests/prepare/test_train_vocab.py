@@ -13,8 +13,8 @@ from bertjax.prepare.train_vocab import Sample, train_sentencepiece, train_wordp
 
 TRAIN = """
 import sys
-from tests.data.test_vocab import make_sample
-from bertjax.data import vocab
+from tests.prepare.test_train_vocab import make_sample
+from bertjax.prepare import train_vocab
 kind = sys.argv[1]
 if kind == "wordpiece":
     data = "\\n".join(train_vocab.train_wordpiece(make_sample(), 700, True)).encode()
