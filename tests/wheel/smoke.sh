@@ -62,7 +62,7 @@ expect 0 "documents   300" \
   bertjax prepare --input=text.txt --format=sentences --vocab_size=100 --heldout=0.1 --out=store
 toy=("--config.model.vocab_size=$(wc -l <store/vocab.txt)" --config.model.hidden_size=32 --config.model.num_hidden_layers=1
   --config.model.intermediate_size 64 --config.train.batch_rows=8 --config.train.accumulation=1
-  --config.train.log_every=1 --config.phase2.steps 0 --config.eval.batch_rows=8 --config.eval.examples=16)
+  --config.train.log_every=1 --config.phase2.steps 0 --config.eval.batch_rows=8 --config.eval.max_rows=16)
 expect 0 "step 4/4" \
   bertjax main --config=pretrain_tiny --config.data.store=store --config.workdir=run "${toy[@]}" --config.train.steps=4
 # The other name of the command, and the other name of the recipe.
