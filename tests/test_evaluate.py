@@ -42,7 +42,7 @@ def test_batch_size_and_mesh_do_not_change_a_metric(store, at_once, size, device
         np.testing.assert_allclose(found[name], value, rtol=2e-6, err_msg=name)
 
 
-def test_eval_examples_limits_the_rows(store, at_once):
+def test_max_rows_limits_the_held_out_rows(store, at_once):
     rows, _, _ = at_once
     config = toy_config(store, **{"eval.enabled": True, "eval.max_rows": 5})
     few = pretrain.open_data(config).rows["train"]
